@@ -1,0 +1,80 @@
+/*-------------------------------------------------------------------------
+ *
+ * base.h
+ *	  Helpers that every room uses.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETL_BASE_H
+#define ETL_BASE_H
+
+#include "compat.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+
+/*
+ * Why a row was rejected.  The words that users see (see etl_category_name)
+ * are those of etl_patterns.dead_letter.category.
+ */
+typedef enum EtlCategory
+{
+	ETL_CATEGORY_STRUCTURE,
+	ETL_CATEGORY_ENCODING,
+	ETL_CATEGORY_TYPE,
+	ETL_CATEGORY_NOT_NULL,
+	ETL_CATEGORY_CHECK,
+	ETL_CATEGORY_UNIQUE,
+	ETL_CATEGORY_FOREIGN_KEY,
+	ETL_CATEGORY_RULE,
+	ETL_CATEGORY_CONFLICT,
+	ETL_CATEGORY_OTHER
+} EtlCategory;
+
+#define ETL_NUM_CATEGORIES	(ETL_CATEGORY_OTHER + 1)
+
+/*
+ * One error of one row: what a dead letter says about it.  Strings live as
+ * long as whoever fills it says; NULL where there is nothing to say.
+ */
+typedef struct EtlReject
+{
+	EtlCategory category;
+	int			sqlerrcode;
+	const char *message;
+	const char *detail;
+	const char *column_name;
+	const char *field_value;
+} EtlReject;
+
+/* in reject.c */
+extern const char *etl_category_name(EtlCategory category);
+extern EtlCategory etl_category_of_sqlstate(int sqlerrcode);
+extern void etl_reject_from_error(EtlReject *reject, const ErrorData *edata);
+extern void etl_reject_throw(const EtlReject *reject) pg_attribute_noreturn();
+
+/*
+ * A guard runs code that may throw inside a subtransaction that is shared by
+ * many calls: it is opened by the first call and stays open until it is
+ * released or a call fails.  What the calls allocate must live in a context
+ * that outlives the subtransaction.
+ */
+typedef struct EtlGuard
+{
+	bool		open;
+	MemoryContext outer_context;
+	ResourceOwner outer_owner;
+} EtlGuard;
+
+typedef void (*EtlGuardedCall) (void *arg);
+
+/* in guard.c */
+extern bool etl_guard_call(EtlGuard *guard, EtlGuardedCall call, void *arg,
+						   ErrorData **edata);
+extern void etl_guard_release(EtlGuard *guard);
+
+/* in option.c */
+extern int	etl_option_word(const char *parameter, const char *value,
+							const char *const *words);
+extern char etl_option_char(const char *parameter, const char *value);
+
+#endif							/* ETL_BASE_H */

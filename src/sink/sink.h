@@ -1,0 +1,88 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink.h
+ *	  How rows land in a table.
+ *
+ * A sink takes batches of rows in memory.  Which sink serves a target is
+ * decided once, by etl_sink_open(): a plain or partitioned table is written
+ * directly (append_heap.c), everything else through SQL (append_sql.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETL_SINK_H
+#define ETL_SINK_H
+
+#include "base/base.h"
+#include "executor/tuptable.h"
+
+typedef enum EtlConflictAction
+{
+	ETL_CONFLICT_ERROR,
+	ETL_CONFLICT_SKIP,
+	ETL_CONFLICT_UPDATE
+} EtlConflictAction;
+
+typedef struct EtlSinkOptions
+{
+	bool		guarded;		/* report row errors instead of throwing */
+	bool		defer_indexes;	/* leave non-unique indexes to the end */
+	EtlConflictAction on_conflict;
+	List	   *keys;			/* of column names; with on_conflict */
+} EtlSinkOptions;
+
+typedef struct EtlSinkCounts
+{
+	int64		inserted;
+	int64		updated;
+	int64		unchanged;		/* left alone by on_conflict => 'skip' */
+	int64		rejected;
+} EtlSinkCounts;
+
+typedef struct EtlSink EtlSink;
+
+/* row: its index in the batch.  The reject's strings live until it returns. */
+typedef void (*EtlSinkRejectCall) (void *arg, int row, const EtlReject *reject);
+
+struct EtlSink
+{
+	const struct EtlSinkOps *ops;
+	Relation	target;
+	EtlSinkOptions options;
+	EtlSinkCounts counts;
+	EtlSinkRejectCall reject;
+	void	   *reject_arg;
+
+	/* The batch: slots are filled by the caller, values of the given columns. */
+	int			batch_rows;		/* rows stored so far */
+	int			batch_limit;	/* flush at the latest when this many */
+	int			current_row;	/* being written, or -1: for error contexts */
+	TupleTableSlot **slots;
+	MemoryContext batch_context;	/* values live here; reset by flush */
+};
+
+typedef struct EtlSinkOps
+{
+	const char *name;
+	bool		(*serves) (Relation target, const EtlSinkOptions *options);
+	EtlSink    *(*open) (Relation target, const AttrNumber *attnums, int natts,
+						 const EtlSinkOptions *options);
+	void		(*set_columns) (EtlSink *sink, const AttrNumber *attnums, int natts);
+	void		(*flush) (EtlSink *sink);
+	void		(*close) (EtlSink *sink);
+} EtlSinkOps;
+
+/* in sink.c */
+extern EtlSink *etl_sink_open(Relation target, const AttrNumber *attnums,
+							  int natts, const EtlSinkOptions *options,
+							  EtlSinkRejectCall reject, void *reject_arg);
+extern TupleTableSlot *etl_sink_next_slot(EtlSink *sink);
+extern void etl_sink_set_columns(EtlSink *sink, const AttrNumber *attnums,
+								 int natts);
+extern void etl_sink_flush(EtlSink *sink);
+extern void etl_sink_close(EtlSink *sink);
+
+/* in indexes.c */
+extern bool etl_indexes_can_defer(Relation target, const char **reason);
+extern void etl_indexes_rebuild(Relation target);
+
+#endif							/* ETL_SINK_H */
