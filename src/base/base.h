@@ -12,6 +12,9 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 
+/* The SHA-256 of a file's content. */
+#define ETL_SHA256_LEN	32
+
 /*
  * Why a row was rejected.  The words that users see (see etl_category_name)
  * are those of etl_patterns.dead_letter.category.

@@ -11,8 +11,33 @@
 #ifndef ETL_LEDGER_H
 #define ETL_LEDGER_H
 
+#include "access/htup.h"
 #include "base/base.h"
+#include "storage/lockdefs.h"
 #include "utils/jsonb.h"
+
+/* ------------------------------------------------------------------ */
+/* in ledger.c: for the files of this room, and for flows' own queries   */
+
+typedef struct EtlLedgerScope
+{
+	Oid			user;
+	int			security_context;
+	int			guc_level;
+} EtlLedgerScope;
+
+extern void etl_ledger_enter(EtlLedgerScope *scope);
+extern void etl_ledger_leave(EtlLedgerScope *scope);
+extern bool etl_ledger_is_ours(Oid role);
+extern Oid	etl_ledger_relid(const char *name);
+extern Relation etl_ledger_open(const char *name, LOCKMODE lockmode);
+extern int64 etl_ledger_next_id(const char *sequence);
+extern void etl_ledger_insert(Relation rel, Datum *values, bool *nulls);
+extern void etl_ledger_update(Relation rel, HeapTuple old, Datum *values,
+							  bool *nulls, bool *replace);
+extern void etl_ledger_set_text(Datum *value, bool *null, const char *text);
+extern void etl_ledger_set_int64(Datum *value, bool *null, int64 number,
+								 int64 unknown);
 
 /* ------------------------------------------------------------------ */
 /* in run.c                                                             */
@@ -25,6 +50,7 @@ typedef struct EtlRun
 {
 	int64		run_id;
 	const char *operation;
+	const char *name;
 	Oid			target;
 	Oid			role;
 	TimestampTz started_at;
@@ -66,10 +92,56 @@ extern EtlDeadLetters *etl_dead_letters_open(EtlRun *run);
 extern void etl_dead_letters_add(EtlDeadLetters *letters,
 								 const EtlOrigin *origin,
 								 const EtlReject *reject);
+extern bool etl_dead_letters_full(const EtlDeadLetters *letters);
 extern void etl_dead_letters_flush(EtlDeadLetters *letters);
 extern void etl_dead_letters_close(EtlDeadLetters *letters);
 
 /* ------------------------------------------------------------------ */
 /* in loaded_file.c                                                     */
+
+typedef struct EtlLoadedFile
+{
+	int64		file_id;
+	Oid			target;
+	const char *path;
+	int64		size_bytes;
+	TimestampTz modified_at;
+	uint8		content_hash[ETL_SHA256_LEN];
+	int64		rows_loaded;
+	int64		rows_rejected;
+	Jsonb	   *layout;
+} EtlLoadedFile;
+
+typedef enum EtlFileKnown
+{
+	ETL_FILE_NEW,				/* no loaded file of this size */
+	ETL_FILE_LOADED,			/* same path, size and time: is loaded */
+	ETL_FILE_SAME_SIZE			/* its content must decide */
+} EtlFileKnown;
+
+extern EtlFileKnown etl_loaded_file_look(const EtlLoadedFile *file);
+extern bool etl_loaded_file_has_content(const EtlLoadedFile *file);
+extern void etl_loaded_file_record(const EtlLoadedFile *file, EtlRun *run);
+extern Jsonb *etl_loaded_file_layout(int64 file_id);
+
+/* ------------------------------------------------------------------ */
+/* in watermark.c                                                       */
+
+typedef struct EtlWatermark
+{
+	const char *pipeline;
+	bool		exists;
+	Oid			role;
+	Oid			source;			/* InvalidOid: not read yet */
+	const char *cursor_column;	/* likewise NULL */
+	const char *value;
+	int64		run_id;			/* 0: set by hand */
+	Jsonb	   *detail;
+} EtlWatermark;
+
+extern void etl_watermark_read(EtlWatermark *watermark, const char *pipeline,
+							   bool lock);
+extern void etl_watermark_move(const EtlWatermark *watermark);
+extern void etl_watermark_forget(const EtlWatermark *watermark);
 
 #endif							/* ETL_LEDGER_H */

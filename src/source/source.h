@@ -26,8 +26,6 @@ typedef enum EtlCompression
 	ETL_COMPRESSION_ZSTD
 } EtlCompression;
 
-#define ETL_SHA256_LEN	32
-
 /* What identifies a file before it is read. */
 typedef struct EtlFileInfo
 {

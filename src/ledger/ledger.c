@@ -1,0 +1,138 @@
+/*-------------------------------------------------------------------------
+ *
+ * ledger.c
+ *	  How the state tables are reached.
+ *
+ * Most writes go straight to the heap: one row per call or many, by column
+ * number, without a plan, and without the state tables' owner being asked,
+ * because the C code is their only writer.  What needs a query runs through
+ * SPI as the owner of the state tables, between etl_ledger_enter() and
+ * etl_ledger_leave(), with a fixed search_path and as a security-restricted
+ * operation.  Such a query must carry its own test of the caller's role.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "commands/sequence.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+
+#include "etl_patterns.h"
+#include "ledger/ledger.h"
+
+/* OID of a relation in our schema; it can't be missing while we are called. */
+Oid
+etl_ledger_relid(const char *name)
+{
+	Oid			schema = get_namespace_oid(ETL_SCHEMA, false);
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		elog(ERROR, "relation \"%s.%s\" does not exist", ETL_SCHEMA, name);
+	return relid;
+}
+
+/* Open a state table; the lock is kept until the transaction ends. */
+Relation
+etl_ledger_open(const char *name, LOCKMODE lockmode)
+{
+	return table_open(etl_ledger_relid(name), lockmode);
+}
+
+/* The next number of one of our sequences. */
+int64
+etl_ledger_next_id(const char *sequence)
+{
+	return nextval_internal(etl_ledger_relid(sequence), false);
+}
+
+/* Insert one row into an open state table and make it visible to what follows. */
+void
+etl_ledger_insert(Relation rel, Datum *values, bool *nulls)
+{
+	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+
+	CatalogTupleInsert(rel, tuple);
+	heap_freetuple(tuple);
+	CommandCounterIncrement();
+}
+
+/*
+ * Replace some columns of a row that was read from an open state table, and
+ * make it visible to what follows.
+ */
+void
+etl_ledger_update(Relation rel, HeapTuple old, Datum *values, bool *nulls,
+				  bool *replace)
+{
+	HeapTuple	tuple = heap_modify_tuple(old, RelationGetDescr(rel), values,
+										  nulls, replace);
+
+	CatalogTupleUpdate(rel, &old->t_self, tuple);
+	heap_freetuple(tuple);
+	CommandCounterIncrement();
+}
+
+/*
+ * Become the owner of the state tables and connect to SPI.  An error leaves
+ * the state by way of the transaction's abort.
+ */
+void
+etl_ledger_enter(EtlLedgerScope *scope)
+{
+	Relation	rel = etl_ledger_open("run", AccessShareLock);
+	Oid			owner = rel->rd_rel->relowner;
+
+	table_close(rel, AccessShareLock);
+
+	GetUserIdAndSecContext(&scope->user, &scope->security_context);
+	SetUserIdAndSecContext(owner, scope->security_context |
+						   SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	scope->guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+}
+
+/* Undo etl_ledger_enter(). */
+void
+etl_ledger_leave(EtlLedgerScope *scope)
+{
+	SPI_finish();
+	AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->user, scope->security_context);
+}
+
+/* Does the calling role own (or have the rights of the owner of) a state row? */
+bool
+etl_ledger_is_ours(Oid role)
+{
+	return has_privs_of_role(GetUserId(), role);
+}
+
+/* A text Datum, or null for a NULL pointer. */
+void
+etl_ledger_set_text(Datum *value, bool *null, const char *text)
+{
+	*null = text == NULL;
+	*value = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
+}
+
+/* A bigint Datum, or null for the value that means "unknown". */
+void
+etl_ledger_set_int64(Datum *value, bool *null, int64 number, int64 unknown)
+{
+	*null = number == unknown;
+	*value = Int64GetDatum(number);
+}

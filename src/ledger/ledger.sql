@@ -1,0 +1,136 @@
+-- The state tables.  Only the C code writes them (nobody is granted more than
+-- SELECT), and it fills them by column number: ledger.h lists the columns in
+-- this order, and new ones are added at the end.  There are no partial or
+-- expression indexes, for the same reason.
+
+CREATE SEQUENCE etl_patterns.run_id_seq;
+CREATE SEQUENCE etl_patterns.dead_letter_id_seq;
+CREATE SEQUENCE etl_patterns.file_id_seq;
+
+CREATE TABLE etl_patterns.run (
+    run_id bigint PRIMARY KEY,
+    operation text NOT NULL,
+    name text,
+    target regclass,
+    role regrole NOT NULL,
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    status text NOT NULL CHECK (status IN ('succeeded', 'skipped', 'dry_run')),
+    rows_read bigint NOT NULL,
+    rows_inserted bigint NOT NULL,
+    rows_updated bigint NOT NULL,
+    rows_deleted bigint NOT NULL,
+    rows_unchanged bigint NOT NULL,
+    rows_rejected bigint NOT NULL,
+    bytes_read bigint NOT NULL,
+    watermark_low text,
+    watermark_high text,
+    detail jsonb
+);
+COMMENT ON TABLE etl_patterns.run IS
+    'one row per execution: what it read and what became of every row';
+
+CREATE TABLE etl_patterns.watermark (
+    pipeline text PRIMARY KEY,
+    role regrole NOT NULL,
+    source regclass,
+    cursor_column name,
+    value text,
+    updated_at timestamptz NOT NULL,
+    run_id bigint,
+    detail jsonb
+);
+COMMENT ON TABLE etl_patterns.watermark IS
+    'how far each pipeline has read its source';
+
+CREATE TABLE etl_patterns.dead_letter (
+    dead_letter_id bigint PRIMARY KEY,
+    run_id bigint NOT NULL,
+    operation text NOT NULL,
+    target regclass,
+    role regrole NOT NULL,
+    source_name text,
+    file_id bigint,
+    line_no bigint,
+    row_no bigint,
+    byte_offset bigint,
+    column_name text,
+    field_value text,
+    category text NOT NULL,
+    error_code text NOT NULL,
+    error_message text NOT NULL,
+    error_detail text,
+    raw_record text,
+    raw_bytes bytea,
+    payload jsonb,
+    attempts int NOT NULL,
+    status text NOT NULL CHECK (status IN ('pending', 'replayed', 'discarded')),
+    created_at timestamptz NOT NULL,
+    resolved_at timestamptz,
+    resolved_run_id bigint
+);
+COMMENT ON TABLE etl_patterns.dead_letter IS
+    'one row per rejected row: where it came from, what it held, why it was rejected';
+CREATE INDEX dead_letter_target_status_idx
+    ON etl_patterns.dead_letter (target, status);
+
+CREATE TABLE etl_patterns.loaded_file (
+    file_id bigint PRIMARY KEY,
+    target regclass NOT NULL,
+    role regrole NOT NULL,
+    path text NOT NULL,
+    size_bytes bigint NOT NULL,
+    modified_at timestamptz NOT NULL,
+    content_hash bytea NOT NULL,
+    run_id bigint NOT NULL,
+    rows_loaded bigint NOT NULL,
+    rows_rejected bigint NOT NULL,
+    loaded_at timestamptz NOT NULL,
+    layout jsonb NOT NULL
+);
+COMMENT ON TABLE etl_patterns.loaded_file IS
+    'one row per file loaded into a target; content_hash is the SHA-256 of its bytes on disk';
+CREATE INDEX loaded_file_target_size_idx
+    ON etl_patterns.loaded_file (target, size_bytes);
+
+-- Users read their own rows, members of pg_monitor read all.
+DO $$
+DECLARE
+    state_table text;
+BEGIN
+    FOREACH state_table IN ARRAY ARRAY['run', 'watermark', 'dead_letter', 'loaded_file']
+    LOOP
+        EXECUTE pg_catalog.format(
+            'ALTER TABLE etl_patterns.%I ENABLE ROW LEVEL SECURITY', state_table);
+        EXECUTE pg_catalog.format(
+            'CREATE POLICY own_rows ON etl_patterns.%I FOR SELECT USING ('
+            'pg_catalog.pg_has_role(role, ''USAGE'') '
+            'OR pg_catalog.pg_has_role(''pg_monitor'', ''USAGE''))', state_table);
+        EXECUTE pg_catalog.format(
+            'GRANT SELECT ON etl_patterns.%I TO PUBLIC', state_table);
+    END LOOP;
+END
+$$;
+
+-- A temporary table's name means nothing in the database that a dump is
+-- restored into, and the restore would fail on it; nor does the number of a
+-- table that was dropped, which there may be that of another table.
+SELECT pg_catalog.pg_extension_config_dump('etl_patterns.run', $$
+    WHERE target IS NULL OR NOT EXISTS (
+        SELECT FROM pg_catalog.pg_class c
+        WHERE c.oid OPERATOR(pg_catalog.=) target
+            AND c.relpersistence OPERATOR(pg_catalog.=) 't') $$);
+SELECT pg_catalog.pg_extension_config_dump('etl_patterns.watermark', '');
+SELECT pg_catalog.pg_extension_config_dump('etl_patterns.dead_letter', $$
+    WHERE target IS NULL OR EXISTS (
+        SELECT FROM pg_catalog.pg_class c
+        WHERE c.oid OPERATOR(pg_catalog.=) target
+            AND c.relpersistence OPERATOR(pg_catalog.<>) 't') $$);
+SELECT pg_catalog.pg_extension_config_dump('etl_patterns.loaded_file', $$
+    WHERE EXISTS (
+        SELECT FROM pg_catalog.pg_class c
+        WHERE c.oid OPERATOR(pg_catalog.=) target
+            AND c.relpersistence OPERATOR(pg_catalog.<>) 't') $$);
+SELECT pg_catalog.pg_extension_config_dump('etl_patterns.run_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('etl_patterns.dead_letter_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('etl_patterns.file_id_seq', '');
