@@ -1,0 +1,104 @@
+/*-------------------------------------------------------------------------
+ *
+ * args.c
+ *	  Arguments and results of the SQL functions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+
+#include "flow/flow.h"
+
+/* A text or name argument as a C string, NULL for SQL NULL. */
+char *
+etl_arg_text(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	if (get_fn_expr_argtype(fcinfo->flinfo, arg) == NAMEOID)
+		return pstrdup(NameStr(*PG_GETARG_NAME(arg)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
+/* The elements of an array argument as C strings. */
+static List *
+arg_strings(FunctionCallInfo fcinfo, int arg, Oid element_type, int16 typlen,
+			bool typbyval, char typalign)
+{
+	List	   *strings = NIL;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			nelements;
+
+	if (PG_ARGISNULL(arg))
+		return NIL;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), element_type, typlen, typbyval,
+					  typalign, &elements, &nulls, &nelements);
+	for (int i = 0; i < nelements; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("array argument must not contain nulls")));
+		strings = lappend(strings, element_type == NAMEOID ?
+						  pstrdup(NameStr(*DatumGetName(elements[i]))) :
+						  TextDatumGetCString(elements[i]));
+	}
+	return strings;
+}
+
+/* A name[] argument as a list of C strings, NIL for SQL NULL. */
+List *
+etl_arg_names(FunctionCallInfo fcinfo, int arg)
+{
+	return arg_strings(fcinfo, arg, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR);
+}
+
+/* A text[] argument as a list of C strings, NIL for SQL NULL. */
+List *
+etl_arg_texts(FunctionCallInfo fcinfo, int arg)
+{
+	return arg_strings(fcinfo, arg, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+/* The row type that a function returns through its OUT parameters. */
+TupleDesc
+etl_result_desc(FunctionCallInfo fcinfo)
+{
+	TupleDesc	desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	return BlessTupleDesc(desc);
+}
+
+/*
+ * Only roles that may read the server's files may name one; removing and
+ * moving them takes the right to write files too.
+ */
+void
+etl_check_file_privilege(bool write)
+{
+	if (!has_privs_of_role(GetUserId(), ROLE_PG_READ_SERVER_FILES))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to read files of the server"),
+				 errdetail("Only roles with privileges of the \"%s\" role may load files.",
+						   "pg_read_server_files"),
+				 errhint("Grant it with GRANT pg_read_server_files TO %s.",
+						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+	if (write && !has_privs_of_role(GetUserId(), ROLE_PG_WRITE_SERVER_FILES))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to remove or move files of the server"),
+				 errdetail("Only roles with privileges of the \"%s\" role may do so.",
+						   "pg_write_server_files"),
+				 errhint("Use after_load => 'keep', or grant the role.")));
+}

@@ -1,0 +1,394 @@
+/*-------------------------------------------------------------------------
+ *
+ * bulk_copy.c
+ *	  etl_bulk_copy(): load files into a table, in the caller's transaction.
+ *
+ * Locks: ROW EXCLUSIVE on the target, as for INSERT.  When indexes are to be
+ * rebuilt, SHARE ROW EXCLUSIVE, which keeps other writers out; "auto" takes
+ * that one only if it is free.  For each file a lock on (target, file size)
+ * makes two sessions that load the same file take turns, see loaded_file.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "flow/bulk_copy.h"
+
+PG_FUNCTION_INFO_V1(etl_bulk_copy);
+
+/* The parameters of etl_bulk_copy(), in order. */
+enum
+{
+	ARG_TARGET,
+	ARG_SOURCE,
+	ARG_COLUMNS,
+	ARG_HEADER,
+	ARG_DELIMITER,
+	ARG_QUOTE,
+	ARG_ESCAPE,
+	ARG_NULL_STRINGS,
+	ARG_TRIM,
+	ARG_SKIP_LINES,
+	ARG_ENCODING,
+	ARG_COMPRESSION,
+	ARG_ON_ERROR,
+	ARG_REJECT_LIMIT,
+	ARG_REJECT_RATIO,
+	ARG_ON_CONFLICT,
+	ARG_KEYS,
+	ARG_INDEXES,
+	ARG_WORKERS,
+	ARG_FORCE,
+	ARG_AFTER_LOAD,
+	ARG_MOVE_TO,
+	ARG_DRY_RUN
+};
+
+/* The words of the options, in the order of their enums. */
+static const char *const on_error_words[] = {"abort", "skip", "dead_letter", NULL};
+static const char *const indexes_words[] = {"auto", "keep", "rebuild", NULL};
+static const char *const after_load_words[] = {"keep", "delete", "move", NULL};
+
+/*
+ * With indexes => 'auto' they are rebuilt if the files are larger than this,
+ * and so many times larger than the table.  Rebuilding the indexes of a table
+ * that is mostly there already costs more than it saves.
+ */
+#define REBUILD_MIN_BYTES	(8 * 1024 * 1024)
+#define REBUILD_MIN_RATIO	4
+
+/* What compressed bytes grow to, for estimates. */
+#define COMPRESSION_RATIO	4
+
+static bool
+arg_bool(FunctionCallInfo fcinfo, int arg)
+{
+	return !PG_ARGISNULL(arg) && PG_GETARG_BOOL(arg);
+}
+
+static void
+refuse_null(FunctionCallInfo fcinfo, int arg, const char *parameter)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("parameter \"%s\" must not be null", parameter)));
+}
+
+static void
+refuse_negative(double value, const char *parameter)
+{
+	if (value < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must not be negative", parameter)));
+}
+
+/* How bytes become fields. */
+static void
+read_format_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
+{
+	refuse_null(fcinfo, ARG_NULL_STRINGS, "null_strings");
+	etl_layout_set_dialect(&bulk->layout,
+						   etl_arg_text(fcinfo, ARG_DELIMITER),
+						   etl_arg_text(fcinfo, ARG_QUOTE),
+						   etl_arg_text(fcinfo, ARG_ESCAPE),
+						   etl_arg_texts(fcinfo, ARG_NULL_STRINGS),
+						   arg_bool(fcinfo, ARG_TRIM),
+						   etl_arg_text(fcinfo, ARG_ENCODING));
+	bulk->layout.columns = etl_arg_names(fcinfo, ARG_COLUMNS);
+	bulk->header = etl_option_word("header", etl_arg_text(fcinfo, ARG_HEADER),
+								   etl_header_words);
+	bulk->compression = etl_option_word("compression",
+										etl_arg_text(fcinfo, ARG_COMPRESSION),
+										etl_compression_words);
+	bulk->skip_lines = PG_ARGISNULL(ARG_SKIP_LINES) ? 0 : PG_GETARG_INT32(ARG_SKIP_LINES);
+	refuse_negative(bulk->skip_lines, "skip_lines");
+}
+
+/* What becomes of rows that cannot be loaded. */
+static void
+read_error_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
+{
+	bulk->on_error = etl_option_word("on_error", etl_arg_text(fcinfo, ARG_ON_ERROR),
+									 on_error_words);
+	bulk->reject_limit = -1;
+	bulk->reject_ratio = -1;
+	if (!PG_ARGISNULL(ARG_REJECT_LIMIT))
+	{
+		bulk->reject_limit = PG_GETARG_INT64(ARG_REJECT_LIMIT);
+		refuse_negative((double) bulk->reject_limit, "reject_limit");
+	}
+	if (!PG_ARGISNULL(ARG_REJECT_RATIO))
+	{
+		bulk->reject_ratio = PG_GETARG_FLOAT8(ARG_REJECT_RATIO);
+		if (!(bulk->reject_ratio >= 0 && bulk->reject_ratio <= 1))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("parameter \"reject_ratio\" must be between 0 and 1")));
+	}
+	if (bulk->on_error == ETL_ON_ERROR_ABORT &&
+		(bulk->reject_limit >= 0 || bulk->reject_ratio >= 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("reject_limit and reject_ratio have no meaning with on_error => 'abort'"),
+				 errhint("Use on_error => 'skip' or on_error => 'dead_letter'.")));
+
+	bulk->layout.on_conflict = etl_option_word("on_conflict",
+											   etl_arg_text(fcinfo, ARG_ON_CONFLICT),
+											   etl_conflict_words);
+	bulk->layout.keys = etl_arg_names(fcinfo, ARG_KEYS);
+	if (bulk->layout.keys != NIL && bulk->layout.on_conflict == ETL_CONFLICT_ERROR)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("keys have no meaning with on_conflict => 'error'"),
+				 errhint("Use on_conflict => 'skip' or on_conflict => 'update'.")));
+}
+
+/* How the load is carried out, and what follows it. */
+static void
+read_execution_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
+{
+	bulk->indexes = etl_option_word("indexes", etl_arg_text(fcinfo, ARG_INDEXES),
+									indexes_words);
+	bulk->workers = -1;
+	if (!PG_ARGISNULL(ARG_WORKERS))
+	{
+		bulk->workers = PG_GETARG_INT32(ARG_WORKERS);
+		refuse_negative(bulk->workers, "workers");
+	}
+	bulk->force = arg_bool(fcinfo, ARG_FORCE);
+	bulk->dry_run = arg_bool(fcinfo, ARG_DRY_RUN);
+	bulk->after_load = etl_option_word("after_load",
+									   etl_arg_text(fcinfo, ARG_AFTER_LOAD),
+									   after_load_words);
+	bulk->move_to = etl_arg_text(fcinfo, ARG_MOVE_TO);
+	if ((bulk->after_load == ETL_AFTER_LOAD_MOVE) != (bulk->move_to != NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("after_load => 'move' and move_to go together")));
+	if (bulk->move_to != NULL && !is_absolute_path(bulk->move_to))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("relative path not allowed for parameter \"move_to\"")));
+}
+
+/* What the files hold, roughly, once they are inflated. */
+static double
+estimate_bytes(EtlBulkCopy *bulk)
+{
+	double		bytes = 0;
+	ListCell   *lc;
+
+	foreach(lc, bulk->paths)
+	{
+		const char *path = lfirst(lc);
+		const char *suffix = strrchr(path, '.');
+		bool		compressed = suffix != NULL && (strcmp(suffix, ".gz") == 0 ||
+													strcmp(suffix, ".zst") == 0);
+		EtlFileInfo info;
+
+		etl_file_stat(path, &info);
+		bytes += (double) info.size_bytes * (compressed ? COMPRESSION_RATIO : 1);
+	}
+	return bytes;
+}
+
+/*
+ * Should the indexes wait until the rows are in?  Only if "auto" finds that
+ * it pays, and that nobody else is writing.
+ */
+static void
+settle_indexes(EtlBulkCopy *bulk)
+{
+	const char *reason = NULL;
+	double		bytes;
+	double		table_bytes;
+
+	bulk->defer_indexes = false;
+	if (bulk->indexes == ETL_INDEXES_KEEP)
+		reason = "as asked";
+	else if (bulk->dry_run)
+		reason = "dry run";
+	else if (bulk->layout.on_conflict != ETL_CONFLICT_ERROR)
+		reason = "conflicts are looked up in the indexes";
+	else if (etl_indexes_can_defer(bulk->target, &reason))
+	{
+		bytes = estimate_bytes(bulk);
+		table_bytes = (double) RelationGetNumberOfBlocks(bulk->target) * BLCKSZ;
+		if (bulk->indexes == ETL_INDEXES_REBUILD)
+			bulk->defer_indexes = true;
+		else if (bytes < REBUILD_MIN_BYTES || bytes < REBUILD_MIN_RATIO * table_bytes)
+			reason = "rebuilding would not pay";
+		else if (!ConditionalLockRelationOid(bulk->target_oid, ShareRowExclusiveLock))
+			reason = "others are writing to the table";
+		else
+			bulk->defer_indexes = true;
+	}
+	else if (bulk->indexes == ETL_INDEXES_REBUILD)
+		ereport(NOTICE,
+				(errmsg("indexes of \"%s\" are not rebuilt: %s",
+						RelationGetRelationName(bulk->target), reason)));
+	bulk->indexes_reason = reason;
+}
+
+/* Passing reject_ratio aborts the load; only the whole of it can tell. */
+static void
+check_reject_ratio(EtlBulkCopy *bulk)
+{
+	double		rejected = (double) bulk->run->rows_rejected;
+	double		read = (double) bulk->run->rows_read;
+
+	if (bulk->reject_ratio >= 0 && read > 0 && rejected / read > bulk->reject_ratio)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("load rejected " INT64_FORMAT " of " INT64_FORMAT " rows, more than reject_ratio allows",
+						bulk->run->rows_rejected, bulk->run->rows_read),
+				 errdetail("The ratio is %g, the limit is %g.", rejected / read,
+						   bulk->reject_ratio),
+				 errhint("See the rejected rows with dry_run => true and no limit.")));
+}
+
+/* Load all files and make the indexes whole again. */
+static void
+load_files(EtlBulkCopy *bulk)
+{
+	ListCell   *lc;
+
+	foreach(lc, bulk->paths)
+		etl_bulk_load_file(bulk, lfirst(lc));
+	if (bulk->loading)
+		etl_load_end(&bulk->load);
+	if (bulk->loading && bulk->defer_indexes)
+		etl_indexes_rebuild(bulk->target);
+	check_reject_ratio(bulk);
+}
+
+/* Load in a subtransaction that is rolled back: only the counts remain. */
+static void
+load_files_dry(EtlBulkCopy *bulk)
+{
+	MemoryContext old_context = CurrentMemoryContext;
+	ResourceOwner old_owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(old_context);
+	load_files(bulk);
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(old_context);
+	CurrentResourceOwner = old_owner;
+}
+
+/* What the run's row says beyond its counts. */
+static Jsonb *
+run_detail(EtlBulkCopy *bulk)
+{
+	StringInfoData json;
+	const char *separator = "";
+
+	initStringInfo(&json);
+	appendStringInfoString(&json, "{\"source\": ");
+	escape_json(&json, bulk->source);
+	appendStringInfo(&json, ", \"files_loaded\": " INT64_FORMAT
+					 ", \"files_skipped\": " INT64_FORMAT ", \"on_error\": \"%s\""
+					 ", \"indexes\": {\"used\": \"%s\"",
+					 bulk->files_loaded, bulk->files_skipped,
+					 on_error_words[bulk->on_error],
+					 bulk->defer_indexes ? "rebuild" : "keep");
+	if (!bulk->defer_indexes)
+	{
+		appendStringInfoString(&json, ", \"reason\": ");
+		escape_json(&json, bulk->indexes_reason);
+	}
+	appendStringInfoString(&json, "}, \"workers\": {\"used\": 0");
+	if (bulk->workers > 0)
+		appendStringInfo(&json, ", \"requested\": %d, \"reason\": "
+						 "\"this version loads in one process\"", bulk->workers);
+	appendStringInfoString(&json, "}, \"rejected\": {");
+	for (int i = 0; bulk->loading && i < ETL_NUM_CATEGORIES; i++)
+	{
+		if (bulk->load.rejected_by_category[i] == 0)
+			continue;
+		appendStringInfo(&json, "%s\"%s\": " INT64_FORMAT, separator,
+						 etl_category_name(i), bulk->load.rejected_by_category[i]);
+		separator = ", ";
+	}
+	appendStringInfo(&json, "}, \"first_rejects\": [%s]}",
+					 bulk->loading ? bulk->load.first_rejects.data : "");
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+}
+
+static Datum
+result_row(EtlBulkCopy *bulk, TupleDesc desc)
+{
+	EtlRun	   *run = bulk->run;
+	Datum		values[8];
+	bool		nulls[8] = {0};
+
+	values[0] = Int64GetDatum(run->run_id);
+	values[1] = Int64GetDatum(bulk->files_loaded);
+	values[2] = Int64GetDatum(bulk->files_skipped);
+	values[3] = Int64GetDatum(run->rows_read);
+	values[4] = Int64GetDatum(run->rows_inserted + run->rows_updated);
+	values[5] = Int64GetDatum(run->rows_rejected);
+	values[6] = Int64GetDatum(run->bytes_read);
+	values[7] = DirectFunctionCall2(timestamp_mi,
+									TimestampTzGetDatum(GetCurrentTimestamp()),
+									TimestampTzGetDatum(run->started_at));
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+/*
+ * etl_bulk_copy(target, source, ...): see docs/bulk-load.md.
+ */
+Datum
+etl_bulk_copy(PG_FUNCTION_ARGS)
+{
+	EtlBulkCopy *bulk = palloc0(sizeof(EtlBulkCopy));
+	TupleDesc	result_desc = etl_result_desc(fcinfo);
+
+	refuse_null(fcinfo, ARG_TARGET, "target");
+	refuse_null(fcinfo, ARG_SOURCE, "source");
+	bulk->target_oid = PG_GETARG_OID(ARG_TARGET);
+	bulk->source = etl_arg_text(fcinfo, ARG_SOURCE);
+	read_format_args(fcinfo, bulk);
+	read_error_args(fcinfo, bulk);
+	read_execution_args(fcinfo, bulk);
+	PreventCommandIfReadOnly("etl_bulk_copy()");
+	etl_check_file_privilege(bulk->after_load != ETL_AFTER_LOAD_KEEP);
+
+	bulk->load_context = CurrentMemoryContext;
+	bulk->file_context = AllocSetContextCreate(CurrentMemoryContext,
+											   "etl_patterns file",
+											   ALLOCSET_DEFAULT_SIZES);
+	bulk->target = table_open(bulk->target_oid,
+							  bulk->indexes == ETL_INDEXES_REBUILD ?
+							  ShareRowExclusiveLock : RowExclusiveLock);
+	bulk->allowed_columns = bulk->layout.columns != NIL ? bulk->layout.columns :
+		etl_insertable_columns(bulk->target);
+	bulk->paths = etl_files_expand(bulk->source);
+	settle_indexes(bulk);
+
+	bulk->run = etl_run_start("bulk_copy", NULL, bulk->target_oid);
+	if (bulk->dry_run)
+		load_files_dry(bulk);
+	else
+		load_files(bulk);
+	etl_run_finish(bulk->run, bulk->dry_run ? "dry_run" : "succeeded",
+				   run_detail(bulk));
+
+	table_close(bulk->target, NoLock);
+	PG_RETURN_DATUM(result_row(bulk, result_desc));
+}

@@ -1,0 +1,135 @@
+/*-------------------------------------------------------------------------
+ *
+ * flow.h
+ *	  What the files of the SQL-callable patterns share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETL_FLOW_H
+#define ETL_FLOW_H
+
+#include "fmgr.h"
+#include "ledger/ledger.h"
+#include "lib/stringinfo.h"
+#include "sink/sink.h"
+#include "source/source.h"
+#include "utils/array.h"
+
+/* ------------------------------------------------------------------ */
+/* in layout.c                                                          */
+
+/*
+ * How the records of a file are to be read and written: what has to be
+ * remembered so that one of them can be loaded again, alone.
+ */
+typedef struct EtlLayout
+{
+	EtlCsvDialect dialect;
+	List	   *columns;		/* of names, in the order of the fields */
+	EtlConflictAction on_conflict;
+	List	   *keys;			/* of names */
+} EtlLayout;
+
+/* The words of on_conflict, in the order of EtlConflictAction. */
+extern const char *const etl_conflict_words[];
+
+extern void etl_layout_set_dialect(EtlLayout *layout, const char *delimiter,
+								   const char *quote, const char *escape,
+								   List *null_strings, bool trim,
+								   const char *encoding);
+extern Jsonb *etl_layout_to_jsonb(const EtlLayout *layout);
+extern void etl_layout_from_jsonb(EtlLayout *layout, Jsonb *jsonb);
+extern AttrNumber *etl_layout_attnums(const EtlLayout *layout, Relation target);
+extern List *etl_insertable_columns(Relation target);
+
+/* ------------------------------------------------------------------ */
+/* in load.c                                                            */
+
+typedef enum EtlOnError
+{
+	ETL_ON_ERROR_ABORT,
+	ETL_ON_ERROR_SKIP,
+	ETL_ON_ERROR_DEAD_LETTER
+} EtlOnError;
+
+/*
+ * A load: records go through split, convert and write into one table.  The
+ * reader and what names it change from file to file, the rest stays.
+ */
+typedef struct EtlLoad
+{
+	EtlRun	   *run;
+	EtlOnError	on_error;
+	int64		reject_limit;	/* -1: none */
+	EtlSink    *sink;
+	EtlDeadLetters *letters;	/* with ETL_ON_ERROR_DEAD_LETTER */
+	int64		rejected_by_category[ETL_NUM_CATEGORIES];
+	StringInfoData first_rejects;	/* some of them, as elements of a JSON array */
+
+	/* The file that is being read. */
+	const char *source_name;
+	int64		file_id;
+	EtlCsvReader *reader;
+	EtlConverter *converter;
+	int			nfields;
+
+	/* The records of the sink's batch, and the one that is being read. */
+	EtlCsvRecord *records;
+	EtlCsvRecord record;
+	bool		in_record;
+	const EtlReject *thrown;	/* names column and value in an error context */
+	int			batch_rejects;
+} EtlLoad;
+
+extern void etl_load_begin(EtlLoad *load, EtlRun *run, Relation target,
+						   EtlOnError on_error, const AttrNumber *attnums,
+						   int nfields, const EtlSinkOptions *sink_options);
+extern void etl_load_set_columns(EtlLoad *load, const AttrNumber *attnums,
+								 int nfields);
+extern void etl_load_records(EtlLoad *load);
+extern void etl_load_end(EtlLoad *load);
+
+/* ------------------------------------------------------------------ */
+/* in bulk_file.c                                                       */
+
+typedef enum EtlHeader
+{
+	ETL_HEADER_MATCH,
+	ETL_HEADER_SKIP,
+	ETL_HEADER_NONE
+} EtlHeader;
+
+/* The words of header and compression, in the order of their enums. */
+extern const char *const etl_header_words[];
+extern const char *const etl_compression_words[];
+
+extern EtlCsvReader *etl_bulk_open_csv(EtlStream *stream,
+									   const EtlCsvDialect *dialect,
+									   int skip_lines, EtlHeader header,
+									   List **header_names);
+
+/* ------------------------------------------------------------------ */
+/* in after_load.c                                                      */
+
+typedef enum EtlAfterLoad
+{
+	ETL_AFTER_LOAD_KEEP,
+	ETL_AFTER_LOAD_DELETE,
+	ETL_AFTER_LOAD_MOVE
+} EtlAfterLoad;
+
+extern void etl_after_load_check(EtlAfterLoad action, const char *move_to,
+								 const EtlFileInfo *file);
+extern void etl_after_load_at_commit(EtlAfterLoad action, const char *move_to,
+									 const EtlFileInfo *file);
+
+/* ------------------------------------------------------------------ */
+/* in args.c                                                            */
+
+extern char *etl_arg_text(FunctionCallInfo fcinfo, int arg);
+extern List *etl_arg_names(FunctionCallInfo fcinfo, int arg);
+extern List *etl_arg_texts(FunctionCallInfo fcinfo, int arg);
+extern TupleDesc etl_result_desc(FunctionCallInfo fcinfo);
+extern void etl_check_file_privilege(bool write);
+
+#endif							/* ETL_FLOW_H */
