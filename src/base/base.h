@@ -60,20 +60,27 @@ extern void etl_reject_throw(const EtlReject *reject) pg_attribute_noreturn();
  * many calls: it is opened by the first call and stays open until it is
  * released or a call fails.  What the calls allocate must live in a context
  * that outlives the subtransaction.
+ *
+ * While a guard is open the caller is inside a subtransaction.  It must not
+ * write rows or open files then, and an error that is thrown past an open
+ * guard must not leave that subtransaction behind: whoever uses guards runs
+ * below one etl_guard_scope().
  */
 typedef struct EtlGuard
 {
 	bool		open;
-	MemoryContext outer_context;
+	int			nest_level;		/* of the open subtransaction */
 	ResourceOwner outer_owner;
 } EtlGuard;
 
 typedef void (*EtlGuardedCall) (void *arg);
 
 /* in guard.c */
+extern bool etl_error_is_row_fault(const ErrorData *edata);
 extern bool etl_guard_call(EtlGuard *guard, EtlGuardedCall call, void *arg,
 						   ErrorData **edata);
 extern void etl_guard_release(EtlGuard *guard);
+extern void etl_guard_scope(EtlGuardedCall call, void *arg);
 
 /* in option.c */
 extern int	etl_option_word(const char *parameter, const char *value,

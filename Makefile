@@ -1,0 +1,139 @@
+# etl_patterns: ETL patterns as SQL functions.
+#
+#   make                 build against the pg_config in PATH, or PG_CONFIG=...
+#   make install         install what was built
+#   make installcheck    run every suite against a server that is running
+#   make demo            see it work on a throw-away server
+#   make test            run every suite on a throw-away server
+#   make torture         the random and kill -9 tests at full length
+#   make bench           measure against what one would use instead
+#   make lint, format    check, or apply, the code's layout
+#
+# demo, test, torture and bench bring what they need: see test/setup.sh.
+
+EXTENSION = etl_patterns
+MODULE_big = etl_patterns
+
+here := $(patsubst ./%,%,$(dir $(firstword $(MAKEFILE_LIST))))
+EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $(here)etl_patterns.control)
+
+# The library, in floor order: a lower floor never includes a higher one.
+OBJS = src/etl_patterns.o
+
+# base: helpers that every room uses
+OBJS += \
+	src/base/guard.o \
+	src/base/option.o \
+	src/base/reject.o
+
+# ledger: what ran, how far, what was rejected
+OBJS += \
+	src/ledger/run.o \
+	src/ledger/dead_letter.o \
+	src/ledger/loaded_file.o \
+	src/ledger/watermark.o \
+	src/ledger/ledger.o
+
+# source: where rows come from
+OBJS += \
+	src/source/stream.o \
+	src/source/files.o \
+	src/source/csv_reader.o \
+	src/source/csv_split.o \
+	src/source/encoding.o \
+	src/source/convert.o \
+	src/source/convert_number.o \
+	src/source/convert_datetime.o \
+	src/source/convert_text.o
+
+# sink: how rows land
+OBJS += \
+	src/sink/sink.o \
+	src/sink/append_heap.o \
+	src/sink/append_sql.o \
+	src/sink/indexes.o
+
+# flow: the patterns, callable from SQL
+OBJS += \
+	src/flow/bulk_copy.o \
+	src/flow/bulk_file.o \
+	src/flow/after_load.o \
+	src/flow/replay.o \
+	src/flow/infer.o \
+	src/flow/watermark.o
+
+# The install script is these parts, joined in this order.
+SQL_PARTS = \
+	src/etl_patterns.sql \
+	src/ledger/ledger.sql \
+	src/flow/bulk_copy.sql \
+	src/flow/dead_letter.sql \
+	src/flow/infer.sql \
+	src/flow/watermark.sql
+
+INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
+DATA_built = $(INSTALL_SCRIPT_SQL)
+
+PG_CPPFLAGS = -I$(srcdir)/src
+# What -Wextra adds to PostgreSQL's own flags, less what its headers trip over.
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
+SHLIB_LINK = -lcsv -lz -lzstd
+
+REGRESS = $(sort $(patsubst $(here)sql/%.sql,%,$(wildcard $(here)sql/*.sql)))
+ISOLATION = $(sort $(patsubst $(here)test/isolation/specs/%.spec,%,$(wildcard $(here)test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation
+TAP_TESTS = 1
+PROVE_TESTS = test/t/*.pl
+
+EXTRA_CLEAN = output_iso results regression.diffs regression.out tmp_check
+
+# A fresh machine has neither pg_config nor PGXS: then only the targets that
+# install them work.
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+
+ifneq ($(wildcard $(PGXS)),)
+include $(PGXS)
+
+# PGXS tracks no headers here, so every object waits for all of them.
+$(OBJS): $(wildcard $(here)src/*.h $(here)src/*/*.h)
+
+$(INSTALL_SCRIPT_SQL): $(SQL_PARTS) etl_patterns.control
+	(cd $(srcdir) && for part in $(SQL_PARTS); do \
+		printf -- '-- %s\n\n' "$$part" && cat "$$part" && echo || exit 1; \
+	done) >$@.tmp
+	mv $@.tmp $@
+
+# Built elsewhere, the objects need their folders.
+ifdef VPATH
+$(OBJS): | objdirs
+$(OBJS:.o=.bc): | objdirs
+objdirs:
+	$(MKDIR_P) $(sort $(dir $(OBJS)))
+.PHONY: objdirs
+endif
+
+else
+all install uninstall clean installcheck:
+	@echo "PostgreSQL's build files (PGXS) are missing." >&2
+	@echo "Name another pg_config with PG_CONFIG=..., or run $(here)test/setup.sh packages." >&2
+	@exit 1
+.PHONY: all install uninstall clean installcheck
+endif
+
+export PG_CONFIG
+
+SOURCES = $(wildcard $(here)src/*.[ch] $(here)src/*/*.[ch])
+
+demo test torture bench:
+	$(here)test/setup.sh $@
+
+lint:
+	clang-format --dry-run -Werror $(SOURCES)
+	cppcheck --quiet --error-exitcode=1 --enable=warning,portability --inline-suppr \
+		--suppressions-list=$(here).ci/cppcheck.suppressions -I $(here)src $(here)src
+
+format:
+	clang-format -i $(SOURCES)
+
+.PHONY: demo test torture bench lint format
