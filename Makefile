@@ -28,11 +28,11 @@ OBJS += \
 
 # ledger: what ran, how far, what was rejected
 OBJS += \
+	src/ledger/ledger.o \
 	src/ledger/run.o \
 	src/ledger/dead_letter.o \
 	src/ledger/loaded_file.o \
-	src/ledger/watermark.o \
-	src/ledger/ledger.o
+	src/ledger/watermark.o
 
 # source: where rows come from
 OBJS += \
@@ -55,9 +55,13 @@ OBJS += \
 
 # flow: the patterns, callable from SQL
 OBJS += \
+	src/flow/args.o \
+	src/flow/layout.o \
+	src/flow/load.o \
 	src/flow/bulk_copy.o \
 	src/flow/bulk_file.o \
 	src/flow/after_load.o \
+	src/flow/dead_letter.o \
 	src/flow/replay.o \
 	src/flow/infer.o \
 	src/flow/watermark.o

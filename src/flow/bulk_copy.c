@@ -263,8 +263,9 @@ check_reject_ratio(EtlBulkCopy *bulk)
 
 /* Load all files and make the indexes whole again. */
 static void
-load_files(EtlBulkCopy *bulk)
+load_files(void *arg)
 {
+	EtlBulkCopy *bulk = arg;
 	ListCell   *lc;
 
 	foreach(lc, bulk->paths)
@@ -278,14 +279,14 @@ load_files(EtlBulkCopy *bulk)
 
 /* Load in a subtransaction that is rolled back: only the counts remain. */
 static void
-load_files_dry(EtlBulkCopy *bulk)
+load_files_dry(void *arg)
 {
 	MemoryContext old_context = CurrentMemoryContext;
 	ResourceOwner old_owner = CurrentResourceOwner;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(old_context);
-	load_files(bulk);
+	load_files(arg);
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(old_context);
 	CurrentResourceOwner = old_owner;
@@ -382,10 +383,7 @@ etl_bulk_copy(PG_FUNCTION_ARGS)
 	settle_indexes(bulk);
 
 	bulk->run = etl_run_start("bulk_copy", NULL, bulk->target_oid);
-	if (bulk->dry_run)
-		load_files_dry(bulk);
-	else
-		load_files(bulk);
+	etl_guard_scope(bulk->dry_run ? load_files_dry : load_files, bulk);
 	etl_run_finish(bulk->run, bulk->dry_run ? "dry_run" : "succeeded",
 				   run_detail(bulk));
 

@@ -1,0 +1,523 @@
+/*-------------------------------------------------------------------------
+ *
+ * replay.c
+ *	  etl_dead_letter_replay(): give rejected records another chance.
+ *
+ * Letters of one target and one file go through one load, with the layout
+ * that was kept for the file.  They are fetched, locked and closed in batches
+ * by the owner of the ledger; the rows are written with the caller's rights.
+ *
+ * A letter holds one record.  It is closed when its row is in the table;
+ * otherwise it stays, with the attempt counted and the new error.  Rows and
+ * letters change in one transaction, so that no row is loaded twice: a second
+ * replay at the same time waits for the first one's row locks and finds the
+ * letters closed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "flow/flow.h"
+
+PG_FUNCTION_INFO_V1(etl_dead_letter_replay);
+
+/* So many letters, or so many bytes of them, are in memory at a time. */
+#define LETTERS_PER_BATCH	500
+#define BYTES_PER_BATCH		(4 * 1024 * 1024)
+
+/* One letter of the batch, and what became of it. */
+typedef struct Letter
+{
+	int64		id;
+	char	   *record;
+	int			record_len;
+	bool		is_bytes;		/* record is in the file's encoding */
+	bool		failed;
+	EtlReject	reject;
+} Letter;
+
+typedef struct Replay
+{
+	Datum		target_filter;	/* arguments of the call */
+	bool		all_targets;
+	Datum		id_filter;
+	bool		all_ids;
+
+	EtlRun	   *run;
+	int64		replayed;
+	int64		rejected;
+
+	/* The group of letters that is being replayed. */
+	Oid			target_oid;
+	int64		file_id;		/* 0: the letters are not from a file */
+	Relation	target;
+	EtlLayout	layout;
+	EtlSink    *sink;
+	EtlConverter *converter;
+	int			nfields;
+
+	MemoryContext batch_context;
+	Letter	   *letters;
+	int			nletters;
+	int		   *row_letters;	/* which letter a row of the sink's batch is */
+} Replay;
+
+/* What restricts a query to the letters that this call may and should take. */
+#define LETTERS_TO_REPLAY \
+	" FROM etl_patterns.dead_letter" \
+	" WHERE status = 'pending' AND operation = 'bulk_copy'" \
+	" AND ($1 IS NULL OR target = $1)" \
+	" AND ($2 IS NULL OR dead_letter_id = ANY ($2))" \
+	" AND pg_has_role($3, role, 'USAGE')"
+
+/* The arguments of a query over LETTERS_TO_REPLAY. */
+typedef struct ReplayQuery
+{
+	int			nargs;
+	Oid			types[6];
+	Datum		values[6];
+	char		nulls[6];
+} ReplayQuery;
+
+/* Fill $1 to $3 from the call, and what follows from more. */
+static void
+fill_query(ReplayQuery *query, Replay *replay, int nmore, const Oid *more_types,
+		   const Datum *more_values)
+{
+	query->nargs = 3 + nmore;
+	memset(query->nulls, ' ', sizeof(query->nulls));
+	query->types[0] = OIDOID;
+	query->values[0] = replay->target_filter;
+	query->nulls[0] = replay->all_targets ? 'n' : ' ';
+	query->types[1] = INT8ARRAYOID;
+	query->values[1] = replay->id_filter;
+	query->nulls[1] = replay->all_ids ? 'n' : ' ';
+	query->types[2] = OIDOID;
+	query->values[2] = ObjectIdGetDatum(replay->run->role);
+	for (int i = 0; i < nmore; i++)
+	{
+		query->types[3 + i] = more_types[i];
+		query->values[3 + i] = more_values[i];
+	}
+}
+
+/*
+ * Find the groups of letters, in the order of their first letter: two lists,
+ * of target OIDs and of pointers to file ids.
+ */
+static void
+find_groups(Replay *replay, List **targets, List **files)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ReplayQuery query;
+	EtlLedgerScope scope;
+
+	*targets = NIL;
+	*files = NIL;
+	fill_query(&query, replay, 0, NULL, NULL);
+	etl_ledger_enter(&scope);
+	if (SPI_execute_with_args("SELECT target, coalesce(file_id, 0)" LETTERS_TO_REPLAY
+							  " AND target IS NOT NULL"
+							  " GROUP BY 1, 2 ORDER BY min(dead_letter_id)",
+							  query.nargs, query.types, query.values, query.nulls,
+							  false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read dead letters");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		MemoryContext spi_context = MemoryContextSwitchTo(context);
+		int64	   *file_id = palloc(sizeof(int64));
+		bool		null;
+
+		*targets = lappend_oid(*targets,
+							   DatumGetObjectId(SPI_getbinval(tuple, desc, 1, &null)));
+		*file_id = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &null));
+		*files = lappend(*files, file_id);
+		MemoryContextSwitchTo(spi_context);
+	}
+	etl_ledger_leave(&scope);
+}
+
+/* Copy one fetched letter into the batch's memory. */
+static void
+copy_letter(Letter *letter, HeapTuple tuple, TupleDesc desc)
+{
+	bool		null;
+	Datum		record;
+	struct varlena *copy;
+
+	memset(letter, 0, sizeof(Letter));
+	letter->id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &null));
+	record = SPI_getbinval(tuple, desc, 2, &null);
+	if (null)
+	{
+		record = SPI_getbinval(tuple, desc, 3, &null);
+		letter->is_bytes = true;
+	}
+	if (null)
+		record = CStringGetTextDatum("");
+	copy = PG_DETOAST_DATUM_COPY(record);
+	letter->record = VARDATA(copy);
+	letter->record_len = (int) (VARSIZE(copy) - VARHDRSZ);
+}
+
+/*
+ * Fetch and lock the next letters of the group after a given one, up to a
+ * number of letters or of bytes.
+ */
+static void
+fetch_letters(Replay *replay, int64 after)
+{
+	static const Oid more_types[] = {OIDOID, INT8OID, INT8OID};
+	Datum		more_values[] = {ObjectIdGetDatum(replay->target_oid),
+		Int64GetDatum(replay->file_id),
+	Int64GetDatum(after)};
+	ReplayQuery query;
+	EtlLedgerScope scope;
+	Portal		portal;
+	int64		bytes = 0;
+
+	replay->nletters = 0;
+	fill_query(&query, replay, 3, more_types, more_values);
+	etl_ledger_enter(&scope);
+	portal = SPI_cursor_open_with_args(NULL,
+									   "SELECT dead_letter_id, raw_record, raw_bytes"
+									   LETTERS_TO_REPLAY
+									   " AND target = $4 AND coalesce(file_id, 0) = $5"
+									   " AND dead_letter_id > $6"
+									   " ORDER BY dead_letter_id FOR UPDATE",
+									   query.nargs, query.types, query.values,
+									   query.nulls, false, 0);
+	while (replay->nletters < LETTERS_PER_BATCH && bytes < BYTES_PER_BATCH)
+	{
+		MemoryContext spi_context;
+		Letter	   *letter = &replay->letters[replay->nletters];
+
+		CHECK_FOR_INTERRUPTS();
+		SPI_cursor_fetch(portal, true, 1);
+		if (SPI_processed == 0)
+			break;
+		spi_context = MemoryContextSwitchTo(replay->batch_context);
+		copy_letter(letter, SPI_tuptable->vals[0], SPI_tuptable->tupdesc);
+		MemoryContextSwitchTo(spi_context);
+		SPI_freetuptable(SPI_tuptable);
+		bytes += letter->record_len;
+		replay->nletters++;
+	}
+	SPI_cursor_close(portal);
+	etl_ledger_leave(&scope);
+}
+
+/* Note that a letter failed again; the strings are copied. */
+static void
+fail_letter(Replay *replay, Letter *letter, const EtlReject *reject)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(replay->batch_context);
+	EtlReject  *copy = &letter->reject;
+
+	letter->failed = true;
+	*copy = *reject;
+	copy->message = pstrdup(reject->message);
+	copy->detail = reject->detail ? pstrdup(reject->detail) : NULL;
+	copy->column_name = reject->column_name ? pstrdup(reject->column_name) : NULL;
+	copy->field_value = reject->field_value ? pstrdup(reject->field_value) : NULL;
+	MemoryContextSwitchTo(old_context);
+}
+
+static void
+reject_row(void *arg, int row, const EtlReject *reject)
+{
+	Replay	   *replay = arg;
+
+	fail_letter(replay, &replay->letters[replay->row_letters[row]], reject);
+}
+
+/*
+ * Read a letter's only record.  Returns false, with the reason, if there is
+ * none or another one follows.
+ */
+static bool
+read_record(EtlCsvReader *reader, EtlCsvRecord *record, EtlReject *reject)
+{
+	EtlCsvRecord extra;
+
+	while (etl_csv_next(reader, record) == ETL_CSV_NEED_FILL)
+		etl_csv_fill(reader);
+	if (etl_csv_next(reader, &extra) != ETL_CSV_RECORD)
+		return true;
+
+	reject->category = ETL_CATEGORY_STRUCTURE;
+	reject->sqlerrcode = ERRCODE_BAD_COPY_FILE_FORMAT;
+	reject->message = "dead letter holds more than one record";
+	return false;
+}
+
+/* Split and convert one letter into the sink's batch. */
+static void
+replay_letter(Replay *replay, int index)
+{
+	Letter	   *letter = &replay->letters[index];
+	EtlSink    *sink = replay->sink;
+	MemoryContext old_context = MemoryContextSwitchTo(sink->batch_context);
+	TupleTableSlot *slot = etl_sink_next_slot(sink);
+	EtlCsvDialect dialect = replay->layout.dialect;
+	EtlReject	reject = {0};
+	EtlCsvReader *reader;
+	EtlCsvRecord record;
+	EtlField   *fields;
+	int			nfields;
+	EtlStream  *stream = etl_stream_open_memory(letter->record, letter->record_len);
+
+	if (!letter->is_bytes)
+		dialect.encoding = GetDatabaseEncoding();
+	reader = etl_csv_open(stream, &dialect, 0);
+	if (read_record(reader, &record, &reject) &&
+		etl_csv_split(reader, &record, &fields, &nfields, &reject) &&
+		etl_convert(replay->converter, fields, nfields, slot->tts_values,
+					slot->tts_isnull, &reject))
+	{
+		replay->row_letters[sink->batch_rows] = index;
+		etl_sink_store(sink);
+	}
+	else
+		fail_letter(replay, letter, &reject);
+	etl_csv_close(reader);
+	etl_stream_close(stream, NULL);
+	MemoryContextSwitchTo(old_context);
+}
+
+/* Columns of the command that marks letters which failed again. */
+#define FAILED_COLUMNS	7
+
+/* Add a text to an array that is being built. */
+static void
+add_text(ArrayBuildState **array, const char *text)
+{
+	*array = accumArrayResult(*array,
+							  text == NULL ? (Datum) 0 : CStringGetTextDatum(text),
+							  text == NULL, TEXTOID, CurrentMemoryContext);
+}
+
+static void
+add_id(ArrayBuildState **array, int64 id)
+{
+	*array = accumArrayResult(*array, Int64GetDatum(id), false, INT8OID,
+							  CurrentMemoryContext);
+}
+
+/* Close the letters that went in. */
+static void
+close_letters(Replay *replay, ArrayBuildState *ids)
+{
+	Oid			types[] = {INT8ARRAYOID, INT8OID};
+	Datum		values[] = {makeArrayResult(ids, CurrentMemoryContext),
+	Int64GetDatum(replay->run->run_id)};
+
+	if (SPI_execute_with_args("UPDATE etl_patterns.dead_letter"
+							  " SET status = 'replayed', attempts = attempts + 1,"
+							  " resolved_at = clock_timestamp(), resolved_run_id = $2"
+							  " WHERE dead_letter_id = ANY ($1)",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not close dead letters");
+}
+
+/* Count the attempt and keep the new error of the letters that failed. */
+static void
+mark_letters(ArrayBuildState **columns)
+{
+	Oid			types[FAILED_COLUMNS] = {INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+	TEXTARRAYOID};
+	Datum		values[FAILED_COLUMNS];
+
+	for (int i = 0; i < FAILED_COLUMNS; i++)
+		values[i] = makeArrayResult(columns[i], CurrentMemoryContext);
+	if (SPI_execute_with_args("UPDATE etl_patterns.dead_letter AS letter"
+							  " SET attempts = attempts + 1, category = new.category,"
+							  " error_code = new.code, error_message = new.message,"
+							  " error_detail = new.detail, column_name = new.column_name,"
+							  " field_value = new.field_value"
+							  " FROM unnest($1, $2, $3, $4, $5, $6, $7)"
+							  " AS new (id, category, code, message, detail, column_name, field_value)"
+							  " WHERE letter.dead_letter_id = new.id",
+							  FAILED_COLUMNS, types, values, NULL, false,
+							  0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not mark dead letters");
+}
+
+/* Write down what became of the letters of the batch. */
+static void
+settle_letters(Replay *replay)
+{
+	ArrayBuildState *replayed = NULL;
+	ArrayBuildState *failed[FAILED_COLUMNS] = {NULL};
+	EtlLedgerScope scope;
+
+	etl_ledger_enter(&scope);
+	for (int i = 0; i < replay->nletters; i++)
+	{
+		Letter	   *letter = &replay->letters[i];
+		EtlReject  *reject = &letter->reject;
+
+		if (!letter->failed)
+		{
+			replay->replayed++;
+			add_id(&replayed, letter->id);
+			continue;
+		}
+		replay->rejected++;
+		add_id(&failed[0], letter->id);
+		add_text(&failed[1], etl_category_name(reject->category));
+		add_text(&failed[2], unpack_sql_state(reject->sqlerrcode));
+		add_text(&failed[3], reject->message);
+		add_text(&failed[4], reject->detail);
+		add_text(&failed[5], reject->column_name);
+		add_text(&failed[6], reject->field_value);
+	}
+	if (replayed != NULL)
+		close_letters(replay, replayed);
+	if (failed[0] != NULL)
+		mark_letters(failed);
+	etl_ledger_leave(&scope);
+}
+
+/* Open the target and prepare to write rows as the group's file was loaded. */
+static void
+begin_group(Replay *replay)
+{
+	EtlSinkOptions options = {.guarded = true};
+	AttrNumber *attnums;
+	Jsonb	   *layout = etl_loaded_file_layout(replay->file_id);
+
+	if (layout == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("dead letters of file " INT64_FORMAT " cannot be replayed",
+						replay->file_id),
+				 errdetail("How the file was read is no longer known.")));
+	etl_layout_from_jsonb(&replay->layout, layout);
+	options.on_conflict = replay->layout.on_conflict;
+	options.keys = replay->layout.keys;
+
+	replay->target = table_open(replay->target_oid, RowExclusiveLock);
+	attnums = etl_layout_attnums(&replay->layout, replay->target);
+	replay->nfields = list_length(replay->layout.columns);
+	etl_sink_check_privileges(replay->target, attnums, replay->nfields, &options);
+	replay->sink = etl_sink_open(replay->target, attnums, replay->nfields, &options,
+								 reject_row, replay);
+	replay->converter = etl_converter_create(RelationGetDescr(replay->target),
+											 attnums, replay->nfields);
+	replay->row_letters = palloc(sizeof(int) * replay->sink->batch_limit);
+}
+
+/* Close the group and count its rows. */
+static void
+end_group(Replay *replay)
+{
+	EtlSinkCounts *counts = &replay->sink->counts;
+
+	etl_sink_close(replay->sink);
+	table_close(replay->target, NoLock);
+	replay->run->rows_inserted += counts->inserted;
+	replay->run->rows_updated += counts->updated;
+	replay->run->rows_unchanged += counts->unchanged;
+}
+
+/* Replay the letters of one target and file. */
+static void
+replay_group(Replay *replay)
+{
+	int64		last_id = 0;
+
+	begin_group(replay);
+	for (;;)
+	{
+		MemoryContextReset(replay->batch_context);
+		replay->letters = MemoryContextAlloc(replay->batch_context,
+											 sizeof(Letter) * LETTERS_PER_BATCH);
+		fetch_letters(replay, last_id);
+		if (replay->nletters == 0)
+			break;
+		last_id = replay->letters[replay->nletters - 1].id;
+
+		for (int i = 0; i < replay->nletters; i++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			replay_letter(replay, i);
+			if (replay->sink->batch_rows >= replay->sink->batch_limit)
+			{
+				etl_converter_end_batch(replay->converter);
+				etl_sink_flush(replay->sink);
+			}
+		}
+		etl_converter_end_batch(replay->converter);
+		etl_sink_flush(replay->sink);
+		settle_letters(replay);
+	}
+	end_group(replay);
+}
+
+/* Replay all groups. */
+static void
+replay_groups(void *arg)
+{
+	Replay	   *replay = arg;
+	List	   *targets;
+	List	   *files;
+	ListCell   *target;
+	ListCell   *file;
+
+	find_groups(replay, &targets, &files);
+	forboth(target, targets, file, files)
+	{
+		replay->target_oid = lfirst_oid(target);
+		replay->file_id = *(int64 *) lfirst(file);
+		replay_group(replay);
+	}
+}
+
+/*
+ * etl_dead_letter_replay(target, dead_letter_ids): NULL means all that the
+ * caller may replay.
+ */
+Datum
+etl_dead_letter_replay(PG_FUNCTION_ARGS)
+{
+	Replay	   *replay = palloc0(sizeof(Replay));
+	TupleDesc	result_desc = etl_result_desc(fcinfo);
+	Datum		values[2];
+	bool		nulls[2] = {0};
+
+	PreventCommandIfReadOnly("etl_dead_letter_replay()");
+	replay->all_targets = PG_ARGISNULL(0);
+	replay->target_filter = PG_GETARG_DATUM(0);
+	replay->all_ids = PG_ARGISNULL(1);
+	replay->id_filter = PG_GETARG_DATUM(1);
+	replay->run = etl_run_start("dead_letter_replay", NULL,
+								replay->all_targets ? InvalidOid : PG_GETARG_OID(0));
+	replay->batch_context = AllocSetContextCreate(CurrentMemoryContext,
+												  "etl_patterns replay",
+												  ALLOCSET_DEFAULT_SIZES);
+
+	etl_guard_scope(replay_groups, replay);
+
+	replay->run->rows_rejected = replay->rejected;
+	replay->run->rows_read = replay->replayed + replay->rejected;
+	etl_run_finish(replay->run, "succeeded", NULL);
+
+	values[0] = Int64GetDatum(replay->replayed);
+	values[1] = Int64GetDatum(replay->rejected);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(result_desc, values, nulls)));
+}
