@@ -168,7 +168,7 @@ run()
 {
 	local status=0
 
-	setsid "$@" &
+	setsid "$@" 3>&- &
 	child=$!
 	wait "$child" || status=$?
 	child=
@@ -247,7 +247,7 @@ on_exit()
 	if [ "$command" = test ]; then
 		failed=$((failed + suites_left))
 		[ "$failed" = 0 ] || [ $status != 0 ] || status=1
-		printf '%d passed, %d failed\n' "$passed" "$failed"
+		printf '%d passed, %d failed\n' "$passed" "$failed" >&3
 	fi
 	exit $status
 }
@@ -505,6 +505,7 @@ main()
 {
 	command=${1:-}
 	[ -z "$command" ] || shift
+	exec 3>&1	# for on_exit, wherever the output goes when a signal comes
 	trap on_exit EXIT
 	trap 'exit 129' HUP
 	trap 'exit 130' INT
