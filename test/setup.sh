@@ -199,7 +199,7 @@ choose_user()
 	if [ "$(id -u)" = 0 ]; then
 		user=postgres
 		id "$user" >/dev/null 2>&1 || user=nobody
-		as_user=(runuser -u "$user" --)
+		as_user=(setpriv --reuid "$user" --regid "$(id -gn "$user")" --init-groups --)
 	else
 		user=$(id -un)
 	fi
