@@ -125,10 +125,10 @@ apt_install()
 
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get -q update </dev/null || say "could not refresh the package lists, going on with those at hand"
-	version=$($pg_config --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+	version=$($pg_config --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p' || true)
 	[ -n "$version" ] ||
 		version=$(apt-cache depends postgresql 2>/dev/null |
-			sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
+			sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1 || true)
 	names=$(printf '%s\n' "$1" | sed "s/:.*//; s/VERSION/${version:-15}/")
 
 	apt-get -q -y install --no-install-recommends postgresql-common </dev/null
