@@ -125,10 +125,10 @@ apt_install()
 
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get -q update </dev/null || say "could not refresh the package lists, going on with those at hand"
-	version=$($pg_config --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+	version=$($pg_config --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p' || true)
 	[ -n "$version" ] ||
 		version=$(apt-cache depends postgresql 2>/dev/null |
-			sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1)
+			sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1 || true)
 	names=$(printf '%s\n' "$1" | sed "s/:.*//; s/VERSION/${version:-15}/")
 
 	apt-get -q -y install --no-install-recommends postgresql-common </dev/null
@@ -168,7 +168,7 @@ run()
 {
 	local status=0
 
-	setsid "$@" &
+	setsid "$@" 3>&- &
 	child=$!
 	wait "$child" || status=$?
 	child=
@@ -199,7 +199,7 @@ choose_user()
 	if [ "$(id -u)" = 0 ]; then
 		user=postgres
 		id "$user" >/dev/null 2>&1 || user=nobody
-		as_user=(runuser -u "$user" --)
+		as_user=(setpriv --reuid "$user" --regid "$(id -gn "$user")" --init-groups --)
 	else
 		user=$(id -un)
 	fi
@@ -247,7 +247,7 @@ on_exit()
 	if [ "$command" = test ]; then
 		failed=$((failed + suites_left))
 		[ "$failed" = 0 ] || [ $status != 0 ] || status=1
-		printf '%d passed, %d failed\n' "$passed" "$failed"
+		printf '%d passed, %d failed\n' "$passed" "$failed" >&3
 	fi
 	exit $status
 }
@@ -505,6 +505,7 @@ main()
 {
 	command=${1:-}
 	[ -z "$command" ] || shift
+	exec 3>&1	# for on_exit, wherever the output goes when a signal comes
 	trap on_exit EXIT
 	trap 'exit 129' HUP
 	trap 'exit 130' INT
