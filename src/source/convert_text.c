@@ -150,7 +150,7 @@ store_bytes(const EtlColumnConverter *column, const char *data, size_t len,
 	size_t		size = VARHDRSZ + len + padding;
 	text	   *result;
 
-	if (unlikely(size >= MaxAllocSize))
+	if (unlikely(MAXALIGN(size) > MaxAllocSize))
 		return false;
 	result = etl_row_alloc(column->arena, size);
 	SET_VARSIZE(result, size);
