@@ -1,0 +1,434 @@
+/*-------------------------------------------------------------------------
+ *
+ * convert_number.c
+ *	  Integers, floats and numerics from plain decimal text.
+ *
+ * Plain is [-+]digits for integers, and [-+]digits[.digits] for the others,
+ * floats with an exponent too.  All else (blanks around it, out of range,
+ * infinities, more digits than the column keeps) is left to the type's input
+ * function.  See convert.c for the contract.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "source/convert_types.h"
+
+#include <float.h>
+#include <math.h>
+
+/* A decimal as it stands in the text; all pointers into the field. */
+typedef struct PlainDecimal
+{
+	bool		negative;
+	const char *integer;		/* at least one digit */
+	int			integer_len;
+	const char *fraction;
+	int			fraction_len;	/* 0: no point */
+	const char *end;			/* what follows */
+} PlainDecimal;
+
+/*
+ * The image of a numeric, as it is stored since PostgreSQL 9.1 and must
+ * remain so for pg_upgrade: after the length word, a header of 16 bits, then
+ * digits of base 10000, most significant first, without zero digits at either
+ * end.  This is the short form, told by the top bit:
+ *
+ *	bit 15		always 1		bit 14		always 0
+ *	bit 13		negative		bits 12-7	display scale, 0 to 63
+ *	bit 6		sign of weight	bits 5-0	weight, in two's complement with
+ *											bit 6: -64 to 63
+ *
+ * The weight is the power of 10000 of the first digit; zero has no digits,
+ * weight 0 and is positive.  The server writes the short form whenever scale
+ * and weight fit into it, and so the limits below keep us within it.
+ */
+#define NUMERIC_FORM_SHORT		0x8000
+#define NUMERIC_FORM_NEGATIVE	0x2000
+#define NUMERIC_FORM_SCALE_BIT	7
+#define NUMERIC_FORM_WEIGHT		0x007F
+#define NUMERIC_FORM_MAX_SCALE	63
+#define NUMERIC_FORM_HEADER		(VARHDRSZ + sizeof(uint16))
+
+#define DIGITS_PER_GROUP		4
+#define MAX_INTEGER_DIGITS		128
+#define MAX_GROUPS	((MAX_INTEGER_DIGITS + NUMERIC_FORM_MAX_SCALE) / \
+					 DIGITS_PER_GROUP + 2)
+
+/* 18 digits and the next one times ten still fit into 64 bits. */
+#define MAX_INT_DIGITS	18
+
+static bool scan_int(const EtlField *field, int64 *result);
+static bool scan_decimal(const EtlField *field, PlainDecimal *decimal);
+static bool scan_exponent(const char *text);
+static bool small_mantissa(const PlainDecimal *decimal, uint64 limit,
+						   int max_scale, uint64 *mantissa);
+static int	group_digits(const PlainDecimal *decimal, int16 *groups,
+						 int *weight);
+static Datum form_numeric(EtlRowArena *arena, const PlainDecimal *decimal,
+						  int scale);
+
+static inline bool
+is_digit(char c)
+{
+	return (unsigned char) (c - '0') <= 9;
+}
+
+bool
+etl_convert_int2(const EtlColumnConverter *column pg_attribute_unused(),
+				 const EtlField *field, Datum *value)
+{
+	int64		number;
+
+	if (!scan_int(field, &number) ||
+		number < PG_INT16_MIN || number > PG_INT16_MAX)
+		return false;
+	*value = Int16GetDatum((int16) number);
+	return true;
+}
+
+bool
+etl_convert_int4(const EtlColumnConverter *column pg_attribute_unused(),
+				 const EtlField *field, Datum *value)
+{
+	int64		number;
+
+	if (!scan_int(field, &number) ||
+		number < PG_INT32_MIN || number > PG_INT32_MAX)
+		return false;
+	*value = Int32GetDatum((int32) number);
+	return true;
+}
+
+bool
+etl_convert_int8(const EtlColumnConverter *column pg_attribute_unused(),
+				 const EtlField *field, Datum *value)
+{
+	int64		number;
+
+	if (!scan_int(field, &number))
+		return false;
+#ifdef USE_FLOAT8_BYVAL
+	*value = Int64GetDatum(number);
+#else
+	{
+		int64	   *copy = etl_row_alloc(column->arena, sizeof(int64));
+
+		*copy = number;
+		*value = PointerGetDatum(copy);
+	}
+#endif
+	return true;
+}
+
+/* Reads [-+]digits, at most MAX_INT_DIGITS of them. */
+static bool
+scan_int(const EtlField *field, int64 *result)
+{
+	const char *p = field->data;
+	const char *end = p + field->len;
+	bool		negative = (*p == '-');
+	int64		number = 0;
+
+	if (*p == '-' || *p == '+')
+		p++;
+	if (p == end || end - p > MAX_INT_DIGITS)
+		return false;
+	for (; p < end; p++)
+	{
+		if (!is_digit(*p))
+			return false;
+		number = number * 10 + (*p - '0');
+	}
+	*result = negative ? -number : number;
+	return true;
+}
+
+/*
+ * A short decimal is the quotient of two numbers that a float holds exactly,
+ * and so one correctly rounded division gives what strtof() gives: both are
+ * the float nearest to the same number.  It needs float arithmetic that is
+ * not done in a wider type.
+ */
+bool
+etl_convert_float4(const EtlColumnConverter *column pg_attribute_unused(),
+				   const EtlField *field, Datum *value)
+{
+	PlainDecimal decimal;
+	float		number;
+	char	   *end;
+
+	if (!scan_decimal(field, &decimal) || !scan_exponent(decimal.end))
+		return false;
+
+#if FLT_EVAL_METHOD == 0
+	{
+		static const float powers[] = {1e0f, 1e1f, 1e2f, 1e3f, 1e4f, 1e5f,
+		1e6f, 1e7f, 1e8f, 1e9f, 1e10f};
+		uint64		mantissa;
+
+		if (small_mantissa(&decimal, UINT64CONST(1) << FLT_MANT_DIG,
+						   lengthof(powers) - 1, &mantissa))
+		{
+			number = (float) mantissa / powers[decimal.fraction_len];
+			*value = Float4GetDatum(decimal.negative ? -number : number);
+			return true;
+		}
+	}
+#endif
+
+	errno = 0;
+	number = strtof(field->data, &end);
+	if (errno != 0 || end != field->data + field->len || !isfinite(number))
+		return false;
+	*value = Float4GetDatum(number);
+	return true;
+}
+
+/* As etl_convert_float4, for double precision. */
+bool
+etl_convert_float8(const EtlColumnConverter *column pg_attribute_unused(),
+				   const EtlField *field, Datum *value)
+{
+	PlainDecimal decimal;
+	double		number;
+	char	   *end;
+
+	if (!scan_decimal(field, &decimal) || !scan_exponent(decimal.end))
+		return false;
+
+#if FLT_EVAL_METHOD == 0
+	{
+		static const double powers[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6,
+			1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17,
+		1e18, 1e19, 1e20, 1e21, 1e22};
+		uint64		mantissa;
+
+		if (small_mantissa(&decimal, UINT64CONST(1) << DBL_MANT_DIG,
+						   lengthof(powers) - 1, &mantissa))
+		{
+			number = (double) mantissa / powers[decimal.fraction_len];
+			*value = Float8GetDatum(decimal.negative ? -number : number);
+			return true;
+		}
+	}
+#endif
+
+	errno = 0;
+	number = strtod(field->data, &end);
+	if (errno != 0 || end != field->data + field->len || !isfinite(number))
+		return false;
+	*value = Float8GetDatum(number);
+	return true;
+}
+
+/*
+ * The decimal's digits as one integer, if it has no exponent, its digits are
+ * worth at most limit, and not more than max_scale follow the point.
+ */
+static bool
+small_mantissa(const PlainDecimal *decimal, uint64 limit, int max_scale,
+			   uint64 *mantissa)
+{
+	uint64		number = 0;
+
+	if (*decimal->end != '\0' || decimal->fraction_len > max_scale ||
+		decimal->integer_len + decimal->fraction_len > MAX_INT_DIGITS)
+		return false;
+	for (int i = 0; i < decimal->integer_len; i++)
+		number = number * 10 + (decimal->integer[i] - '0');
+	for (int i = 0; i < decimal->fraction_len; i++)
+		number = number * 10 + (decimal->fraction[i] - '0');
+	*mantissa = number;
+	return number <= limit;
+}
+
+/* Is this nothing, or an exponent and nothing more? */
+static bool
+scan_exponent(const char *text)
+{
+	if (*text == '\0')
+		return true;
+	if (*text != 'e' && *text != 'E')
+		return false;
+	text++;
+	if (*text == '-' || *text == '+')
+		text++;
+	if (!is_digit(*text))
+		return false;
+	while (is_digit(*text))
+		text++;
+	return *text == '\0';
+}
+
+/*
+ * Takes [-+]digits[.digits] apart.  Relies on the byte after the field being
+ * NUL.
+ */
+static bool
+scan_decimal(const EtlField *field, PlainDecimal *decimal)
+{
+	const char *p = field->data;
+
+	decimal->negative = (*p == '-');
+	if (*p == '-' || *p == '+')
+		p++;
+
+	decimal->integer = p;
+	while (is_digit(*p))
+		p++;
+	decimal->integer_len = p - decimal->integer;
+	if (decimal->integer_len == 0)
+		return false;
+
+	decimal->fraction = p;
+	decimal->fraction_len = 0;
+	if (*p == '.')
+	{
+		decimal->fraction = ++p;
+		while (is_digit(*p))
+			p++;
+		decimal->fraction_len = p - decimal->fraction;
+		if (decimal->fraction_len == 0)
+			return false;
+	}
+	decimal->end = p;
+	return true;
+}
+
+/*
+ * Reads precision and scale of a numeric column from its typmod: the
+ * precision is in the upper half word, the scale in the lower 11 bits of the
+ * lower one, both after taking off VARHDRSZ.  The scale may be negative or
+ * beyond the precision; such columns have no fast converter.
+ */
+void
+etl_numeric_typmod(EtlColumnConverter *column)
+{
+	int32		bits;
+	int			scale;
+
+	if (column->typmod < (int32) VARHDRSZ)
+		return;
+	bits = column->typmod - VARHDRSZ;
+	scale = bits & 0x7FF;
+	column->precision = (bits >> 16) & 0xFFFF;
+	column->scale = scale;
+	if (scale > NUMERIC_FORM_MAX_SCALE || scale > column->precision)
+		column->fast = NULL;
+}
+
+/*
+ * A fraction that is shorter than the column's scale is padded by the display
+ * scale; a longer one would be rounded, which is not done here.
+ */
+bool
+etl_convert_numeric(const EtlColumnConverter *column, const EtlField *field,
+					Datum *value)
+{
+	PlainDecimal decimal;
+	int			scale;
+
+	if (!scan_decimal(field, &decimal) || *decimal.end != '\0')
+		return false;
+	while (decimal.integer_len > 0 && *decimal.integer == '0')
+	{
+		decimal.integer++;
+		decimal.integer_len--;
+	}
+
+	scale = decimal.fraction_len;
+	if (column->precision >= 0)
+	{
+		scale = column->scale;
+		if (decimal.fraction_len > scale ||
+			decimal.integer_len > column->precision - scale)
+			return false;
+	}
+	if (scale > NUMERIC_FORM_MAX_SCALE ||
+		decimal.integer_len > MAX_INTEGER_DIGITS)
+		return false;
+
+	*value = form_numeric(column->arena, &decimal, scale);
+	return true;
+}
+
+/* Builds the numeric's image; scale is the one to display. */
+static Datum
+form_numeric(EtlRowArena *arena, const PlainDecimal *decimal, int scale)
+{
+	int16		groups[MAX_GROUPS];
+	int16	   *first = groups;
+	int			weight;
+	int			ngroups = group_digits(decimal, groups, &weight);
+	uint16		header;
+	char	   *image;
+	size_t		size;
+
+	while (ngroups > 0 && *first == 0)
+	{
+		first++;
+		ngroups--;
+		weight--;
+	}
+	while (ngroups > 0 && first[ngroups - 1] == 0)
+		ngroups--;
+
+	header = NUMERIC_FORM_SHORT | (scale << NUMERIC_FORM_SCALE_BIT);
+	if (ngroups > 0)
+	{
+		header |= weight & NUMERIC_FORM_WEIGHT;
+		if (decimal->negative)
+			header |= NUMERIC_FORM_NEGATIVE;
+	}
+
+	size = NUMERIC_FORM_HEADER + ngroups * sizeof(int16);
+	image = etl_row_alloc(arena, size);
+	SET_VARSIZE(image, size);
+	memcpy(image + VARHDRSZ, &header, sizeof(header));
+	memcpy(image + NUMERIC_FORM_HEADER, first, ngroups * sizeof(int16));
+	return PointerGetDatum(image);
+}
+
+/*
+ * Gathers the digits by four to the left and to the right of the point.
+ * Returns the number of groups; *weight is that of the first.
+ */
+static int
+group_digits(const PlainDecimal *decimal, int16 *groups, int *weight)
+{
+	static const int16 padding[DIGITS_PER_GROUP + 1] = {1, 1000, 100, 10, 1};
+	const char *p = decimal->integer;
+	const char *end = p + decimal->integer_len;
+	int			ngroups = 0;
+	int			lead = decimal->integer_len % DIGITS_PER_GROUP;
+	int			tail;
+	int16		group;
+
+	*weight = (decimal->integer_len + DIGITS_PER_GROUP - 1) /
+		DIGITS_PER_GROUP - 1;
+
+	if (lead > 0)
+	{
+		group = 0;
+		for (; lead > 0; lead--)
+			group = group * 10 + (*p++ - '0');
+		groups[ngroups++] = group;
+	}
+	for (; p < end; p += DIGITS_PER_GROUP)
+		groups[ngroups++] = (p[0] - '0') * 1000 + (p[1] - '0') * 100 +
+			(p[2] - '0') * 10 + (p[3] - '0');
+
+	p = decimal->fraction;
+	tail = decimal->fraction_len % DIGITS_PER_GROUP;
+	end = p + decimal->fraction_len - tail;
+	for (; p < end; p += DIGITS_PER_GROUP)
+		groups[ngroups++] = (p[0] - '0') * 1000 + (p[1] - '0') * 100 +
+			(p[2] - '0') * 10 + (p[3] - '0');
+	if (tail > 0)
+	{
+		group = 0;
+		for (int i = 0; i < tail; i++)
+			group = group * 10 + (p[i] - '0');
+		groups[ngroups++] = group * padding[tail];
+	}
+	return ngroups;
+}
