@@ -1,0 +1,355 @@
+/*-------------------------------------------------------------------------
+ *
+ * csv_split.c
+ *	  Cuts one CSV record into fields.
+ *
+ * libcsv does it wherever it agrees with COPY: unquoted records, and quoted
+ * ones in which each quote stands where RFC 4180 wants it.  The rest goes to
+ * a splitter of our own with COPY's rules: quotes in mid-field, text behind a
+ * closing quote, an escape that differs from the quote, blanks to trim.  The
+ * framer's flags tell which is which.
+ *
+ * libcsv is fed one record at a time.  It writes each field at entry_buf;
+ * since the fields of a record need no more room than the record itself, we
+ * let entry_buf point into a buffer of that size and move it on behind each
+ * field.  So libcsv never allocates, nothing is copied twice, and a callback
+ * has nothing to do that could fail.  No error is thrown through libcsv.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "source/csv_private.h"
+
+#include "miscadmin.h"
+
+/* Bytes split between two looks at the cancel flag. */
+#define SPLIT_SLICE		(1024 * 1024)
+
+#define FIELDS_INITIAL	64
+
+/* libcsv must not trim. */
+static int
+no_space(unsigned char c pg_attribute_unused())
+{
+	return 0;
+}
+
+/* libcsv must not allocate. */
+static void *
+no_realloc(void *old pg_attribute_unused(), size_t size pg_attribute_unused())
+{
+	return NULL;
+}
+
+static void
+no_free(void *old pg_attribute_unused())
+{
+}
+
+/* Prepare for records of the reader's dialect. */
+void
+etl_csv_split_open(EtlCsvReader *reader)
+{
+	struct csv_parser *parser = &reader->parser;
+
+	if (csv_init(parser, 0) != 0)
+		elog(ERROR, "could not initialize libcsv");
+	csv_set_delim(parser, (unsigned char) reader->dialect.delimiter);
+	csv_set_quote(parser, (unsigned char) reader->dialect.quote);
+	csv_set_space_func(parser, no_space);
+	csv_set_realloc_func(parser, no_realloc);
+	csv_set_free_func(parser, no_free);
+	reader->fields_size = FIELDS_INITIAL;
+	reader->fields = palloc(FIELDS_INITIAL * sizeof(EtlField));
+	initStringInfo(&reader->message);
+}
+
+/* Is this text, which was not quoted, one of the null strings? */
+static inline bool
+is_null_string(const EtlCsvDialect *dialect, const char *data, size_t len)
+{
+	int			i;
+
+	for (i = 0; i < dialect->null_count; i++)
+	{
+		if (strncmp(dialect->null_strings[i], data, len) == 0 &&
+			dialect->null_strings[i][len] == '\0')
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Note a field whose text is at data.  Counts on when the array is full: the
+ * record is then split again with a larger one.
+ */
+static inline void
+add_field(EtlCsvReader *reader, char *data, size_t len, bool quoted)
+{
+	if (reader->nfields < reader->fields_size)
+	{
+		EtlField   *field = &reader->fields[reader->nfields];
+
+		data[len] = '\0';
+		field->quoted = quoted;
+		field->data = data;
+		field->len = (int) len;
+		if (!quoted && is_null_string(&reader->dialect, data, len))
+		{
+			field->data = NULL;
+			field->len = 0;
+		}
+	}
+	reader->nfields++;
+}
+
+/* libcsv's callback for a field of a record without quotes. */
+static void
+plain_field(void *data, size_t len, void *arg)
+{
+	EtlCsvReader *reader = (EtlCsvReader *) arg;
+
+	add_field(reader, (char *) data, len, false);
+	reader->parser.entry_buf += len + 1;
+	reader->parser.entry_size -= len + 1;
+}
+
+/*
+ * The same for a record with quotes.  libcsv does not tell whether the field
+ * was quoted, but the record does: the cursor follows the fields through it.
+ */
+static void
+quoted_field(void *data, size_t len, void *arg)
+{
+	EtlCsvReader *reader = (EtlCsvReader *) arg;
+	bool		quoted = reader->cursor < reader->cursor_end &&
+		*reader->cursor == reader->dialect.quote;
+
+	reader->cursor += len + 1;
+	if (quoted)
+	{
+		const char *s = (const char *) data;
+		const char *end = s + len;
+
+		reader->cursor += 2;
+		while (s < end && (s = memchr(s, reader->dialect.quote, end - s)) != NULL)
+		{
+			reader->cursor++;
+			s++;
+		}
+	}
+	add_field(reader, (char *) data, len, quoted);
+	reader->parser.entry_buf += len + 1;
+	reader->parser.entry_size -= len + 1;
+}
+
+/* Split with libcsv. */
+static void
+split_libcsv(EtlCsvReader *reader, const char *text, size_t len, bool quotes)
+{
+	struct csv_parser *parser = &reader->parser;
+	void		(*callback) (void *, size_t, void *) = quotes ? quoted_field : plain_field;
+	size_t		done = 0;
+
+	parser->entry_buf = (unsigned char *) reader->scratch;
+	parser->entry_size = reader->scratch_size;
+	reader->cursor = text;
+	reader->cursor_end = text + len;
+	while (done < len)
+	{
+		size_t		slice = Min(len - done, SPLIT_SLICE);
+
+		if (csv_parse(parser, text + done, slice, callback, NULL, reader) != slice)
+			elog(ERROR, "libcsv failed: %s", csv_strerror(csv_error(parser)));
+		done += slice;
+		if (done < len)
+			CHECK_FOR_INTERRUPTS();
+	}
+	if (csv_fini(parser, callback, NULL, reader) != 0)
+		elog(ERROR, "libcsv failed: %s", csv_strerror(csv_error(parser)));
+	if (len == 0)
+		add_field(reader, reader->scratch, 0, false);
+}
+
+/* One field being put together by the exact splitter. */
+typedef struct FieldText
+{
+	char	   *start;
+	char	   *out;
+	char	   *keep;			/* blanks behind this are trimmed */
+	bool		quoted;
+} FieldText;
+
+/*
+ * s is behind a quote; append up to the closing one and return the place
+ * behind it, or NULL if there is none.
+ */
+static const char *
+split_quoted(const EtlCsvDialect *dialect, const char *s, const char *end,
+			 FieldText *field)
+{
+	field->quoted = true;
+	while (s < end)
+	{
+		char		c = *s++;
+
+		if (c == dialect->escape && s < end &&
+			(*s == dialect->escape || *s == dialect->quote))
+			*field->out++ = *s++;
+		else if (c == dialect->quote)
+		{
+			field->keep = field->out;
+			return s;
+		}
+		else
+			*field->out++ = c;
+		if (((uintptr_t) s & (SPLIT_SLICE - 1)) == 0)
+			CHECK_FOR_INTERRUPTS();
+	}
+	return NULL;
+}
+
+/*
+ * Append one field that starts at s, by COPY's rules, and return the place
+ * where it ends (a delimiter or end), or NULL if a quote is not closed.
+ */
+static const char *
+split_field(const EtlCsvDialect *dialect, const char *s, const char *end,
+			FieldText *field)
+{
+	while (s < end && *s != dialect->delimiter)
+	{
+		bool		blank = dialect->trim && (*s == ' ' || *s == '\t');
+
+		if (*s == dialect->quote)
+		{
+			s = split_quoted(dialect, s + 1, end, field);
+			if (s == NULL)
+				return NULL;
+			continue;
+		}
+		if (!blank || field->quoted || field->out > field->start)
+			*field->out++ = *s;
+		if (!blank)
+			field->keep = field->out;
+		s++;
+		if (((uintptr_t) s & (SPLIT_SLICE - 1)) == 0)
+			CHECK_FOR_INTERRUPTS();
+	}
+	return s;
+}
+
+/* Split by COPY's rules; false if a quote is not closed. */
+static bool
+split_exact(EtlCsvReader *reader, const char *text, size_t len)
+{
+	const char *s = text;
+	const char *end = text + len;
+	FieldText	field;
+
+	field.start = reader->scratch;
+	for (;;)
+	{
+		field.out = field.keep = field.start;
+		field.quoted = false;
+		s = split_field(&reader->dialect, s, end, &field);
+		if (s == NULL)
+			return false;
+		add_field(reader, field.start, field.keep - field.start, field.quoted);
+		field.start = field.keep + 1;
+		if (s == end)
+			return true;
+		s++;
+	}
+}
+
+/* Say that the record is wrong in its structure. */
+static bool
+reject_structure(EtlReject *reject, int sqlerrcode, const char *message,
+				 const char *detail)
+{
+	reject->category = ETL_CATEGORY_STRUCTURE;
+	reject->sqlerrcode = sqlerrcode;
+	reject->message = message;
+	reject->detail = detail;
+	return false;
+}
+
+/* Is something wrong with the record that the framer has already seen? */
+static bool
+check_flags(EtlCsvReader *reader, const EtlCsvRecord *record, EtlReject *reject)
+{
+	const char *detail = NULL;
+
+	if (record->flags & ETL_CSV_CUT)
+	{
+		resetStringInfo(&reader->message);
+		appendStringInfo(&reader->message,
+						 "Only the first %zu bytes of the record are kept.",
+						 record->raw_len);
+		detail = reader->message.data;
+	}
+	if (record->flags & ETL_CSV_UNTERMINATED)
+		return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
+								"unterminated CSV quoted field", detail);
+	if (record->flags & ETL_CSV_CUT)
+		return reject_structure(reject, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+								"CSV record is longer than 1 GB", detail);
+	if (record->flags & ETL_CSV_BAD_CR)
+		return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
+								"unquoted carriage return found in data",
+								NULL);
+	return true;
+}
+
+/* Split the text into reader->fields; false if a quote is not closed. */
+static bool
+split_text(EtlCsvReader *reader, const EtlCsvRecord *record,
+		   const char *text, size_t len)
+{
+	const EtlCsvDialect *dialect = &reader->dialect;
+
+	reader->nfields = 0;
+	if (dialect->trim || (record->flags & ETL_CSV_ODD) ||
+		((record->flags & ETL_CSV_QUOTED) && dialect->escape != dialect->quote))
+		return split_exact(reader, text, len);
+	split_libcsv(reader, text, len, (record->flags & ETL_CSV_QUOTED) != 0);
+	return true;
+}
+
+/*
+ * The record's fields, in the server's encoding; they stay valid until the
+ * next call.  False if the record is wrong in its quoting or encoding: then
+ * *reject says so, with strings that are valid as long.  How many fields
+ * there should be is the converter's business.
+ */
+bool
+etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
+			  EtlField **fields, int *nfields, EtlReject *reject)
+{
+	const char *text;
+	size_t		len;
+
+	memset(reject, 0, sizeof(*reject));
+	if (!check_flags(reader, record, reject) ||
+		!etl_csv_to_server(reader, record, &text, &len, reject))
+		return false;
+	reader->scratch = etl_csv_grow(reader, reader->scratch,
+								   &reader->scratch_size, 0, len + 2);
+	for (;;)
+	{
+		if (!split_text(reader, record, text, len))
+			return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
+									"unterminated CSV quoted field", NULL);
+		if (reader->nfields <= reader->fields_size)
+			break;
+		pfree(reader->fields);
+		reader->fields_size = reader->nfields + reader->nfields / 2;
+		reader->fields = MemoryContextAllocHuge(reader->context,
+												(Size) reader->fields_size * sizeof(EtlField));
+	}
+	*fields = reader->fields;
+	*nfields = reader->nfields;
+	return true;
+}
