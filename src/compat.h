@@ -17,4 +17,82 @@
 #error "etl_patterns needs PostgreSQL 15 or later"
 #endif
 
+/* ------------------------------------------------------------------ */
+/* the executor's parts that a sink puts together                       */
+
+#include "access/sysattr.h"
+#include "catalog/index.h"
+#include "executor/executor.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_relation.h"
+#include "utils/rel.h"
+
+#if PG_VERSION_NUM >= 160000
+#define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilelocatorSubid)
+#define etl_insert_index_tuples(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#define etl_root_to_child_map(rri, estate) ExecGetRootToChildMap(rri, estate)
+#else
+#define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
+#define etl_insert_index_tuples(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
+#define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define etl_check_index_constraints(rri, slot, estate, conflict, arbiters) \
+	ExecCheckIndexConstraints(rri, slot, estate, conflict, NULL, arbiters)
+#else
+#define etl_check_index_constraints(rri, slot, estate, conflict, arbiters) \
+	ExecCheckIndexConstraints(rri, slot, estate, conflict, arbiters)
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#define etl_reindex_index(indexoid, persistence, params) \
+	reindex_index(NULL, indexoid, false, persistence, params)
+#else
+#define etl_reindex_index(indexoid, persistence, params) \
+	reindex_index(indexoid, false, persistence, params)
+#endif
+
+/*
+ * Give the executor a range table whose only entry is the target of an
+ * INSERT into the given columns (attribute numbers, not offset).  The caller
+ * has checked the privileges and holds the lock.
+ */
+static inline void
+etl_init_target_range_table(EState *estate, Relation target,
+							const AttrNumber *attnums, int natts)
+{
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	Bitmapset  *inserted = NULL;
+
+	for (int i = 0; i < natts; i++)
+		inserted = bms_add_member(inserted,
+								  attnums[i] - FirstLowInvalidHeapAttributeNumber);
+	rte->rtekind = RTE_RELATION;
+	rte->relid = RelationGetRelid(target);
+	rte->relkind = target->rd_rel->relkind;
+	rte->rellockmode = RowExclusiveLock;
+#if PG_VERSION_NUM >= 160000
+	{
+		List	   *perminfos = NIL;
+		RTEPermissionInfo *perminfo = addRTEPermissionInfo(&perminfos, rte);
+
+		perminfo->requiredPerms = ACL_INSERT;
+		perminfo->insertedCols = inserted;
+#if PG_VERSION_NUM >= 180000
+		ExecInitRangeTable(estate, list_make1(rte), perminfos,
+						   bms_make_singleton(1));
+#else
+		ExecInitRangeTable(estate, list_make1(rte), perminfos);
+#endif
+	}
+#else
+	rte->requiredPerms = ACL_INSERT;
+	rte->insertedCols = inserted;
+	ExecInitRangeTable(estate, list_make1(rte));
+#endif
+}
+
 #endif							/* ETL_COMPAT_H */

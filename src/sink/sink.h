@@ -54,7 +54,7 @@ struct EtlSink
 
 	/* The batch: slots are filled by the caller, values of the given columns. */
 	int			batch_rows;		/* rows stored so far */
-	int			batch_limit;	/* flush at the latest when this many */
+	int			batch_limit;	/* the caller flushes when this many */
 	int			current_row;	/* being written, or -1: for error contexts */
 	TupleTableSlot **slots;
 	MemoryContext batch_context;	/* values live here; reset by flush */
@@ -71,11 +71,21 @@ typedef struct EtlSinkOps
 	void		(*close) (EtlSink *sink);
 } EtlSinkOps;
 
-/* in sink.c */
+/*
+ * in sink.c
+ *
+ * The caller holds RowExclusiveLock on the target (ShareRowExclusiveLock with
+ * defer_indexes) and opens, flushes and closes the sink at one subtransaction
+ * level, with no guard open.  It calls etl_sink_check_privileges() first.
+ */
+extern void etl_sink_check_privileges(Relation target,
+									  const AttrNumber *attnums, int natts,
+									  const EtlSinkOptions *options);
 extern EtlSink *etl_sink_open(Relation target, const AttrNumber *attnums,
 							  int natts, const EtlSinkOptions *options,
 							  EtlSinkRejectCall reject, void *reject_arg);
 extern TupleTableSlot *etl_sink_next_slot(EtlSink *sink);
+extern void etl_sink_drop_slot(EtlSink *sink);
 extern void etl_sink_set_columns(EtlSink *sink, const AttrNumber *attnums,
 								 int natts);
 extern void etl_sink_flush(EtlSink *sink);

@@ -1,0 +1,114 @@
+/*-------------------------------------------------------------------------
+ *
+ * append.h
+ *	  What the files of the appending sinks share; private to the room.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETL_APPEND_H
+#define ETL_APPEND_H
+
+#include "sink/sink.h"
+
+#include "access/heapam.h"
+#include "executor/execPartition.h"
+#include "nodes/execnodes.h"
+
+/* ------------------------------------------------------------------ */
+/* in columns.c: which columns are supplied, and what the others get     */
+
+typedef struct EtlColumns
+{
+	AttrNumber *attnums;		/* supplied by the caller */
+	int			natts;
+	AttrNumber *null_attnums;	/* not supplied, no default */
+	int			n_null;
+	AttrNumber *default_attnums;	/* not supplied, computed here */
+	ExprState **default_exprs;
+	int			n_default;
+	bool		defaults_read_tables;	/* may look at the target */
+	EState	   *estate;
+} EtlColumns;
+
+extern EtlColumns *etl_columns_create(Relation target,
+									  const AttrNumber *attnums, int natts);
+extern void etl_columns_free(EtlColumns *columns);
+extern void etl_columns_fill_nulls(EtlColumns *columns, TupleTableSlot *slot);
+extern void etl_columns_fill_defaults(EtlColumns *columns,
+									  TupleTableSlot *slot);
+
+/* ------------------------------------------------------------------ */
+/* in append_heap.c: the sink                                           */
+
+/* What became of a row of the batch. */
+typedef enum EtlRowState
+{
+	ETL_ROW_PENDING,
+	ETL_ROW_SUSPECT,			/* will fail, but how is still to be found */
+	ETL_ROW_WRITTEN,
+	ETL_ROW_SUPPRESSED,			/* a BEFORE trigger dropped it */
+	ETL_ROW_REJECTED
+} EtlRowState;
+
+typedef struct EtlHeapWriter EtlHeapWriter;
+
+typedef struct EtlHeapSink
+{
+	EtlSink		base;
+	MemoryContext context;		/* holds the sink */
+	EtlColumns *columns;
+	EtlHeapWriter *writer;		/* lives as long as the sink */
+	EtlRowState *states;		/* by row of the batch */
+	EtlReject  *rejects;
+
+	/* what there is to check; see append_guarded.c */
+	bool		partitioned;
+	bool		has_not_null;
+	bool		has_generated;
+	bool		prechecks;		/* check before writing */
+	bool		plain;			/* writing cannot fail for a row's fault */
+	bool		user_triggers;	/* AFTER ROW triggers other than FK checks */
+	MemoryContext check_context;
+	EState	   *check_estate;
+	ResultRelInfo *check_rri;
+	MemoryContext attempt_context;
+	int			attempt_rows;	/* how many to try at once */
+	int			gap;			/* rows written since the last failure */
+	int			probe_batches;	/* look before writing, for so many more */
+} EtlHeapSink;
+
+extern void etl_heap_reject(EtlHeapSink *sink, int row,
+							const ErrorData *edata);
+
+/* ------------------------------------------------------------------ */
+/* in append_writer.c: the executor's machinery around table_multi_insert */
+
+#define ETL_WRITER_INDEXES		0x01	/* maintain indexes */
+#define ETL_WRITER_STATEMENT	0x02	/* fire statement triggers */
+#define ETL_WRITER_EACH_ROW		0x04	/* AFTER triggers fire row by row */
+
+extern EtlHeapWriter *etl_heap_writer_open(EtlHeapSink *sink, int flags);
+extern void etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
+								  bool one_by_one, bool probe);
+extern void etl_heap_writer_close(EtlHeapWriter *writer);
+
+/* ------------------------------------------------------------------ */
+/* in append_guarded.c: each row error costs its row                     */
+
+extern void etl_heap_guarded_setup(EtlHeapSink *sink);
+extern void etl_heap_guarded_fill(EtlHeapSink *sink);
+extern void etl_heap_guarded_write(EtlHeapSink *sink);
+
+/* ------------------------------------------------------------------ */
+/* in indexes.c                                                         */
+
+extern bool etl_index_is_deferrable(Relation index);
+
+/* in append_sql.c: the columns of ON CONFLICT, as String nodes */
+extern List *etl_conflict_keys(Relation target, const EtlSinkOptions *options);
+
+/* the table of sinks, in sink.c */
+extern const EtlSinkOps etl_append_heap_ops;
+extern const EtlSinkOps etl_append_sql_ops;
+
+#endif							/* ETL_APPEND_H */

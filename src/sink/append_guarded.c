@@ -1,0 +1,494 @@
+/*-------------------------------------------------------------------------
+ *
+ * append_guarded.c
+ *	  Writing to a heap so that each row error costs its row and no more.
+ *
+ * A batch passes two stages.
+ *
+ * Checking, where nothing has been written yet: defaults, NOT NULL, CHECK,
+ * generated columns and the partition constraint of the target.  The rows
+ * share one subtransaction; a failing row is rejected and the next one goes
+ * on from there, so nothing is done twice.  Tables with BEFORE ROW triggers
+ * are checked at writing, since a trigger may mend or spoil a row.
+ *
+ * Writing, in attempts, each with its own subtransaction and writer.  When an
+ * attempt fails at row k, the rows before k are written again, then k is
+ * rejected, then the next attempt starts after it with about twice the
+ * distance between the last failures.  A row is so written about three times
+ * at the most.  Where the row is not known (table_multi_insert() itself
+ * failed) the attempt is repeated one by one.  Where nothing can fail there
+ * is no subtransaction at all.
+ *
+ * Invariants:
+ *	- A row is rejected only when every row of the batch before it that will
+ *	  be written has been written; so the outcome is that of inserting the
+ *	  rows one after the other, whatever the size of the batch.
+ *	- AFTER ROW triggers fire row by row for the same reason.
+ *
+ * After a unique violation the rows of the next batches are inserted one by
+ * one, with a look into the unique indexes before, since each row that is
+ * written and rolled back leaves a dead tuple.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "sink/append.h"
+
+#include "access/genam.h"
+#include "access/heaptoast.h"
+#include "access/htup_details.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
+#include "executor/nodeModifyTable.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+/* Batches without a duplicate after which probing stops. */
+#define PROBE_BATCHES	8
+
+/* A run over the rows, or an attempt to write them, in a guard. */
+typedef struct GuardedRun
+{
+	EtlHeapSink *sink;
+	int			first;
+	int			end;
+	bool		one_by_one;
+	void		(*visit) (EtlHeapSink *sink, int row);
+} GuardedRun;
+
+static void note_triggers(EtlHeapSink *sink, TriggerDesc *trigdesc);
+static bool relation_is_plain(Relation target, bool defer_indexes);
+static void visit_rows(EtlHeapSink *sink, MemoryContext context,
+					   void (*visit) (EtlHeapSink *, int));
+static void run_visit(void *arg);
+static void visit_default(EtlHeapSink *sink, int row);
+static void visit_check(EtlHeapSink *sink, int row);
+static void visit_suspect(EtlHeapSink *sink, int row);
+static void open_check(EtlHeapSink *sink);
+static void check_not_null(EtlHeapSink *sink);
+static bool row_has_null(EtlHeapSink *sink, int row);
+static bool rows_fit_pages(EtlHeapSink *sink);
+static void write_in_attempts(EtlHeapSink *sink);
+static void tune_probing(EtlHeapSink *sink);
+static void write_suspects(EtlHeapSink *sink);
+static bool attempt(EtlHeapSink *sink, int first, int end, bool one_by_one,
+					ErrorData **edata);
+static void run_attempt(void *arg);
+static void reject_row(EtlHeapSink *sink, int row, ErrorData *edata);
+
+/* Finds out what can fail; again when the supplied columns have changed. */
+void
+etl_heap_guarded_setup(EtlHeapSink *sink)
+{
+	Relation	target = sink->base.target;
+	TupleDesc	desc = RelationGetDescr(target);
+	bool		before_row = target->trigdesc != NULL &&
+		target->trigdesc->trig_insert_before_row;
+
+	sink->has_not_null = false;
+	for (int i = 0; i < desc->natts; i++)
+		if (TupleDescAttr(desc, i)->attnotnull)
+			sink->has_not_null = true;
+	sink->has_generated = desc->constr != NULL &&
+		desc->constr->has_generated_stored;
+	sink->prechecks = !before_row &&
+		!(sink->partitioned && sink->has_generated);
+	note_triggers(sink, target->trigdesc);
+	sink->plain = relation_is_plain(target, sink->base.options.defer_indexes);
+
+	if (sink->attempt_context == NULL)
+	{
+		sink->attempt_context = AllocSetContextCreate(sink->context,
+													  "etl attempt",
+													  ALLOCSET_DEFAULT_SIZES);
+		sink->check_context = AllocSetContextCreate(sink->context,
+													"etl row checks",
+													ALLOCSET_DEFAULT_SIZES);
+		sink->attempt_rows = sink->base.batch_limit;
+	}
+	else
+	{
+		MemoryContextReset(sink->check_context);
+		sink->check_estate = NULL;
+	}
+}
+
+/*
+ * A partition may have triggers of its own, which are not looked for: so
+ * partitioned tables are taken to have some.
+ */
+static void
+note_triggers(EtlHeapSink *sink, TriggerDesc *trigdesc)
+{
+	sink->user_triggers = sink->partitioned;
+	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &trigdesc->triggers[i];
+
+		if (TRIGGER_FOR_ROW(trigger->tgtype) &&
+			TRIGGER_FOR_INSERT(trigger->tgtype) &&
+			RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_FK)
+			sink->user_triggers = true;
+	}
+}
+
+/* Can nothing fail once a row has passed the checks and fits a page? */
+static bool
+relation_is_plain(Relation target, bool defer_indexes)
+{
+	TriggerDesc *trigdesc = target->trigdesc;
+	bool		plain = true;
+	List	   *indexes;
+	ListCell   *lc;
+
+	if (target->rd_rel->relkind != RELKIND_RELATION)
+		return false;
+	if (trigdesc != NULL &&
+		(trigdesc->trig_insert_before_row || trigdesc->trig_insert_after_row))
+		return false;
+
+	indexes = RelationGetIndexList(target);
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
+
+		if (!defer_indexes || !etl_index_is_deferrable(index))
+			plain = false;
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	return plain;
+}
+
+/* The first stage: completes and checks the rows of the batch. */
+void
+etl_heap_guarded_fill(EtlHeapSink *sink)
+{
+	TupleConstr *constr = RelationGetDescr(sink->base.target)->constr;
+
+	if (sink->columns->n_default > 0)
+		visit_rows(sink, sink->base.batch_context, visit_default);
+	if (!sink->prechecks)
+		return;
+	if (sink->partitioned)
+	{
+		/* An error of routing would come first; see write_suspects(). */
+		if (sink->has_not_null)
+			check_not_null(sink);
+	}
+	else if ((constr != NULL && (constr->num_check > 0 || sink->has_generated)) ||
+			 sink->base.target->rd_rel->relispartition)
+		visit_rows(sink, sink->base.batch_context, visit_check);
+	else if (sink->has_not_null)
+	{
+		check_not_null(sink);
+		for (int row = 0; row < sink->base.batch_rows; row++)
+			if (sink->states[row] == ETL_ROW_SUSPECT)
+			{
+				visit_rows(sink, sink->base.batch_context, visit_suspect);
+				break;
+			}
+	}
+}
+
+/* The second stage. */
+void
+etl_heap_guarded_write(EtlHeapSink *sink)
+{
+	if (sink->plain && rows_fit_pages(sink))
+	{
+		etl_heap_writer_write(sink->writer, 0, sink->base.batch_rows,
+							  false, false);
+		return;
+	}
+	write_in_attempts(sink);
+	if (sink->partitioned)
+		write_suspects(sink);
+}
+
+/*
+ * Visits the rows that are still in the race, in one subtransaction for as
+ * long as none fails, and rejects those that do.
+ */
+static void
+visit_rows(EtlHeapSink *sink, MemoryContext context,
+		   void (*visit) (EtlHeapSink *, int))
+{
+	GuardedRun	run = {.sink = sink, .end = sink->base.batch_rows,
+	.visit = visit};
+	EtlGuard	guard = {0};
+	ErrorData  *edata;
+	MemoryContext oldcontext = MemoryContextSwitchTo(context);
+
+	while (run.first < run.end)
+	{
+		if (etl_guard_call(&guard, run_visit, &run, &edata))
+			break;
+		etl_heap_reject(sink, sink->base.current_row, edata);
+		run.first = sink->base.current_row + 1;
+
+		/* An expression that threw may have been left in any state. */
+		MemoryContextReset(sink->check_context);
+		sink->check_estate = NULL;
+	}
+	etl_guard_release(&guard);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static void
+run_visit(void *arg)
+{
+	GuardedRun *run = (GuardedRun *) arg;
+	EtlHeapSink *sink = run->sink;
+
+	for (int row = run->first; row < run->end; row++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (sink->states[row] == ETL_ROW_REJECTED)
+			continue;
+		sink->base.current_row = row;
+		run->visit(sink, row);
+	}
+}
+
+static void
+visit_default(EtlHeapSink *sink, int row)
+{
+	etl_columns_fill_defaults(sink->columns, sink->base.slots[row]);
+}
+
+/* All that the target demands of a row, with the server's own words. */
+static void
+visit_check(EtlHeapSink *sink, int row)
+{
+	TupleTableSlot *slot = sink->base.slots[row];
+	EState	   *estate;
+
+	if (sink->check_estate == NULL)
+		open_check(sink);
+	estate = sink->check_estate;
+	ResetPerTupleExprContext(estate);
+	slot->tts_tableOid = RelationGetRelid(sink->base.target);
+	if (sink->has_generated)
+		ExecComputeStoredGenerated(sink->check_rri, estate, slot, CMD_INSERT);
+	ExecConstraints(sink->check_rri, slot, estate);
+	if (sink->base.target->rd_rel->relispartition)
+		ExecPartitionCheck(sink->check_rri, slot, estate, true);
+}
+
+static void
+visit_suspect(EtlHeapSink *sink, int row)
+{
+	if (sink->states[row] == ETL_ROW_SUSPECT)
+		visit_check(sink, row);
+}
+
+/*
+ * An executor state for the checks.  It holds nothing but memory, and is
+ * dropped by a reset of its context.
+ */
+static void
+open_check(EtlHeapSink *sink)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(sink->check_context);
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *rri;
+
+	MemoryContextSwitchTo(estate->es_query_cxt);
+	etl_init_target_range_table(estate, sink->base.target,
+								sink->columns->attnums, sink->columns->natts);
+	rri = makeNode(ResultRelInfo);
+	InitResultRelInfo(rri, sink->base.target, 1, NULL, 0);
+	sink->check_rri = rri;
+	sink->check_estate = estate;
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* Marks the rows with a NULL where none may be; cheap, and cannot fail. */
+static void
+check_not_null(EtlHeapSink *sink)
+{
+	for (int row = 0; row < sink->base.batch_rows; row++)
+		if (sink->states[row] == ETL_ROW_PENDING && row_has_null(sink, row))
+			sink->states[row] = ETL_ROW_SUSPECT;
+}
+
+static bool
+row_has_null(EtlHeapSink *sink, int row)
+{
+	TupleTableSlot *slot = sink->base.slots[row];
+	TupleDesc	desc = slot->tts_tupleDescriptor;
+
+	for (int i = 0; i < desc->natts; i++)
+		if (slot->tts_isnull[i] && TupleDescAttr(desc, i)->attnotnull)
+			return true;
+	return false;
+}
+
+/* Short rows are not toasted, and none is too long. */
+static bool
+rows_fit_pages(EtlHeapSink *sink)
+{
+	for (int row = 0; row < sink->base.batch_rows; row++)
+	{
+		TupleTableSlot *slot = sink->base.slots[row];
+
+		if (sink->states[row] != ETL_ROW_PENDING)
+			continue;
+		slot_getallattrs(slot);
+		if (heap_compute_data_size(slot->tts_tupleDescriptor, slot->tts_values,
+								   slot->tts_isnull) +
+			MAXALIGN(SizeofHeapTupleHeader +
+					 BITMAPLEN(slot->tts_tupleDescriptor->natts)) >
+			TOAST_TUPLE_THRESHOLD)
+			return false;
+	}
+	return true;
+}
+
+/* Writes the pending rows of the batch as the head of this file tells. */
+static void
+write_in_attempts(EtlHeapSink *sink)
+{
+	int			nrows = sink->base.batch_rows;
+	int			first = 0;
+	int			failed_row = -1;	/* at the end of what is tried, if known */
+	ErrorData  *failed_error = NULL;
+	bool		one_by_one = false;
+
+	while (first < nrows)
+	{
+		int			end = Min(first + sink->attempt_rows, nrows);
+		bool		single;
+		ErrorData  *edata;
+
+		if (sink->states[first] != ETL_ROW_PENDING)
+		{
+			first++;
+			continue;
+		}
+		if (failed_row >= 0)
+			end = failed_row > first ? failed_row : first + 1;
+		single = one_by_one || sink->probe_batches > 0;
+
+		if (attempt(sink, first, end, single, &edata))
+		{
+			sink->gap += end - first;
+			first = end;
+			one_by_one = false;
+			if (failed_row < 0)
+				sink->attempt_rows = Min(sink->attempt_rows * 2,
+										 sink->base.batch_limit);
+			else if (first > failed_row)
+				failed_row = -1;
+			else if (!sink->user_triggers)
+			{
+				/* Nothing has come between the row and its error. */
+				reject_row(sink, first++, failed_error);
+				failed_row = -1;
+			}
+		}
+		else if (sink->base.current_row < 0)
+		{
+			if (single)
+				ReThrowError(edata);
+			one_by_one = true;
+		}
+		else if (sink->base.current_row == first)
+		{
+			reject_row(sink, first++, edata);
+			failed_row = -1;
+		}
+		else
+		{
+			failed_row = sink->base.current_row;
+			failed_error = edata;
+		}
+	}
+	tune_probing(sink);
+}
+
+/* Looking before writing pays for as long as there are duplicates. */
+static void
+tune_probing(EtlHeapSink *sink)
+{
+	if (sink->probe_batches > 0)
+		sink->probe_batches--;
+	for (int row = 0; row < sink->base.batch_rows; row++)
+		if (sink->states[row] == ETL_ROW_REJECTED &&
+			sink->rejects[row].sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+			sink->probe_batches = PROBE_BATCHES;
+}
+
+/* Rejects a row of the second stage and tunes the attempts after it. */
+static void
+reject_row(EtlHeapSink *sink, int row, ErrorData *edata)
+{
+	etl_heap_reject(sink, row, edata);
+	sink->attempt_rows = Min(Max(2 * sink->gap, 1), sink->base.batch_limit);
+	sink->gap = 0;
+	if (edata->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+		sink->probe_batches = PROBE_BATCHES;
+}
+
+/*
+ * Rows of a partitioned table that have a NULL where none may be fail, but
+ * perhaps for want of a partition first.  So the writer has the word.
+ */
+static void
+write_suspects(EtlHeapSink *sink)
+{
+	for (int row = 0; row < sink->base.batch_rows; row++)
+	{
+		ErrorData  *edata;
+
+		if (sink->states[row] != ETL_ROW_SUSPECT)
+			continue;
+		sink->states[row] = ETL_ROW_PENDING;
+		if (!attempt(sink, row, row + 1, true, &edata))
+			etl_heap_reject(sink, row, edata);
+	}
+}
+
+/*
+ * Tries to write the pending rows of [first, end).  If that fails everything
+ * is as before, and sink->current_row is the row at fault, or -1.
+ */
+static bool
+attempt(EtlHeapSink *sink, int first, int end, bool one_by_one,
+		ErrorData **edata)
+{
+	GuardedRun	run = {.sink = sink, .first = first, .end = end,
+	.one_by_one = one_by_one};
+	EtlGuard	guard = {0};
+	MemoryContext oldcontext = MemoryContextSwitchTo(sink->base.batch_context);
+	Size		size = sizeof(EtlRowState) * (end - first);
+	EtlRowState *saved = palloc(size);
+	bool		ok;
+
+	memcpy(saved, sink->states + first, size);
+	sink->base.current_row = -1;
+	ok = etl_guard_call(&guard, run_attempt, &run, edata);
+	if (ok)
+		etl_guard_release(&guard);
+	else
+		memcpy(sink->states + first, saved, size);
+	pfree(saved);
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(sink->attempt_context);
+	return ok;
+}
+
+static void
+run_attempt(void *arg)
+{
+	GuardedRun *run = (GuardedRun *) arg;
+	EtlHeapSink *sink = run->sink;
+	EtlHeapWriter *writer;
+
+	MemoryContextSwitchTo(sink->attempt_context);
+	writer = etl_heap_writer_open(sink,
+								  ETL_WRITER_INDEXES | ETL_WRITER_EACH_ROW);
+	etl_heap_writer_write(writer, run->first, run->end, run->one_by_one,
+						  run->one_by_one && sink->probe_batches > 0);
+	etl_heap_writer_close(writer);
+}

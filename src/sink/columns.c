@@ -1,0 +1,153 @@
+/*-------------------------------------------------------------------------
+ *
+ * columns.c
+ *	  Which columns of a target are supplied, and what the others get.
+ *
+ * As COPY does: a column that is not supplied gets its default, a column
+ * without a default gets NULL, an identity column takes the value that is
+ * supplied whether it is GENERATED ALWAYS or BY DEFAULT, and generated
+ * columns are left to the writer.
+ *
+ * Takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "sink/append.h"
+
+#include "access/transam.h"
+#include "catalog/pg_proc.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+static void plan_missing(EtlColumns *columns, Relation target);
+static bool calls_user_function(Node *node, void *context);
+static bool is_volatile_user_function(Oid funcid, void *context);
+
+/*
+ * Notes the supplied columns and prepares the defaults of the others, in the
+ * current memory context.  The column list is trusted to name ordinary
+ * columns once each; etl_sink_check_privileges() has seen to it.
+ */
+EtlColumns *
+etl_columns_create(Relation target, const AttrNumber *attnums, int natts)
+{
+	EtlColumns *columns = palloc0(sizeof(EtlColumns));
+	int			nmax = RelationGetDescr(target)->natts;
+
+	columns->natts = natts;
+	columns->attnums = palloc(sizeof(AttrNumber) * (natts + 1));
+	if (natts > 0)
+		memcpy(columns->attnums, attnums, sizeof(AttrNumber) * natts);
+	columns->null_attnums = palloc(sizeof(AttrNumber) * (nmax + 1));
+	columns->default_attnums = palloc(sizeof(AttrNumber) * (nmax + 1));
+	columns->default_exprs = palloc(sizeof(ExprState *) * (nmax + 1));
+	columns->estate = CreateExecutorState();
+	plan_missing(columns, target);
+	return columns;
+}
+
+void
+etl_columns_free(EtlColumns *columns)
+{
+	FreeExecutorState(columns->estate);
+	pfree(columns->attnums);
+	pfree(columns->null_attnums);
+	pfree(columns->default_attnums);
+	pfree(columns->default_exprs);
+	pfree(columns);
+}
+
+/*
+ * Completes a slot whose supplied columns were filled, up to the defaults,
+ * and stores it.  Cannot fail.
+ */
+void
+etl_columns_fill_nulls(EtlColumns *columns, TupleTableSlot *slot)
+{
+	for (int i = 0; i < columns->n_null; i++)
+	{
+		slot->tts_values[columns->null_attnums[i] - 1] = (Datum) 0;
+		slot->tts_isnull[columns->null_attnums[i] - 1] = true;
+	}
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * Computes the defaults of one stored row in the current memory context,
+ * which must live as long as the batch.  Runs users' code.
+ */
+void
+etl_columns_fill_defaults(EtlColumns *columns, TupleTableSlot *slot)
+{
+	ExprContext *econtext = GetPerTupleExprContext(columns->estate);
+
+	for (int i = 0; i < columns->n_default; i++)
+	{
+		int			att = columns->default_attnums[i] - 1;
+
+		slot->tts_values[att] = ExecEvalExpr(columns->default_exprs[i],
+											 econtext,
+											 &slot->tts_isnull[att]);
+	}
+	ResetPerTupleExprContext(columns->estate);
+}
+
+/* Sorts the columns that are not supplied into those with a default or not. */
+static void
+plan_missing(EtlColumns *columns, Relation target)
+{
+	TupleDesc	desc = RelationGetDescr(target);
+	bool	   *supplied = palloc0(sizeof(bool) * (desc->natts + 1));
+
+	for (int i = 0; i < columns->natts; i++)
+		supplied[columns->attnums[i]] = true;
+
+	for (AttrNumber attnum = 1; attnum <= desc->natts; attnum++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
+		Expr	   *expr = NULL;
+
+		if (supplied[attnum])
+			continue;
+		if (!att->attisdropped && !att->attgenerated)
+			expr = (Expr *) build_column_default(target, attnum);
+		if (expr != NULL)
+		{
+			MemoryContext oldcontext;
+			int			i = columns->n_default++;
+
+			oldcontext = MemoryContextSwitchTo(columns->estate->es_query_cxt);
+			expr = expression_planner(expr);
+			columns->default_exprs[i] = ExecInitExpr(expr, NULL);
+			columns->default_attnums[i] = attnum;
+			if (calls_user_function((Node *) expr, NULL))
+				columns->defaults_read_tables = true;
+			MemoryContextSwitchTo(oldcontext);
+		}
+		/* Even where a default follows: the row is stored before. */
+		columns->null_attnums[columns->n_null++] = attnum;
+	}
+	pfree(supplied);
+}
+
+/* Does the expression call a function that might look at the target? */
+static bool
+calls_user_function(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (check_functions_in_node(node, is_volatile_user_function, context))
+		return true;
+	return expression_tree_walker(node, calls_user_function, context);
+}
+
+/* Those of the server itself, such as nextval() and random(), do not. */
+static bool
+is_volatile_user_function(Oid funcid, void *context pg_attribute_unused())
+{
+	return funcid >= FirstNormalObjectId &&
+		func_volatile(funcid) == PROVOLATILE_VOLATILE;
+}

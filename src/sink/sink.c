@@ -1,0 +1,275 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink.c
+ *	  Which sink serves a target, and what all sinks have in common.
+ *
+ * A new sink is one new file and one line in the table below.
+ *
+ * Takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "sink/append.h"
+
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "miscadmin.h"
+#include "nodes/value.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+/* The first that says yes serves. */
+static const EtlSinkOps *const sinks[] = {
+	&etl_append_heap_ops,
+	&etl_append_sql_ops,
+};
+
+static void check_kind(Relation target);
+static void check_columns(Relation target, const AttrNumber *attnums,
+						  int natts);
+static void check_column_acl(Relation target, AttrNumber attnum,
+							 AclMode mode);
+static void check_conflict_acl(Relation target, const AttrNumber *attnums,
+							   int natts, const EtlSinkOptions *options);
+
+/*
+ * May the current role insert these columns into this target, and can anyone?
+ * Throws what an INSERT would throw, before any row is read.
+ */
+void
+etl_sink_check_privileges(Relation target, const AttrNumber *attnums,
+						  int natts, const EtlSinkOptions *options)
+{
+	Oid			relid = RelationGetRelid(target);
+
+	check_kind(target);
+	check_columns(target, attnums, natts);
+
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_INSERT) != ACLCHECK_OK)
+	{
+		if (natts == 0 &&
+			pg_attribute_aclcheck_all(relid, GetUserId(), ACL_INSERT,
+									  ACLMASK_ANY) != ACLCHECK_OK)
+			aclcheck_error(ACLCHECK_NO_PRIV,
+						   get_relkind_objtype(target->rd_rel->relkind),
+						   RelationGetRelationName(target));
+		for (int i = 0; i < natts; i++)
+			check_column_acl(target, attnums[i], ACL_INSERT);
+	}
+	if (options->on_conflict != ETL_CONFLICT_ERROR)
+		check_conflict_acl(target, attnums, natts, options);
+
+	if (!target->rd_islocaltemp)
+		PreventCommandIfReadOnly("INSERT");
+	PreventCommandIfParallelMode("INSERT");
+}
+
+/*
+ * Opens a sink for rows of the given columns.  reject is called at flush for
+ * each row that fails, if options->guarded; it must not touch the sink.  The
+ * sink lives in the current memory context.  BEFORE STATEMENT triggers fire.
+ */
+EtlSink *
+etl_sink_open(Relation target, const AttrNumber *attnums, int natts,
+			  const EtlSinkOptions *options, EtlSinkRejectCall reject,
+			  void *reject_arg)
+{
+	EtlSink    *sink;
+	int			i = 0;
+
+	while (!sinks[i]->serves(target, options))
+	{
+		if (++i == lengthof(sinks))
+			elog(ERROR, "no sink serves relation \"%s\"",
+				 RelationGetRelationName(target));
+	}
+	sink = sinks[i]->open(target, attnums, natts, options);
+	sink->ops = sinks[i];
+	sink->reject = reject;
+	sink->reject_arg = reject_arg;
+	return sink;
+}
+
+/*
+ * The slot of the next row.  The caller fills tts_values and tts_isnull of
+ * the supplied columns only, and stores nothing; by-reference values live in
+ * sink->batch_context.  It must flush when batch_rows reaches batch_limit:
+ * the sink cannot do it, since what rows refer to is the caller's.
+ */
+TupleTableSlot *
+etl_sink_next_slot(EtlSink *sink)
+{
+	if (sink->batch_rows >= sink->batch_limit)
+		elog(ERROR, "batch of %d rows was not flushed", sink->batch_rows);
+	if (sink->slots[sink->batch_rows] == NULL)
+	{
+		MemoryContext oldcontext;
+
+		oldcontext = MemoryContextSwitchTo(GetMemoryChunkContext(sink->slots));
+		sink->slots[sink->batch_rows] = table_slot_create(sink->target, NULL);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	return ExecClearTuple(sink->slots[sink->batch_rows++]);
+}
+
+/* Takes back the slot given last: its row is not to be written. */
+void
+etl_sink_drop_slot(EtlSink *sink)
+{
+	Assert(sink->batch_rows > 0);
+	sink->batch_rows--;
+}
+
+/* Other columns from the next row on; the batch must be flushed. */
+void
+etl_sink_set_columns(EtlSink *sink, const AttrNumber *attnums, int natts)
+{
+	if (sink->batch_rows > 0)
+		elog(ERROR, "columns of a sink changed within a batch");
+	sink->ops->set_columns(sink, attnums, natts);
+}
+
+/*
+ * Writes the batch and empties it; resets batch_context.  Rejects are
+ * reported in the order of the rows, after all rows of the batch have been
+ * tried.
+ */
+void
+etl_sink_flush(EtlSink *sink)
+{
+	if (sink->batch_rows > 0)
+	{
+		sink->ops->flush(sink);
+		sink->current_row = -1;
+		sink->batch_rows = 0;
+		CommandCounterIncrement();
+	}
+	MemoryContextReset(sink->batch_context);
+}
+
+/* Flushes, fires AFTER STATEMENT triggers and gives back everything. */
+void
+etl_sink_close(EtlSink *sink)
+{
+	etl_sink_flush(sink);
+	for (int i = 0; i < sink->batch_limit && sink->slots[i] != NULL; i++)
+		ExecDropSingleTupleTableSlot(sink->slots[i]);
+	sink->ops->close(sink);
+}
+
+/* Refuses what INSERT refuses, with a word on the way out. */
+static void
+check_kind(Relation target)
+{
+	const char *name = RelationGetRelationName(target);
+
+	switch (target->rd_rel->relkind)
+	{
+		case RELKIND_RELATION:
+		case RELKIND_PARTITIONED_TABLE:
+		case RELKIND_FOREIGN_TABLE:
+		case RELKIND_VIEW:
+			break;
+		case RELKIND_MATVIEW:
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("cannot load into materialized view \"%s\"", name),
+					 errhint("Load into the tables that it reads, then use REFRESH MATERIALIZED VIEW.")));
+			break;
+		case RELKIND_SEQUENCE:
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("cannot load into sequence \"%s\"", name),
+					 errhint("The target must be a table, a foreign table or an updatable view.")));
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("cannot load into \"%s\"", name),
+					 errdetail_relkind_not_supported(target->rd_rel->relkind),
+					 errhint("The target must be a table, a foreign table or an updatable view.")));
+	}
+	if (!allowSystemTableMods && IsSystemRelation(target))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied: \"%s\" is a system catalog", name)));
+	if (RELATION_IS_OTHER_TEMP(target))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot access temporary tables of other sessions")));
+}
+
+/* Each column once, and none that the table computes. */
+static void
+check_columns(Relation target, const AttrNumber *attnums, int natts)
+{
+	TupleDesc	desc = RelationGetDescr(target);
+	Bitmapset  *seen = NULL;
+
+	for (int i = 0; i < natts; i++)
+	{
+		Form_pg_attribute att;
+
+		if (attnums[i] < 1 || attnums[i] > desc->natts)
+			elog(ERROR, "invalid column number %d of relation \"%s\"",
+				 attnums[i], RelationGetRelationName(target));
+		att = TupleDescAttr(desc, attnums[i] - 1);
+		if (att->attisdropped)
+			elog(ERROR, "column number %d of relation \"%s\" was dropped",
+				 attnums[i], RelationGetRelationName(target));
+		if (att->attgenerated)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+					 errmsg("column \"%s\" is a generated column",
+							NameStr(att->attname)),
+					 errdetail("Generated columns are computed, not loaded."),
+					 errhint("Leave the column out.")));
+		if (bms_is_member(attnums[i], seen))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_COLUMN),
+					 errmsg("column \"%s\" specified more than once",
+							NameStr(att->attname))));
+		seen = bms_add_member(seen, attnums[i]);
+	}
+	bms_free(seen);
+}
+
+/* The privilege on one column, which that on the table includes. */
+static void
+check_column_acl(Relation target, AttrNumber attnum, AclMode mode)
+{
+	Oid			relid = RelationGetRelid(target);
+
+	if (pg_class_aclcheck(relid, GetUserId(), mode) != ACLCHECK_OK &&
+		pg_attribute_aclcheck(relid, attnum, GetUserId(), mode) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV,
+					   get_relkind_objtype(target->rd_rel->relkind),
+					   RelationGetRelationName(target));
+}
+
+/* ON CONFLICT reads the keys; DO UPDATE writes the other columns too. */
+static void
+check_conflict_acl(Relation target, const AttrNumber *attnums, int natts,
+				   const EtlSinkOptions *options)
+{
+	List	   *keys = etl_conflict_keys(target, options);
+	ListCell   *lc;
+	Bitmapset  *key_set = NULL;
+
+	foreach(lc, keys)
+	{
+		AttrNumber	attnum = get_attnum(RelationGetRelid(target),
+										strVal(lfirst(lc)));
+
+		check_column_acl(target, attnum, ACL_SELECT);
+		key_set = bms_add_member(key_set, attnum);
+	}
+	if (options->on_conflict == ETL_CONFLICT_UPDATE)
+		for (int i = 0; i < natts; i++)
+			if (!bms_is_member(attnums[i], key_set))
+				check_column_acl(target, attnums[i], ACL_UPDATE);
+	bms_free(key_set);
+}
