@@ -39,6 +39,7 @@ OBJS += \
 	src/source/stream.o \
 	src/source/files.o \
 	src/source/csv_reader.o \
+	src/source/csv_resync.o \
 	src/source/csv_split.o \
 	src/source/encoding.o \
 	src/source/convert.o \
@@ -49,6 +50,9 @@ OBJS += \
 # sink: how rows land
 OBJS += \
 	src/sink/sink.o \
+	src/sink/columns.o \
+	src/sink/append_writer.o \
+	src/sink/append_guarded.o \
 	src/sink/append_heap.o \
 	src/sink/append_sql.o \
 	src/sink/indexes.o

@@ -178,11 +178,11 @@ load_record(EtlLoad *load)
 		etl_convert(load->converter, fields, nfields, slot->tts_values,
 					slot->tts_isnull, &reject))
 	{
-		load->records[sink->batch_rows] = load->record;
-		etl_sink_store(sink);
+		load->records[sink->batch_rows - 1] = load->record;
 	}
 	else
 	{
+		etl_sink_drop_slot(sink);
 		if (load->on_error != ETL_ON_ERROR_ABORT &&
 			etl_csv_resync(load->reader, &load->record, load->nfields))
 		{

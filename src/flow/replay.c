@@ -287,12 +287,12 @@ replay_letter(Replay *replay, int index)
 		etl_csv_split(reader, &record, &fields, &nfields, &reject) &&
 		etl_convert(replay->converter, fields, nfields, slot->tts_values,
 					slot->tts_isnull, &reject))
-	{
-		replay->row_letters[sink->batch_rows] = index;
-		etl_sink_store(sink);
-	}
+		replay->row_letters[sink->batch_rows - 1] = index;
 	else
+	{
+		etl_sink_drop_slot(sink);
 		fail_letter(replay, letter, &reject);
+	}
 	etl_csv_close(reader);
 	etl_stream_close(stream, NULL);
 	MemoryContextSwitchTo(old_context);

@@ -33,16 +33,16 @@ typedef enum Shape
 	SHAPE_UNKNOWN				/* the buffer ends before it does */
 } Shape;
 
-typedef struct Scan
+typedef struct ShapeScan
 {
 	size_t		pos;			/* in the buffer; afterwards its next record */
 	int			nfields;
 	int			max_fields;		/* more are irregular */
-} Scan;
+} ShapeScan;
 
 /* Pass over blanks where the dialect trims them. */
 static void
-scan_blanks(const EtlCsvReader *reader, Scan *scan)
+scan_blanks(const EtlCsvReader *reader, ShapeScan *scan)
 {
 	const EtlCsvFramer *framer = &reader->framer;
 
@@ -57,7 +57,7 @@ scan_blanks(const EtlCsvReader *reader, Scan *scan)
  * but SHAPE_REGULAR means that there is none.
  */
 static Shape
-scan_quoted(const EtlCsvReader *reader, Scan *scan)
+scan_quoted(const EtlCsvReader *reader, ShapeScan *scan)
 {
 	const EtlCsvFramer *framer = &reader->framer;
 	const EtlCsvDialect *dialect = &reader->dialect;
@@ -98,7 +98,7 @@ scan_quoted(const EtlCsvReader *reader, Scan *scan)
 
 /* Go to the end of an unquoted field; false if there is a quote in it. */
 static bool
-scan_unquoted(const EtlCsvReader *reader, Scan *scan)
+scan_unquoted(const EtlCsvReader *reader, ShapeScan *scan)
 {
 	const EtlCsvFramer *framer = &reader->framer;
 
@@ -124,7 +124,7 @@ scan_unquoted(const EtlCsvReader *reader, Scan *scan)
  * wrong here (*shape); false if another field follows.
  */
 static bool
-scan_end(const EtlCsvReader *reader, Scan *scan, Shape *shape)
+scan_end(const EtlCsvReader *reader, ShapeScan *scan, Shape *shape)
 {
 	const EtlCsvFramer *framer = &reader->framer;
 	size_t		left = framer->len - scan->pos;
@@ -152,7 +152,7 @@ scan_end(const EtlCsvReader *reader, Scan *scan, Shape *shape)
 
 /* What the record that starts at scan->pos looks like. */
 static Shape
-scan_record(const EtlCsvReader *reader, Scan *scan)
+scan_record(const EtlCsvReader *reader, ShapeScan *scan)
 {
 	const EtlCsvFramer *framer = &reader->framer;
 	Shape		shape;
@@ -183,7 +183,7 @@ scan_record(const EtlCsvReader *reader, Scan *scan)
  * *budget is charged with the bytes looked at.
  */
 static Shape
-scan_record_reading(EtlCsvReader *reader, Scan *scan, int64 *budget)
+scan_record_reading(EtlCsvReader *reader, ShapeScan *scan, int64 *budget)
 {
 	size_t		start = scan->pos;
 	Shape		shape;
@@ -233,7 +233,7 @@ find_good_line(EtlCsvReader *reader, size_t start, size_t end, int nfields)
 
 	while (budget > 0 && (pos = next_line_start(framer, pos, end)) != 0)
 	{
-		Scan		scan = {pos, 0, nfields};
+		ShapeScan		scan = {pos, 0, nfields};
 
 		CHECK_FOR_INTERRUPTS();
 		if (scan_record_reading(reader, &scan, &budget) == SHAPE_REGULAR &&
@@ -247,7 +247,7 @@ find_good_line(EtlCsvReader *reader, size_t start, size_t end, int nfields)
 static bool
 all_are_records(const EtlCsvReader *reader, size_t pos, size_t end)
 {
-	Scan		scan = {pos, 0, INT_MAX};
+	ShapeScan		scan = {pos, 0, INT_MAX};
 
 	while (scan.pos < end)
 	{
@@ -312,7 +312,7 @@ etl_csv_resync(EtlCsvReader *reader, EtlCsvRecord *record, int nfields)
 		return false;
 	if (!(record->flags & ETL_CSV_UNTERMINATED))
 	{
-		Scan		scan = {start, 0, INT_MAX};
+		ShapeScan		scan = {start, 0, INT_MAX};
 
 		if (scan_record(reader, &scan) == SHAPE_REGULAR)
 			return false;
