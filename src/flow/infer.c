@@ -75,7 +75,8 @@ static const Candidate candidates[] = {
 	{UUIDOID, "uuid", NULL},
 };
 
-#define ALL_CANDIDATES	((1 << lengthof(candidates)) - 1)
+#define NUM_CANDIDATES	((int) lengthof(candidates))
+#define ALL_CANDIDATES	((1 << NUM_CANDIDATES) - 1)
 
 /* What is known of one column of the file. */
 typedef struct Column
@@ -150,7 +151,7 @@ create_converters(Inference *inference)
 {
 	static const AttrNumber attnum = 1;
 
-	for (int i = 0; i < lengthof(candidates); i++)
+	for (int i = 0; i < NUM_CANDIDATES; i++)
 	{
 		TupleDesc	desc = CreateTemplateTupleDesc(1);
 
@@ -174,7 +175,7 @@ look_at_value(Inference *inference, Column *column, const EtlField *field)
 								pnstrdup(field->data,
 										 pg_mbcliplen(field->data, field->len,
 													  MAX_EXAMPLE_LEN)));
-	for (int i = 0; i < lengthof(candidates); i++)
+	for (int i = 0; i < NUM_CANDIDATES; i++)
 	{
 		EtlReject	reject = {0};
 		Datum		value;
@@ -347,7 +348,7 @@ infer(void *arg)
 static const char *
 column_type(const Column *column)
 {
-	for (int i = 0; column->example != NULL && i < lengthof(candidates); i++)
+	for (int i = 0; column->example != NULL && i < NUM_CANDIDATES; i++)
 		if (column->possible & (1 << i))
 			return candidates[i].name;
 	return "text";
