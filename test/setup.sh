@@ -246,6 +246,7 @@ on_exit()
 	restore_main_cluster
 	[ -z "$house" ] || demolish "$house"
 	if [ "$command" = test ]; then
+		[ "$suites_left" = 0 ] || printf '\n' >&3	# something may stand half-written
 		failed=$((failed + suites_left))
 		[ "$failed" = 0 ] || [ $status != 0 ] || status=1
 		printf '%d passed, %d failed\n' "$passed" "$failed" >&3
