@@ -109,8 +109,10 @@ $(OBJS): $(wildcard $(here)src/*.h $(here)src/*/*.h)
 $(INSTALL_SCRIPT_SQL): $(SQL_PARTS) etl_patterns.control
 	(cd $(srcdir) && for part in $(SQL_PARTS); do \
 		printf -- '-- %s\n\n' "$$part" && cat "$$part" && echo || exit 1; \
-	done) >$@.tmp
-	mv $@.tmp $@
+	done) >$@
+
+# A part that is missing must not leave half a script.
+.DELETE_ON_ERROR:
 
 # Built elsewhere, the objects need their folders.
 ifdef VPATH

@@ -115,7 +115,7 @@ packages()
 		lacking=$(missing)
 		[ -n "$lacking" ] || return 0
 	fi
-	printf 'setup.sh: missing here (Debian package: what it is):\n%s\n' "$lacking" >&2
+	printf 'setup.sh: missing here (Debian package: what it is):\n%s\n' "${lacking//VERSION/15}" >&2
 	exit 1
 }
 
@@ -232,6 +232,7 @@ demolish()
 			"${as_user[@]}" "$bin" -D "$(dirname "$pidfile")" -m immediate -w stop >/dev/null 2>&1 ||
 			true
 	done < <(find "$dir" -name postmaster.pid 2>/dev/null)
+	# Once more, in case something that was about to end wrote in between.
 	rm -rf "$dir" || rm -rf "$dir"
 }
 
@@ -245,6 +246,7 @@ on_exit()
 	restore_main_cluster
 	[ -z "$house" ] || demolish "$house"
 	if [ "$command" = test ]; then
+		[ "$suites_left" = 0 ] || printf '\n' >&3	# something may stand half-written
 		failed=$((failed + suites_left))
 		[ "$failed" = 0 ] || [ $status != 0 ] || status=1
 		printf '%d passed, %d failed\n' "$passed" "$failed" >&3
@@ -391,16 +393,17 @@ count_regress()
 	count "$ok" $((total - ok)) "$status"
 }
 
-# Counts verbose TAP: assertions, and files that died beside them.
+# Counts verbose TAP: assertions, and files that died or skipped everything.
+# An assertion that was skipped is neither passed nor failed.
 count_tap()
 {
 	local log=$1 status=$2 counts
 
 	counts=$(awk '
-		/^test\/t\/.*\.pl \.+ *$/		{ here = 0 }
-		/^ok [0-9]/ && !/# (skip|SKIP)/	{ good++ }
-		/^not ok [0-9]/ && !/# TODO/	{ bad++; here++ }
-		/^1\.\.0 # (skip|SKIP)/			{ bad++ }
+		/^test\/t\/.*\.pl \.+/			{ here = 0 }
+		/^test\/t\/.*\.pl \.+ skipped/	{ bad++ }
+		/^ok [0-9]/ && !/[^\\]# (skip|SKIP)/	{ good++ }
+		/^not ok [0-9]/ && !/[^\\]# TODO/	{ bad++; here++ }
 		/^Dubious/ && !here				{ bad++ }
 		END { print good + 0, bad + 0 }' "$log")
 	# shellcheck disable=SC2086
@@ -425,6 +428,7 @@ suite()
 	local only=()
 
 	say "suite: $name"
+	rm -rf "$root/test/work/$name"
 	case $name in
 		regress) only=(ISOLATION= TAP_TESTS=) ;;
 		isolation) only=(REGRESS= TAP_TESTS=) ;;
@@ -448,24 +452,32 @@ count_files()
 # Shows what a suite left to look at, and keeps it in test/work.
 show_failure()
 {
-	local tree=$house/tree keep=$root/test/work/$1 file
+	local name=$1 tree=$house/tree keep=$root/test/work/$1
+	local serverlog=$house/run/server.log file left
 
-	for file in "$tree"/regression.diffs "$tree"/output_iso/regression.diffs; do
-		[ "$1" = tap ] || [ ! -s "$file" ] || head -n 400 "$file"
+	case $name in
+		regress)
+			left=("$tree"/regression.diffs "$tree"/results)
+			[ ! -s "${left[0]}" ] || head -n 400 "${left[0]}"
+			;;
+		isolation)
+			left=("$tree"/output_iso/regression.diffs "$tree"/output_iso/results)
+			[ ! -s "${left[0]}" ] || head -n 400 "${left[0]}"
+			;;
+		*)
+			left=("$tree"/tmp_check/log)
+			while read -r file; do
+				[ ! -f "$file" ] || { say "${file##*/}" && tail -n 60 "$file"; }
+			done < <(sed -n "s|^test/t/\(.*\)\.pl .*Wstat.*|${left[0]}/regress_log_\1|p" "$house/$name.log")
+			;;
+	esac
+	! grep -qE 'PANIC|TRAP|terminated by signal' "$serverlog" || tail -n 40 "$serverlog"
+
+	mkdir -p "$keep"
+	for file in "${left[@]}" "$serverlog"; do
+		[ ! -e "$file" ] || cp -r "$file" "$keep/"
 	done
-	if [ "$1" = tap ]; then
-		for file in "$tree"/tmp_check/log/regress_log_*; do
-			[ ! -f "$file" ] || { say "${file##*/}" && tail -n 40 "$file"; }
-		done
-	fi
-	tail -n 20 "$house/run/server.log"
-	if rm -rf "$keep" && mkdir -p "$keep"; then
-		for file in regression.diffs results output_iso tmp_check/log; do
-			[ ! -e "$tree/$file" ] || cp -r "$tree/$file" "$keep/"
-		done
-		cp "$house/run/server.log" "$keep/"
-		say "kept in test/work/$1"
-	fi
+	say "kept in test/work/$name"
 }
 
 run_suites()
