@@ -18,6 +18,17 @@
 #endif
 
 /* ------------------------------------------------------------------ */
+/* the JSON parser: a lexer that checks escapes, too                    */
+
+#if PG_VERSION_NUM >= 170000
+#define etl_make_json_lexer(text, len, encoding) \
+	makeJsonLexContextCstringLen(NULL, text, len, encoding, true)
+#else
+#define etl_make_json_lexer(text, len, encoding) \
+	makeJsonLexContextCstringLen(text, len, encoding, true)
+#endif
+
+/* ------------------------------------------------------------------ */
 /* the executor's parts that a sink puts together                       */
 
 #include "access/sysattr.h"
