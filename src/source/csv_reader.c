@@ -458,17 +458,32 @@ look_ahead(EtlCsvReader *reader)
 	etl_stream_rewind(reader->stream, reader->buf_offset + (int64) framer->len);
 }
 
-/* Free the buffers that no valid record points to any more. */
+/*
+ * Free what no valid record points to any more, and what only a huge record
+ * needed.
+ */
 static void
-free_retired(EtlCsvReader *reader)
+free_old(EtlCsvReader *reader)
 {
 	list_free_deep(reader->retired);
 	reader->retired = NIL;
+	if (reader->scratch_size > ETL_CSV_LOOKAHEAD)
+	{
+		pfree(reader->scratch);
+		reader->scratch = NULL;
+		reader->scratch_size = 0;
+	}
+	if (reader->converted_size > ETL_CSV_LOOKAHEAD)
+	{
+		pfree(reader->converted);
+		reader->converted = NULL;
+		reader->converted_size = 0;
+	}
 }
 
 /*
- * Read more.  All records handed out so far become invalid.  The buffer grows
- * with the record in it and shrinks again after it.
+ * Read more.  All records and fields handed out so far become invalid.  The
+ * buffer grows with the record in it and shrinks again after it.
  */
 void
 etl_csv_fill(EtlCsvReader *reader)
@@ -477,7 +492,7 @@ etl_csv_fill(EtlCsvReader *reader)
 	size_t		tail = framer->len - framer->start;
 	size_t		size = ETL_CSV_CHUNK;
 
-	free_retired(reader);
+	free_old(reader);
 	if (framer->eof || reader->cut)
 		return;
 	if (tail >= reader->need)
