@@ -29,6 +29,9 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
+/* Bytes framed one by one between two looks at the cancel flag, about. */
+#define FRAME_SLICE	(1024 * 1024)
+
 #define HIGH_BITS	UINT64CONST(0x8080808080808080)
 
 /* The first byte above 127 in s[0..len), or len. */
@@ -191,6 +194,8 @@ frame_bytewise(EtlCsvReader *reader, EtlCsvFramer *framer,
 	{
 		char		c = framer->buf[framer->scan];
 
+		if ((framer->scan & (FRAME_SLICE - 1)) == 0)
+			CHECK_FOR_INTERRUPTS();
 		if (reader->embeds_ascii && IS_HIGHBIT_SET(c))
 		{
 			size_t		left = framer->len - framer->scan;
@@ -606,9 +611,29 @@ skip_preamble(EtlCsvReader *reader, int skip_lines)
 }
 
 /*
+ * Records are framed before they are converted, so the characters that
+ * structure them must be the same byte in both encodings.
+ */
+static void
+check_dialect(const EtlCsvReader *reader)
+{
+	const EtlCsvDialect *dialect = &reader->dialect;
+
+	if ((IS_HIGHBIT_SET(dialect->delimiter) || IS_HIGHBIT_SET(dialect->quote) ||
+		 IS_HIGHBIT_SET(dialect->escape)) &&
+		dialect->encoding != reader->server_encoding)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("delimiter, quote and escape must be ASCII characters when the file's encoding \"%s\" is not the server's",
+						pg_encoding_to_char(dialect->encoding)),
+				 errhint("Convert the file to the server's encoding first.")));
+}
+
+/*
  * Start reading records.  The stream stays the caller's and must outlive the
- * reader.  A dialect that cannot work (no conversion from the file's encoding
- * to the server's) is an error here, before anything is handed out.
+ * reader, and so must the dialect's null strings.  A dialect that cannot work
+ * (no conversion from the file's encoding to the server's) is an error here,
+ * before anything is handed out.
  */
 EtlCsvReader *
 etl_csv_open(EtlStream *stream, const EtlCsvDialect *dialect, int skip_lines)
@@ -623,6 +648,7 @@ etl_csv_open(EtlStream *stream, const EtlCsvDialect *dialect, int skip_lines)
 	reader->stream = stream;
 	reader->dialect = *dialect;
 	reader->server_encoding = GetDatabaseEncoding();
+	check_dialect(reader);
 	etl_csv_encoding_open(reader);
 	reader->bytewise = reader->embeds_ascii || dialect->escape != dialect->quote;
 	etl_csv_split_open(reader);

@@ -24,6 +24,9 @@
 
 #include "miscadmin.h"
 
+/* Bytes looked at between two looks at the cancel flag, about. */
+#define SCAN_SLICE		(1024 * 1024)
+
 /* How a record that starts at a given place looks. */
 typedef enum Shape
 {
@@ -68,6 +71,8 @@ scan_quoted(const EtlCsvReader *reader, Scan *scan)
 		char		c = framer->buf[scan->pos];
 		bool		last = (scan->pos + 1 >= framer->len);
 
+		if ((scan->pos & (SCAN_SLICE - 1)) == 0)
+			CHECK_FOR_INTERRUPTS();
 		if (reader->embeds_ascii && IS_HIGHBIT_SET(c))
 		{
 			scan->pos += etl_csv_char_len(reader, framer->buf + scan->pos,
