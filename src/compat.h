@@ -33,9 +33,11 @@
 
 #include "access/sysattr.h"
 #include "catalog/index.h"
+#include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
+#include "utils/acl.h"
 #include "utils/rel.h"
 
 #if PG_VERSION_NUM >= 160000
@@ -43,11 +45,14 @@
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
 #define etl_root_to_child_map(rri, estate) ExecGetRootToChildMap(rri, estate)
+#define etl_owns_relation(relid, role) \
+	object_ownercheck(RelationRelationId, relid, role)
 #else
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
+#define etl_owns_relation(relid, role) pg_class_ownercheck(relid, role)
 #endif
 
 #if PG_VERSION_NUM >= 180000
