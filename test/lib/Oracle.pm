@@ -259,7 +259,8 @@ sub write_case
 
 		$bytes = join $eol, @$records;
 		$bytes .= $eol if chance(0.7) && @$records;
-		$bytes = mutate($case, $bytes) if $case->{kind} eq 'broken';
+		# COPY verifies a header line that it skips, we do not
+		$bytes = ($case->{header} ? "1st$eol" : '') . mutate($case, $bytes) if $case->{kind} eq 'broken';
 		if ($case->{kind} eq 'mixed')
 		{
 			$case->{mixed} = 1;
@@ -360,7 +361,7 @@ sub run
 		if ($status != 0 || $stdout ne '' || $stderr ne '')
 		{
 			$wrong++;
-			diag substr($_, 0, 600) for (split /\n/, "$stdout\n$stderr")[ 0 .. 20 ];
+			diag substr($_, 0, 600) for grep { defined } (split /\n/, "$stdout\n$stderr")[ 0 .. 20 ];
 			for my $case (@names)
 			{
 				next if "$stdout$stderr" !~ /case \Q$case->{name}:/ && $stderr eq '';
