@@ -103,6 +103,8 @@ frame_cr(EtlCsvFramer *framer, size_t pos, size_t *next, bool *wait)
 		framer->eol = ETL_CSV_EOL_CR;
 	if (framer->eol == ETL_CSV_EOL_CR)
 		return true;
+	if (!(framer->flags & ETL_CSV_BAD_CR))
+		framer->bad_cr = pos - framer->start;
 	framer->flags |= ETL_CSV_BAD_CR;
 	return false;
 }
@@ -309,6 +311,7 @@ emit_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t end, size_t next)
 	if (inner > 0)
 		framer->flags |= ETL_CSV_MULTILINE;
 	record->flags = framer->flags;
+	reader->bad_cr = framer->bad_cr;
 
 	reader->line_no += inner + (next > end ? 1 : 0);
 	reader->need = 0;

@@ -276,12 +276,21 @@ reject_structure(EtlReject *reject, int sqlerrcode, const char *message,
 	return false;
 }
 
-/* Is something wrong with the record that the framer has already seen? */
+/*
+ * Is something wrong with the record that the framer has already seen?  COPY
+ * stumbles over what comes first, and finds an open quote at the very end: so
+ * bytes that are not of the encoding go before.
+ */
 static bool
 check_flags(EtlCsvReader *reader, const EtlCsvRecord *record, EtlReject *reject)
 {
+	EtlCsvRecord before = *record;
 	const char *detail = NULL;
+	const char *text;
+	size_t		len;
 
+	if (!(record->flags & (ETL_CSV_CUT | ETL_CSV_UNTERMINATED | ETL_CSV_BAD_CR)))
+		return true;
 	if (record->flags & ETL_CSV_CUT)
 	{
 		resetStringInfo(&reader->message);
@@ -290,17 +299,22 @@ check_flags(EtlCsvReader *reader, const EtlCsvRecord *record, EtlReject *reject)
 						 record->raw_len);
 		detail = reader->message.data;
 	}
+	else
+	{
+		if (record->flags & ETL_CSV_BAD_CR)
+			before.raw_len = reader->bad_cr;
+		if (!etl_csv_to_server(reader, &before, &text, &len, reject))
+			return false;
+		if (record->flags & ETL_CSV_BAD_CR)
+			return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
+									"unquoted carriage return found in data",
+									NULL);
+	}
 	if (record->flags & ETL_CSV_UNTERMINATED)
 		return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
 								"unterminated CSV quoted field", detail);
-	if (record->flags & ETL_CSV_CUT)
-		return reject_structure(reject, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-								"CSV record is longer than 1 GB", detail);
-	if (record->flags & ETL_CSV_BAD_CR)
-		return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
-								"unquoted carriage return found in data",
-								NULL);
-	return true;
+	return reject_structure(reject, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+							"CSV record is longer than 1 GB", detail);
 }
 
 /* Split the text into reader->fields; false if a quote is not closed. */
