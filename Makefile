@@ -45,7 +45,8 @@ OBJS += \
 	src/source/convert.o \
 	src/source/convert_number.o \
 	src/source/convert_datetime.o \
-	src/source/convert_text.o
+	src/source/convert_text.o \
+	src/source/convert_json.o
 
 # sink: how rows land
 OBJS += \

@@ -32,7 +32,7 @@ static void append_source(StringInfo buf, EtlSqlSink *sink, List *keys,
 						  bool newest);
 static void append_conflict(StringInfo buf, EtlSqlSink *sink, List *keys);
 static bool has_other_columns(EtlSqlSink *sink, List *keys);
-static bool can_tell_inserts(Relation target);
+static EtlTelling choose_telling(Relation target);
 static const char *column_name(EtlSqlSink *sink, int i);
 static bool is_key(List *keys, const char *name);
 static List *primary_key_columns(Relation target);
@@ -163,10 +163,11 @@ build_query(EtlSqlSink *sink)
 
 	if (action != ETL_CONFLICT_ERROR)
 		append_conflict(&buf, sink, keys);
-	sink->tells_inserts = newest && can_tell_inserts(target);
-	if (sink->tells_inserts)
-		appendStringInfo(&buf, " RETURNING (%s.xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid)",
-						 quote_identifier(RelationGetRelationName(target)));
+	sink->telling = newest ? choose_telling(target) : ETL_TELLS_NOTHING;
+	if (sink->telling == ETL_TELLS_INSERTED)
+		appendStringInfoString(&buf, " RETURNING xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid");
+	else if (sink->telling == ETL_TELLS_PLACE)
+		appendStringInfoString(&buf, " RETURNING tableoid, ctid");
 	return buf.data;
 }
 
@@ -260,18 +261,24 @@ has_other_columns(EtlSqlSink *sink, List *keys)
 
 /*
  * A row that ON CONFLICT has updated was locked first and its new version
- * says so in xmax; that of a new row is zero.  Only a plain heap shows it,
- * and only to those who may read the whole row.
+ * says so in xmax; that of a new row is zero.  Only a heap shows it, and only
+ * to those who may read the whole row.  A statement cannot return xmax from
+ * a partition, but where the row is.
  */
-static bool
-can_tell_inserts(Relation target)
+static EtlTelling
+choose_telling(Relation target)
 {
-	return target->rd_rel->relkind == RELKIND_RELATION &&
-		target->rd_rel->relam == HEAP_TABLE_AM_OID &&
-		pg_class_aclcheck(RelationGetRelid(target), GetUserId(),
-						  ACL_SELECT) == ACLCHECK_OK &&
+	if (pg_class_aclcheck(RelationGetRelid(target), GetUserId(),
+						  ACL_SELECT) != ACLCHECK_OK ||
 		check_enable_rls(RelationGetRelid(target), InvalidOid,
-						 true) != RLS_ENABLED;
+						 true) == RLS_ENABLED)
+		return ETL_TELLS_NOTHING;
+	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		return ETL_TELLS_PLACE;
+	if (target->rd_rel->relkind == RELKIND_RELATION &&
+		target->rd_rel->relam == HEAP_TABLE_AM_OID)
+		return ETL_TELLS_INSERTED;
+	return ETL_TELLS_NOTHING;
 }
 
 /* The name of a supplied column. */

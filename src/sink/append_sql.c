@@ -22,14 +22,14 @@
 #include "sink/append_sql.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
-
-#define MAX_BATCH_ROWS		1000
-#define MAX_BATCH_VALUES	1000000
 
 /* One execution of the statement over rows [first, end) of the batch. */
 typedef struct SqlAttempt
@@ -53,6 +53,7 @@ static void run_attempt(void *arg);
 static void add_counts(EtlSqlSink *sink, const EtlSinkCounts *counts);
 static Tuplestorestate *store_rows(SqlAttempt *run);
 static void count_result(SqlAttempt *run);
+static int64 count_new_in_partitions(SPITupleTable *places, int64 nplaces);
 static void sql_close(EtlSink *base);
 
 const EtlSinkOps etl_append_sql_ops = {
@@ -88,13 +89,13 @@ sql_open(Relation target, const AttrNumber *attnums, int natts,
 	sink->base.options = *options;
 	sink->base.options.keys = copyObject(options->keys);
 	sink->base.current_row = -1;
-	sink->base.batch_limit = Min(MAX_BATCH_ROWS, MAX_BATCH_VALUES /
+	sink->base.batch_limit = Min(ETL_MAX_BATCH_ROWS, ETL_MAX_BATCH_VALUES /
 								 Max(RelationGetDescr(target)->natts, 1));
 	sink->base.batch_context = AllocSetContextCreate(context, "etl batch",
 													 ALLOCSET_DEFAULT_SIZES);
-	sink->base.slots = palloc0(sizeof(TupleTableSlot *) * MAX_BATCH_ROWS);
-	sink->rejected = palloc0(sizeof(bool) * MAX_BATCH_ROWS);
-	sink->rejects = palloc0(sizeof(EtlReject) * MAX_BATCH_ROWS);
+	sink->base.slots = palloc0(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
+	sink->rejected = palloc0(sizeof(bool) * ETL_MAX_BATCH_ROWS);
+	sink->rejects = palloc0(sizeof(EtlReject) * ETL_MAX_BATCH_ROWS);
 	sink->attempt_context = AllocSetContextCreate(context, "etl attempt",
 												  ALLOCSET_DEFAULT_SIZES);
 	sink->query_context = AllocSetContextCreate(context, "etl query",
@@ -281,23 +282,66 @@ count_result(SqlAttempt *run)
 {
 	int64		written = (int64) SPI_processed;
 
-	if (run->sink->tells_inserts && SPI_tuptable != NULL)
-	{
+	if (run->sink->telling == ETL_TELLS_PLACE)
+		run->counts.inserted = count_new_in_partitions(SPI_tuptable, written);
+	else if (run->sink->telling == ETL_TELLS_INSERTED)
 		for (int64 i = 0; i < written; i++)
 		{
 			bool		isnull;
-			Datum		inserted = SPI_getbinval(SPI_tuptable->vals[i],
-												 SPI_tuptable->tupdesc, 1,
-												 &isnull);
 
-			if (!isnull && DatumGetBool(inserted))
+			if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i],
+										   SPI_tuptable->tupdesc, 1,
+										   &isnull)))
 				run->counts.inserted++;
 		}
-		run->counts.updated = written - run->counts.inserted;
-	}
 	else
 		run->counts.inserted = written;
+	run->counts.updated = written - run->counts.inserted;
 	run->counts.unchanged = Max(run->end - run->first - written, 0);
+}
+
+/* Of the rows at (tableoid, ctid), how many are new? */
+static int64
+count_new_in_partitions(SPITupleTable *places, int64 nplaces)
+{
+	Relation	leaf = NULL;
+	TupleTableSlot *slot = NULL;
+	int64		count = 0;
+
+	for (int64 i = 0; i < nplaces; i++)
+	{
+		bool		isnull;
+		Oid			relid = DatumGetObjectId(SPI_getbinval(places->vals[i],
+														   places->tupdesc,
+														   1, &isnull));
+		Datum		tid = SPI_getbinval(places->vals[i], places->tupdesc, 2,
+										&isnull);
+
+		if (leaf == NULL || RelationGetRelid(leaf) != relid)
+		{
+			if (leaf != NULL)
+			{
+				ExecDropSingleTupleTableSlot(slot);
+				table_close(leaf, NoLock);
+			}
+			leaf = table_open(relid, AccessShareLock);
+			slot = table_slot_create(leaf, NULL);
+		}
+		if (table_tuple_fetch_row_version(leaf,
+										  (ItemPointer) DatumGetPointer(tid),
+										  SnapshotAny, slot) &&
+			!TransactionIdIsValid(DatumGetTransactionId(slot_getsysattr(slot,
+																		MaxTransactionIdAttributeNumber,
+																		&isnull))))
+			count++;
+		ExecClearTuple(slot);
+	}
+	if (leaf != NULL)
+	{
+		ExecDropSingleTupleTableSlot(slot);
+		table_close(leaf, NoLock);
+	}
+	return count;
 }
 
 static void

@@ -16,6 +16,14 @@
 #define ETL_SQL_BATCH	"etl_batch"
 #define ETL_SQL_ORDER	"row_no"
 
+/* How inserted rows are told from updated ones. */
+typedef enum EtlTelling
+{
+	ETL_TELLS_NOTHING,			/* all written rows count as inserted */
+	ETL_TELLS_INSERTED,			/* by xmax, in the statement */
+	ETL_TELLS_PLACE				/* tableoid, ctid: to look up xmax there */
+} EtlTelling;
+
 typedef struct EtlSqlSink
 {
 	EtlSink		base;
@@ -24,7 +32,7 @@ typedef struct EtlSqlSink
 	AttrNumber *attnums;
 	int			natts;
 	TupleDesc	row_desc;		/* the supplied columns, then the number */
-	bool		tells_inserts;	/* the statement returns: was it inserted? */
+	EtlTelling	telling;		/* what the statement returns of each row */
 	SPIPlanPtr	plan;
 	bool	   *rejected;		/* by row of the batch */
 	EtlReject  *rejects;

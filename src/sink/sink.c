@@ -155,7 +155,7 @@ void
 etl_sink_close(EtlSink *sink)
 {
 	etl_sink_flush(sink);
-	for (int i = 0; i < sink->batch_limit && sink->slots[i] != NULL; i++)
+	for (int i = 0; i < ETL_MAX_BATCH_ROWS && sink->slots[i] != NULL; i++)
 		ExecDropSingleTupleTableSlot(sink->slots[i]);
 	sink->ops->close(sink);
 }

@@ -8,15 +8,14 @@
  * EtlReject.  Two ways lead there:
  *
  *	- The common types have a converter of their own (convert_number.c,
- *	  convert_datetime.c, convert_text.c).  It accepts only plain input, whose
+ *	  convert_datetime.c, convert_text.c, convert_json.c).  It accepts only plain input, whose
  *	  value is beyond doubt, gives what the type's input function would give
  *	  bit for bit, and never throws.  It never refuses either: what it does
  *	  not know for certain goes the second way.
  *	- The type's input function, run under a guard (see base/guard.c) that all
  *	  rows of a batch share.  Its error becomes the reject, so that the text
  *	  is the server's own.  Types without a converter, domains among them, take
- *	  this way always.  JSON does too: its cost is in the parsing, and the
- *	  parser throws on deep nesting.
+ *	  this way always.
  *
  * Order of errors in a row, as in COPY: too many fields; then column by
  * column from the left, conversion or a missing field.
@@ -154,6 +153,8 @@ choose_fast(EtlColumnConverter *column, Oid type)
 		{BPCHAROID, etl_convert_bpchar},
 		{BYTEAOID, etl_convert_bytea},
 		{UUIDOID, etl_convert_uuid},
+		{JSONOID, etl_convert_json},
+		{JSONBOID, etl_convert_jsonb},
 	};
 
 	for (size_t i = 0; i < lengthof(fast_converters); i++)

@@ -112,4 +112,10 @@ extern bool etl_convert_bytea(const EtlColumnConverter *column, const EtlField *
 extern bool etl_convert_uuid(const EtlColumnConverter *column, const EtlField *field,
 							 Datum *value);
 
+/* in convert_json.c */
+extern bool etl_convert_json(const EtlColumnConverter *column, const EtlField *field,
+							 Datum *value);
+extern bool etl_convert_jsonb(const EtlColumnConverter *column, const EtlField *field,
+							  Datum *value);
+
 #endif /* ETL_CONVERT_TYPES_H */

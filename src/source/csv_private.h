@@ -70,6 +70,7 @@ typedef struct EtlCsvFramer
 	bool		in_quote;
 	bool		escaped;		/* the byte before scan was an escape */
 	uint32		flags;
+	size_t		bad_cr;			/* with ETL_CSV_BAD_CR: the first, from start */
 	EtlCsvEol	eol;
 	int64		mark[ETL_CSV_NUM_MARKS];	/* -1: not known */
 } EtlCsvFramer;
@@ -94,6 +95,7 @@ struct EtlCsvReader
 	size_t		need;			/* known length of the record at start */
 	bool		cut;			/* the record at start cannot be kept whole */
 	uint32		cut_flags;
+	size_t		bad_cr;			/* in the last record, with ETL_CSV_BAD_CR */
 	bool		skipping;		/* to the next line end, after a cut */
 
 	/* the splitter's */
