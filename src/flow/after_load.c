@@ -89,7 +89,8 @@ is_unchanged(const EtlFileInfo *file)
 
 	return lstat(file->path, &st) == 0 && S_ISREG(st.st_mode) &&
 		(uint64) st.st_dev == file->device && (uint64) st.st_ino == file->inode &&
-		(int64) st.st_size == file->size_bytes;
+		(int64) st.st_size == file->size_bytes &&
+		etl_file_modified_at(&st) == file->modified_at;
 }
 
 /* Link, then unlink: unlike rename(), that never replaces a file. */
