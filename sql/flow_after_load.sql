@@ -87,6 +87,11 @@ SET LOCAL client_min_messages = error;
 SELECT load('t', 'twice.csv', 'after_load => ''delete''');
 COMMIT;
 SELECT files();
+-- A link is neither removed nor followed to what it points to.
+SELECT shell('ln -s 8.csv link.csv');
+SELECT load('t', 'link.csv', 'after_load => ''delete''');
+SELECT load('t', 'link.csv', :move);
+SELECT shell('rm link.csv');
 -- dry_run touches nothing.
 SELECT file('dry.csv', E'a\n400\n');
 SELECT load('t', 'dry.csv', 'after_load => ''delete'', dry_run => true');
