@@ -71,7 +71,6 @@ typedef struct EtlHeapSink
 	bool		has_generated;
 	bool		prechecks;		/* check before writing */
 	bool		plain;			/* writing cannot fail for a row's fault */
-	bool		user_triggers;	/* AFTER ROW triggers other than FK checks */
 	MemoryContext check_context;
 	EState	   *check_estate;
 	ResultRelInfo *check_rri;

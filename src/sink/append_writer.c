@@ -28,6 +28,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
@@ -49,6 +50,7 @@ typedef struct HeapLeaf
 	int			nrows;
 	bool		before_row;
 	bool		after_row;
+	bool		in_order;		/* each row after all before it is done with */
 	bool		generated;
 	bool		check_partition;
 } HeapLeaf;
@@ -74,6 +76,7 @@ struct EtlHeapWriter
 static void open_target(EtlHeapWriter *writer, Relation target);
 static void drop_deferred_indexes(ResultRelInfo *rri);
 static HeapLeaf *make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri);
+static bool triggers_look(EtlHeapWriter *writer, Relation rel);
 static HeapLeaf *route(EtlHeapWriter *writer, TupleTableSlot *slot);
 static TupleTableSlot *leaf_slot(EtlHeapWriter *writer, HeapLeaf *leaf,
 								 TupleTableSlot *slot, bool single);
@@ -301,6 +304,8 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 	{
 		leaf->before_row = rri->ri_TrigDesc->trig_insert_before_row;
 		leaf->after_row = rri->ri_TrigDesc->trig_insert_after_row;
+		leaf->in_order = leaf->before_row ||
+			((writer->flags & ETL_WRITER_EACH_ROW) && triggers_look(writer, rel));
 	}
 	leaf->generated = constr != NULL && constr->has_generated_stored;
 	leaf->check_partition = rel->rd_rel->relispartition &&
@@ -308,6 +313,28 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 	rri->ri_CopyMultiInsertBuffer = (struct CopyMultiInsertBuffer *) leaf;
 	writer->leaves = lappend(writer->leaves, leaf);
 	return leaf;
+}
+
+/*
+ * May an AFTER ROW trigger look at the rows of the target?  A foreign key
+ * check looks at the other table.
+ */
+static bool
+triggers_look(EtlHeapWriter *writer, Relation rel)
+{
+	for (int i = 0; i < rel->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &rel->trigdesc->triggers[i];
+
+		if (TRIGGER_FOR_AFTER(trigger->tgtype) &&
+			TRIGGER_FOR_ROW(trigger->tgtype) &&
+			TRIGGER_FOR_INSERT(trigger->tgtype) &&
+			(RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_FK ||
+			 trigger->tgconstrrelid == RelationGetRelid(rel) ||
+			 trigger->tgconstrrelid == RelationGetRelid(writer->sink->base.target)))
+			return true;
+	}
+	return false;
 }
 
 /* Finds the leaf partition of a row of the partitioned target. */
@@ -373,7 +400,7 @@ write_row(EtlHeapWriter *writer, int row, bool one_by_one)
 	slot->tts_tableOid = RelationGetRelid(sink->base.target);
 	if (leaf == NULL)
 		leaf = route(writer, slot);
-	single = one_by_one || leaf->before_row ||
+	single = one_by_one || leaf->in_order ||
 		(writer->capture != NULL && writer->proute != NULL);
 	if (writer->capture != NULL)
 		writer->capture->tcs_original_insert_tuple =
@@ -382,19 +409,19 @@ write_row(EtlHeapWriter *writer, int row, bool one_by_one)
 		slot = leaf_slot(writer, leaf, slot, single);
 	slot->tts_tableOid = RelationGetRelid(leaf->rri->ri_RelationDesc);
 
-	if (leaf->before_row)
+	if (leaf->in_order)
 	{
 		ListCell   *lc;
 
-		/* The trigger may look at the rows before this one. */
+		/* A trigger may look at the rows before this one, not after it. */
 		foreach(lc, writer->leaves)
 			flush_leaf(writer, (HeapLeaf *) lfirst(lc));
 		sink->base.current_row = row;
-		if (!ExecBRInsertTriggers(estate, leaf->rri, slot))
-		{
-			sink->states[row] = ETL_ROW_SUPPRESSED;
-			return;
-		}
+	}
+	if (leaf->before_row && !ExecBRInsertTriggers(estate, leaf->rri, slot))
+	{
+		sink->states[row] = ETL_ROW_SUPPRESSED;
+		return;
 	}
 	check_row(writer, leaf, slot);
 
