@@ -81,8 +81,8 @@ etl_after_load_check(EtlAfterLoad action, const char *move_to,
 	if (is_directory_of(file->path, &st))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("file \"%s\" is in directory \"%s\" already",
-						file->path, move_to),
+				 errmsg("cannot move \"%s\" to the directory that it is in",
+						file->path),
 				 errhint("Choose another directory, which the source does not name.")));
 	if ((uint64) st.st_dev != file->device)
 		ereport(ERROR,
