@@ -45,7 +45,8 @@ OBJS += \
 	src/source/convert.o \
 	src/source/convert_number.o \
 	src/source/convert_datetime.o \
-	src/source/convert_text.o
+	src/source/convert_text.o \
+	src/source/convert_json.o
 
 # sink: how rows land
 OBJS += \
@@ -54,6 +55,7 @@ OBJS += \
 	src/sink/append_writer.o \
 	src/sink/append_guarded.o \
 	src/sink/append_heap.o \
+	src/sink/append_query.o \
 	src/sink/append_sql.o \
 	src/sink/indexes.o
 

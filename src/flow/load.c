@@ -184,9 +184,14 @@ load_record(EtlLoad *load)
 	{
 		etl_sink_drop_slot(sink);
 		if (load->on_error != ETL_ON_ERROR_ABORT &&
-			etl_csv_resync(load->reader, &load->record, load->nfields) &&
-			etl_csv_split(load->reader, &load->record, &fields, &nfields, &reject))
-			elog(ERROR, "record cut at a broken quote has none");
+			etl_csv_resync(load->reader, &load->record, load->nfields))
+		{
+			/* What is left of it fails for a reason of its own. */
+			memset(&reject, 0, sizeof(reject));
+			if (etl_csv_split(load->reader, &load->record, &fields, &nfields,
+							  &reject))
+				elog(ERROR, "a record that was cut back is well-formed");
+		}
 		reject_record(load, &load->record, &reject);
 	}
 	MemoryContextSwitchTo(old_context);

@@ -279,7 +279,10 @@ static void
 visit_suspect(EtlHeapSink *sink, int row)
 {
 	if (sink->states[row] == ETL_ROW_SUSPECT)
+	{
 		visit_check(sink, row);
+		sink->states[row] = ETL_ROW_PENDING;
+	}
 }
 
 /*

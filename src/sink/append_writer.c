@@ -33,6 +33,9 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
+/* Slots that the leaf partitions may keep from batch to batch, all together. */
+#define MAX_OWN_SLOTS	(8 * ETL_MAX_BATCH_ROWS)
+
 /* One table that rows go to: the target itself or a leaf partition. */
 typedef struct HeapLeaf
 {
@@ -63,6 +66,7 @@ struct EtlHeapWriter
 	HeapLeaf   *only;			/* not partitioned */
 	List	   *leaves;
 	int			options;
+	int			n_own;			/* slots that leaves have made */
 	CommandId	cid;
 	bool		probe;
 };
@@ -78,6 +82,7 @@ static void check_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot);
 static void finish_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					   TupleTableSlot *slot, int row);
+static void drop_own_slots(EtlHeapWriter *writer);
 static void flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf);
 static bool probe_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot, int row);
@@ -169,6 +174,9 @@ etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 		ReleaseBulkInsertStatePin(leaf->bistate);
 	}
 
+	if (writer->n_own > MAX_OWN_SLOTS)
+		drop_own_slots(writer);
+
 	sink->base.current_row = -1;
 	if (own_level)
 		AfterTriggerEndQuery(writer->estate);
@@ -192,6 +200,7 @@ etl_heap_writer_close(EtlHeapWriter *writer)
 		MemoryContextSwitchTo(oldcontext);
 	}
 
+	drop_own_slots(writer);
 	foreach(lc, writer->leaves)
 	{
 		HeapLeaf   *leaf = (HeapLeaf *) lfirst(lc);
@@ -275,7 +284,6 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 	HeapLeaf   *leaf = palloc0(sizeof(HeapLeaf));
 	Relation	rel = rri->ri_RelationDesc;
 	TupleConstr *constr = rel->rd_att->constr;
-	int			limit = writer->sink->base.batch_limit;
 
 	if (rri->ri_FdwRoutine != NULL)
 		ereport(ERROR,
@@ -287,8 +295,8 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 	leaf->rri = rri;
 	leaf->bistate = GetBulkInsertState();
 	leaf->single = table_slot_create(rel, &writer->estate->es_tupleTable);
-	leaf->slots = palloc(sizeof(TupleTableSlot *) * limit);
-	leaf->rows = palloc(sizeof(int) * limit);
+	leaf->slots = palloc(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
+	leaf->rows = palloc(sizeof(int) * ETL_MAX_BATCH_ROWS);
 	if (rri->ri_TrigDesc != NULL)
 	{
 		leaf->before_row = rri->ri_TrigDesc->trig_insert_before_row;
@@ -330,12 +338,13 @@ leaf_slot(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 	if (!single)
 	{
 		if (leaf->own == NULL)
-			leaf->own = palloc0(sizeof(TupleTableSlot *) *
-								writer->sink->base.batch_limit);
+			leaf->own = palloc(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
 		if (leaf->nrows == leaf->n_own)
+		{
 			leaf->own[leaf->n_own++] =
-				table_slot_create(leaf->rri->ri_RelationDesc,
-								  &writer->estate->es_tupleTable);
+				table_slot_create(leaf->rri->ri_RelationDesc, NULL);
+			writer->n_own++;
+		}
 		result = leaf->own[leaf->nrows];
 	}
 
@@ -437,6 +446,23 @@ finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 	}
 	list_free(recheck);
 	writer->sink->states[row] = ETL_ROW_WRITTEN;
+}
+
+/* Bounds the memory of a load into many partitions. */
+static void
+drop_own_slots(EtlHeapWriter *writer)
+{
+	ListCell   *lc;
+
+	foreach(lc, writer->leaves)
+	{
+		HeapLeaf   *leaf = (HeapLeaf *) lfirst(lc);
+
+		for (int i = 0; i < leaf->n_own; i++)
+			ExecDropSingleTupleTableSlot(leaf->own[i]);
+		leaf->n_own = 0;
+	}
+	writer->n_own = 0;
 }
 
 /* Writes the rows that a leaf has gathered. */

@@ -81,6 +81,7 @@ struct EtlCsvReader
 	EtlStream  *stream;
 	EtlCsvDialect dialect;
 	int			server_encoding;
+	int			check_encoding; /* what bytes above 127 must be valid in */
 	Oid			conversion;		/* InvalidOid where none is needed */
 	bool		embeds_ascii;	/* trail bytes may look like ASCII */
 	bool		bytewise;		/* the careful framer is needed */

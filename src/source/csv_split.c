@@ -334,7 +334,7 @@ split_text(EtlCsvReader *reader, const EtlCsvRecord *record,
 
 /*
  * The record's fields, in the server's encoding; they stay valid until the
- * next call.  False if the record is wrong in its quoting or encoding: then
+ * next call or fill.  False if the record is wrong in its quoting or encoding: then
  * *reject says so, with strings that are valid as long.  How many fields
  * there should be is the converter's business.
  */
@@ -346,8 +346,10 @@ etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
 	size_t		len;
 
 	memset(reject, 0, sizeof(*reject));
-	if (!check_flags(reader, record, reject) ||
-		!etl_csv_to_server(reader, record, &text, &len, reject))
+	if ((record->flags & ETL_CSV_CUT) && !check_flags(reader, record, reject))
+		return false;
+	if (!etl_csv_to_server(reader, record, &text, &len, reject) ||
+		!check_flags(reader, record, reject))
 		return false;
 	reader->scratch = etl_csv_grow(reader, reader->scratch,
 								   &reader->scratch_size, 0, len + 2);
