@@ -190,7 +190,7 @@ load_record(EtlLoad *load)
 			memset(&reject, 0, sizeof(reject));
 			if (etl_csv_split(load->reader, &load->record, &fields, &nfields,
 							  &reject))
-				elog(ERROR, "a record that was cut back is well-formed");
+				elog(ERROR, "record cut at a broken quote has none");
 		}
 		reject_record(load, &load->record, &reject);
 	}
