@@ -264,6 +264,7 @@ sub write_case
 		if ($case->{kind} eq 'mixed')
 		{
 			$case->{mixed} = 1;
+			s/\\\./\\-/g for @$records;
 			$case->{path} = "$dir/$case->{name}.mixed.csv";
 			spew($case->{path}, join '', "1st\n", map { $_ . pick("\n", "\r\n") } @$records);
 			$bytes = join '', "1st\n", map { "$_\n" } @$records;
