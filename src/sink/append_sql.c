@@ -10,9 +10,9 @@
  * relation, so that rewriting, policies, triggers and foreign-data wrappers
  * do what they do for any INSERT, with the rights of the caller.
  *
- * A guarded sink runs each statement in a subtransaction of its own.  When
- * it fails the rows are tried in halves, down to the single row, from first
- * to last: a row is rejected only when all before it are written.
+ * Each statement has a subtransaction of its own.  When it fails the rows are
+ * tried in halves, down to the single row, from first to last: a row is
+ * rejected only when all before it are written.
  *
  * Locks: the caller holds RowExclusiveLock on the target; the statement
  * locks whatever else it touches.
@@ -47,7 +47,7 @@ static void sql_set_columns(EtlSink *base, const AttrNumber *attnums,
 							int natts);
 static void drop_plan(void *arg);
 static void sql_flush(EtlSink *base);
-static void flush_guarded(EtlSqlSink *sink);
+static void write_rows(EtlSqlSink *sink);
 static void report_rejects(EtlSqlSink *sink);
 static void run_attempt(void *arg);
 static void add_counts(EtlSqlSink *sink, const EtlSinkCounts *counts);
@@ -139,26 +139,16 @@ sql_flush(EtlSink *base)
 	EtlSqlSink *sink = (EtlSqlSink *) base;
 
 	memset(sink->rejected, 0, sizeof(bool) * base->batch_rows);
-	if (base->options.guarded)
-	{
-		flush_guarded(sink);
-		report_rejects(sink);
-	}
-	else
-	{
-		SqlAttempt	run = {.sink = sink, .end = base->batch_rows};
-		MemoryContext oldcontext = CurrentMemoryContext;
-
-		run_attempt(&run);
-		MemoryContextSwitchTo(oldcontext);
-		MemoryContextReset(sink->attempt_context);
-		add_counts(sink, &run.counts);
-	}
+	write_rows(sink);
+	report_rejects(sink);
 }
 
-/* Writes the batch in pieces as large as the bad rows allow. */
+/*
+ * Writes the batch in pieces as large as the bad rows allow.  A sink that is
+ * not guarded does so too, so that the error it throws is that of a row.
+ */
 static void
-flush_guarded(EtlSqlSink *sink)
+write_rows(EtlSqlSink *sink)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(sink->base.batch_context);
 	int			first = 0;
@@ -181,6 +171,8 @@ flush_guarded(EtlSqlSink *sink)
 		}
 		else if (run.end - first > 1)
 			sink->attempt_rows = (run.end - first) / 2;
+		else if (!sink->base.options.guarded)
+			ReThrowError(edata);
 		else
 		{
 			sink->rejected[first] = true;
