@@ -27,11 +27,11 @@ SELECT load('t', 't.csv', 'columns => ''{a,NULL}''');
 SELECT load('t', 't.csv', 'keys => ''{NULL}'', on_conflict => ''skip''');
 
 -- Delimiter, quote, escape: one byte each, and not a line end.
-SELECT d, load('t', 'missing.csv', format('delimiter => %L', d))
+SELECT replace(quote_literal(d), E'\r', '\r') AS d, load('t', 'missing.csv', format('delimiter => %L', d))
 FROM unnest(ARRAY['', ',,', 'é', E'\n', E'\r', '"']) d;
-SELECT q, load('t', 'missing.csv', format('quote => %L', q))
+SELECT replace(quote_literal(q), E'\r', '\r') AS q, load('t', 'missing.csv', format('quote => %L', q))
 FROM unnest(ARRAY['', '""', '“', E'\n', E'\r', ',']) q;
-SELECT e, load('t', 'missing.csv', format('escape => %L', e))
+SELECT replace(quote_literal(e), E'\r', '\r') AS e, load('t', 'missing.csv', format('escape => %L', e))
 FROM unnest(ARRAY['', '\\', 'é', E'\n', E'\r', ',']) e;
 SELECT load('t', 't.csv', 'delimiter => ''x'', quote => ''x''');
 SELECT load('t', 't.csv', 'null_strings => ''{"a,b"}''');

@@ -76,9 +76,7 @@ ALTER TABLE c DROP b;
 SELECT try('SELECT * FROM etl_dead_letter_replay(''c'')');
 SELECT * FROM c;
 DROP TABLE c;
-\set VERBOSITY terse
 SELECT * FROM etl_dead_letter_replay();
-\set VERBOSITY default
 -- An empty record is a blank line: one column that is null.
 CREATE TABLE one (x text CHECK (x <> 'no') NOT NULL);
 SELECT file('one.csv', E'x\n\nno\n');
