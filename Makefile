@@ -93,7 +93,8 @@ REGRESS = $(sort $(patsubst $(here)sql/%.sql,%,$(wildcard $(here)sql/*.sql)))
 ISOLATION = $(sort $(patsubst $(here)test/isolation/specs/%.spec,%,$(wildcard $(here)test/isolation/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=$(srcdir)/test/isolation
 TAP_TESTS = 1
-PROVE_TESTS = test/t/*.pl
+# The long versions are for make torture, which names them itself.
+PROVE_TESTS = $(patsubst $(here)%,%,$(filter-out %_torture.pl,$(sort $(wildcard $(here)test/t/*.pl))))
 
 EXTRA_CLEAN = output_iso results regression.diffs regression.out tmp_check
 
