@@ -68,6 +68,7 @@ typedef struct EtlHeapSink
 	bool		prechecks;		/* check before writing */
 	bool		plain;			/* writing cannot fail for a row's fault */
 	bool		user_triggers;	/* AFTER ROW triggers other than FK checks */
+	bool		delete_duplicates;	/* once written; see append_guarded.c */
 	MemoryContext check_context;
 	EState	   *check_estate;
 	ResultRelInfo *check_rri;

@@ -29,6 +29,11 @@
  * one, with a look into the unique indexes before, since each row that is
  * written and rolled back leaves a dead tuple.
  *
+ * Where nobody would notice, duplicates need neither: the unique indexes are
+ * asked not to throw, and a row that they object to is deleted again, which
+ * costs one dead tuple and no subtransaction.  Triggers and foreign keys might
+ * see such a row, and logical decoding would send it out.
+ *
  *-------------------------------------------------------------------------
  */
 #include "sink/append.h"
@@ -36,6 +41,7 @@
 #include "access/genam.h"
 #include "access/heaptoast.h"
 #include "access/htup_details.h"
+#include "catalog/catalog.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/nodeModifyTable.h"
@@ -93,6 +99,9 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 	sink->prechecks = !before_row &&
 		!(sink->partitioned && sink->has_generated);
 	note_triggers(sink, target->trigdesc);
+	sink->delete_duplicates = !sink->partitioned && !before_row &&
+		(target->trigdesc == NULL || !target->trigdesc->trig_insert_after_row) &&
+		!RelationIsLogicallyLogged(target);
 	sink->plain = relation_is_plain(target, sink->base.options.defer_indexes);
 
 	if (sink->attempt_context == NULL)
@@ -411,6 +420,8 @@ write_in_attempts(EtlHeapSink *sink)
 static void
 tune_probing(EtlHeapSink *sink)
 {
+	if (sink->delete_duplicates)
+		return;
 	if (sink->probe_batches > 0)
 		sink->probe_batches--;
 	for (int row = 0; row < sink->base.batch_rows; row++)
@@ -426,7 +437,7 @@ reject_row(EtlHeapSink *sink, int row, ErrorData *edata)
 	etl_heap_reject(sink, row, edata);
 	sink->attempt_rows = Min(Max(2 * sink->gap, 1), sink->base.batch_limit);
 	sink->gap = 0;
-	if (edata->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+	if (edata->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && !sink->delete_duplicates)
 		sink->probe_batches = PROBE_BATCHES;
 }
 

@@ -32,6 +32,7 @@
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 /* One table that rows go to: the target itself or a leaf partition. */
 typedef struct HeapLeaf
@@ -44,6 +45,7 @@ typedef struct HeapLeaf
 	TupleTableSlot **slots;		/* rows gathered for one multi-insert */
 	int		   *rows;
 	int			nrows;
+	List	   *nothrow_indexes;	/* unique ones that report duplicates */
 	bool		before_row;
 	bool		after_row;
 	bool		generated;
@@ -79,6 +81,10 @@ static void check_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 static void finish_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					   TupleTableSlot *slot, int row);
 static void flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf);
+static List *immediate_unique_indexes(ResultRelInfo *rri);
+static bool delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf,
+							 TupleTableSlot *slot, int row);
+static bool index_is_immediate_unique(ResultRelInfo *rri, int i);
 static bool probe_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot, int row);
 static void reject_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, int index,
@@ -295,6 +301,8 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 		leaf->after_row = rri->ri_TrigDesc->trig_insert_after_row;
 	}
 	leaf->generated = constr != NULL && constr->has_generated_stored;
+	if (writer->sink->delete_duplicates)
+		leaf->nothrow_indexes = immediate_unique_indexes(rri);
 	leaf->check_partition = rel->rd_rel->relispartition &&
 		(writer->proute == NULL || leaf->before_row);
 	rri->ri_CopyMultiInsertBuffer = (struct CopyMultiInsertBuffer *) leaf;
@@ -423,8 +431,19 @@ finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 {
 	bool		each_row = (writer->flags & ETL_WRITER_EACH_ROW) != 0;
 	List	   *recheck = NIL;
+	bool		conflict = false;
 
-	if (leaf->rri->ri_NumIndices > 0)
+	if (leaf->nothrow_indexes != NIL)
+	{
+		recheck = etl_insert_index_tuples_nothrow(leaf->rri, slot, writer->estate,
+												  &conflict, leaf->nothrow_indexes);
+		if (conflict && delete_duplicate(writer, leaf, slot, row))
+		{
+			list_free(recheck);
+			return;
+		}
+	}
+	else if (leaf->rri->ri_NumIndices > 0)
 		recheck = etl_insert_index_tuples(leaf->rri, slot, writer->estate);
 	if (leaf->after_row || writer->capture != NULL)
 	{
@@ -466,6 +485,50 @@ flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf)
 	leaf->nrows = 0;
 }
 
+/* Is its unique key checked at once, by the index itself? */
+static bool
+index_is_immediate_unique(ResultRelInfo *rri, int i)
+{
+	IndexInfo  *info = rri->ri_IndexRelationInfo[i];
+
+	return info->ii_Unique && info->ii_ExclusionOps == NULL &&
+		info->ii_ReadyForInserts &&
+		rri->ri_IndexRelationDescs[i]->rd_index->indimmediate;
+}
+
+static List *
+immediate_unique_indexes(ResultRelInfo *rri)
+{
+	List	   *indexes = NIL;
+
+	for (int i = 0; i < rri->ri_NumIndices; i++)
+		if (index_is_immediate_unique(rri, i))
+			indexes = lappend_oid(indexes,
+								  RelationGetRelid(rri->ri_IndexRelationDescs[i]));
+	return indexes;
+}
+
+/*
+ * A unique index says that the row, which is in the heap, may be a duplicate:
+ * of a row that is there, or of one that another transaction may yet take
+ * back.  Deletes the row and waits for the truth.  If it was no duplicate it
+ * is inserted again and false returned.
+ */
+static bool
+delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
+				 int row)
+{
+	Relation	rel = leaf->rri->ri_RelationDesc;
+
+	CommandCounterIncrement();
+	simple_table_tuple_delete(rel, &slot->tts_tid, GetActiveSnapshot());
+	if (probe_row(writer, leaf, slot, row))
+		return true;
+	table_tuple_insert(rel, slot, writer->cid, writer->options, leaf->bistate);
+	list_free(etl_insert_index_tuples(leaf->rri, slot, writer->estate));
+	return false;
+}
+
 /*
  * Rejects the row if a unique key of it is taken, and tells so.  Exclusion
  * and deferrable constraints are left to the insertion.
@@ -484,8 +547,7 @@ probe_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 		List	   *arbiter;
 		bool		clear;
 
-		if (!info->ii_Unique || info->ii_ExclusionOps != NULL ||
-			!info->ii_ReadyForInserts || !index->rd_index->indimmediate)
+		if (!index_is_immediate_unique(rri, i))
 			continue;
 		if (info->ii_UniqueOps == NULL)
 			BuildSpeculativeIndexInfo(index, info);

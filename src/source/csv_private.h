@@ -102,6 +102,7 @@ struct EtlCsvReader
 	char	   *converted;		/* the record in the server's encoding */
 	size_t		converted_size;
 	EtlField   *fields;
+	size_t	   *null_lens;		/* of the dialect's null strings */
 	int			fields_size;
 	int			nfields;
 	const char *cursor;			/* in the text being split by libcsv */

@@ -63,18 +63,19 @@ etl_csv_split_open(EtlCsvReader *reader)
 	reader->fields_size = FIELDS_INITIAL;
 	reader->fields = palloc(FIELDS_INITIAL * sizeof(EtlField));
 	initStringInfo(&reader->message);
+	reader->null_lens = palloc(Max(reader->dialect.null_count, 1) * sizeof(size_t));
+	for (int i = 0; i < reader->dialect.null_count; i++)
+		reader->null_lens[i] = strlen(reader->dialect.null_strings[i]);
 }
 
 /* Is this text, which was not quoted, one of the null strings? */
 static inline bool
-is_null_string(const EtlCsvDialect *dialect, const char *data, size_t len)
+is_null_string(const EtlCsvReader *reader, const char *data, size_t len)
 {
-	int			i;
-
-	for (i = 0; i < dialect->null_count; i++)
+	for (int i = 0; i < reader->dialect.null_count; i++)
 	{
-		if (strncmp(dialect->null_strings[i], data, len) == 0 &&
-			dialect->null_strings[i][len] == '\0')
+		if (reader->null_lens[i] == len &&
+			memcmp(reader->dialect.null_strings[i], data, len) == 0)
 			return true;
 	}
 	return false;
@@ -95,7 +96,7 @@ add_field(EtlCsvReader *reader, char *data, size_t len, bool quoted)
 		field->quoted = quoted;
 		field->data = data;
 		field->len = (int) len;
-		if (!quoted && is_null_string(&reader->dialect, data, len))
+		if (!quoted && is_null_string(reader, data, len))
 		{
 			field->data = NULL;
 			field->len = 0;
@@ -192,7 +193,20 @@ split_quoted(const EtlCsvDialect *dialect, const char *s, const char *end,
 	field->quoted = true;
 	while (s < end)
 	{
-		char		c = *s++;
+		char		c;
+
+		if (dialect->escape == dialect->quote)
+		{
+			const char *hit = memchr(s, dialect->quote, end - s);
+			size_t		run = (hit != NULL ? hit : end) - s;
+
+			memcpy(field->out, s, run);
+			field->out += run;
+			if (hit == NULL)
+				return NULL;
+			s = hit;
+		}
+		c = *s++;
 
 		if (c == dialect->escape && s < end &&
 			(*s == dialect->escape || *s == dialect->quote))
