@@ -18,13 +18,26 @@
 #endif
 
 /* ------------------------------------------------------------------ */
+/* the JSON parser: a lexer that checks escapes, too                    */
+
+#if PG_VERSION_NUM >= 170000
+#define etl_make_json_lexer(text, len, encoding) \
+	makeJsonLexContextCstringLen(NULL, text, len, encoding, true)
+#else
+#define etl_make_json_lexer(text, len, encoding) \
+	makeJsonLexContextCstringLen(text, len, encoding, true)
+#endif
+
+/* ------------------------------------------------------------------ */
 /* the executor's parts that a sink puts together                       */
 
 #include "access/sysattr.h"
 #include "catalog/index.h"
+#include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
+#include "utils/acl.h"
 #include "utils/rel.h"
 
 #if PG_VERSION_NUM >= 160000
@@ -34,6 +47,8 @@
 #define etl_insert_index_tuples_nothrow(rri, slot, estate, conflict, indexes) \
 	ExecInsertIndexTuples(rri, slot, estate, false, true, conflict, indexes, false)
 #define etl_root_to_child_map(rri, estate) ExecGetRootToChildMap(rri, estate)
+#define etl_owns_relation(relid, role) \
+	object_ownercheck(RelationRelationId, relid, role)
 #else
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
@@ -41,6 +56,7 @@
 #define etl_insert_index_tuples_nothrow(rri, slot, estate, conflict, indexes) \
 	ExecInsertIndexTuples(rri, slot, estate, false, true, conflict, indexes)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
+#define etl_owns_relation(relid, role) pg_class_ownercheck(relid, role)
 #endif
 
 #if PG_VERSION_NUM >= 180000

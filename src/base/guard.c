@@ -43,17 +43,16 @@ etl_error_is_row_fault(const ErrorData *edata)
 	{
 		case ERRCODE_CONNECTION_EXCEPTION:
 		case ERRCODE_INVALID_TRANSACTION_STATE:
-		case ERRCODE_TRANSACTION_ROLLBACK:	/* serialization, deadlock */
-		case ERRCODE_INSUFFICIENT_RESOURCES:	/* memory, disk */
-		case ERRCODE_OPERATOR_INTERVENTION: /* cancel, shutdown */
+		case ERRCODE_TRANSACTION_ROLLBACK:	 /* serialization, deadlock */
+		case ERRCODE_INSUFFICIENT_RESOURCES: /* memory, disk */
+		case ERRCODE_OPERATOR_INTERVENTION:	 /* cancel, shutdown */
 		case ERRCODE_SYSTEM_ERROR:
 		case ERRCODE_INTERNAL_ERROR:
 			return false;
 		default:
 			break;
 	}
-	return edata->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
-		edata->sqlerrcode != ERRCODE_SNAPSHOT_TOO_OLD;
+	return edata->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE;
 }
 
 /*
@@ -64,17 +63,18 @@ etl_error_is_row_fault(const ErrorData *edata)
  * A zeroed EtlGuard is a closed one.
  */
 bool
-etl_guard_call(EtlGuard *guard, EtlGuardedCall call, void *arg,
-			   ErrorData **edata)
+etl_guard_call(EtlGuard *guard, EtlGuardedCall call, void *arg, ErrorData **edata)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
-	ErrorData  *volatile error = NULL;
+	ErrorData *volatile error = NULL;
 
 	if (!guard->open)
 		guard_open(guard);
 	else if (guard->nest_level != GetCurrentTransactionNestLevel())
-		elog(ERROR, "guard of subtransaction level %d used at level %d",
-			 guard->nest_level, GetCurrentTransactionNestLevel());
+		elog(ERROR,
+			 "guard of subtransaction level %d used at level %d",
+			 guard->nest_level,
+			 GetCurrentTransactionNestLevel());
 
 	CurrentResourceOwner = CurTransactionResourceOwner;
 	PG_TRY();
@@ -118,8 +118,10 @@ etl_guard_release(EtlGuard *guard)
 	if (!guard->open)
 		return;
 	if (guard->nest_level != GetCurrentTransactionNestLevel())
-		elog(ERROR, "guard of subtransaction level %d released at level %d",
-			 guard->nest_level, GetCurrentTransactionNestLevel());
+		elog(ERROR,
+			 "guard of subtransaction level %d released at level %d",
+			 guard->nest_level,
+			 GetCurrentTransactionNestLevel());
 
 	guard->open = false;
 	ReleaseCurrentSubTransaction();
@@ -139,7 +141,7 @@ etl_guard_scope(EtlGuardedCall call, void *arg)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	ResourceOwner caller_owner = CurrentResourceOwner;
-	int			caller_level = GetCurrentTransactionNestLevel();
+	int caller_level = GetCurrentTransactionNestLevel();
 
 	PG_TRY();
 	{
@@ -147,7 +149,7 @@ etl_guard_scope(EtlGuardedCall call, void *arg)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		if (GetCurrentTransactionNestLevel() <= caller_level)
 			PG_RE_THROW();

@@ -19,8 +19,7 @@ static char *list_words(const char *const *words);
  * SQL null, which no option word may be.
  */
 int
-etl_option_word(const char *parameter, const char *value,
-				const char *const *words)
+etl_option_word(const char *parameter, const char *value, const char *const *words)
 {
 	if (value == NULL)
 		ereport(ERROR,
@@ -36,10 +35,9 @@ etl_option_word(const char *parameter, const char *value,
 
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid value for parameter \"%s\": \"%s\"",
-					parameter, value),
+			 errmsg("invalid value for parameter \"%s\": \"%s\"", parameter, value),
 			 errhint("Valid values are %s.", list_words(words))));
-	return -1;					/* keep compiler quiet */
+	return -1; /* keep compiler quiet */
 }
 
 /*

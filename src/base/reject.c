@@ -89,6 +89,7 @@ etl_reject_throw(const EtlReject *reject)
 			 errmsg_internal("%s", reject->message),
 			 reject->detail ? errdetail_internal("%s", reject->detail) : 0,
 			 reject->column_name ?
-			 err_generic_string(PG_DIAG_COLUMN_NAME, reject->column_name) : 0));
+				 err_generic_string(PG_DIAG_COLUMN_NAME, reject->column_name) :
+				 0));
 	pg_unreachable();
 }

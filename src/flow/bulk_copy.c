@@ -185,6 +185,33 @@ read_execution_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 				 errmsg("relative path not allowed for parameter \"move_to\"")));
 }
 
+/*
+ * Open the target and check what can be checked before a file is looked at:
+ * that it can be loaded into, by this role, and has the columns and keys that
+ * the call names.  What a header names is checked file by file.
+ */
+static void
+open_target(EtlBulkCopy *bulk)
+{
+	EtlLayout	layout = bulk->layout;
+	EtlSinkOptions options = etl_layout_sink_options(&layout, false, false);
+
+	bulk->target = try_table_open(bulk->target_oid,
+								  bulk->indexes == ETL_INDEXES_REBUILD ?
+								  ShareRowExclusiveLock : RowExclusiveLock);
+	if (bulk->target == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", bulk->target_oid)));
+	bulk->allowed_columns = layout.columns != NIL ? layout.columns :
+		etl_insertable_columns(bulk->target);
+	if (bulk->header != ETL_HEADER_MATCH)
+		layout.columns = bulk->allowed_columns;
+	etl_sink_check_privileges(bulk->target,
+							  etl_layout_attnums(&layout, bulk->target),
+							  list_length(layout.columns), &options);
+}
+
 /* What the files hold, roughly, once they are inflated. */
 static double
 estimate_bytes(EtlBulkCopy *bulk)
@@ -374,11 +401,7 @@ etl_bulk_copy(PG_FUNCTION_ARGS)
 	bulk->file_context = AllocSetContextCreate(CurrentMemoryContext,
 											   "etl_patterns file",
 											   ALLOCSET_DEFAULT_SIZES);
-	bulk->target = table_open(bulk->target_oid,
-							  bulk->indexes == ETL_INDEXES_REBUILD ?
-							  ShareRowExclusiveLock : RowExclusiveLock);
-	bulk->allowed_columns = bulk->layout.columns != NIL ? bulk->layout.columns :
-		etl_insertable_columns(bulk->target);
+	open_target(bulk);
 	bulk->paths = etl_files_expand(bulk->source);
 	settle_indexes(bulk);
 

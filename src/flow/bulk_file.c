@@ -108,12 +108,9 @@ set_columns(EtlBulkCopy *bulk, const EtlLayout *layout)
 {
 	AttrNumber *attnums = etl_layout_attnums(layout, bulk->target);
 	int			nfields = list_length(layout->columns);
-	EtlSinkOptions options = {
-		.guarded = bulk->on_error != ETL_ON_ERROR_ABORT,
-		.defer_indexes = bulk->defer_indexes,
-		.on_conflict = layout->on_conflict,
-		.keys = layout->keys,
-	};
+	EtlSinkOptions options =
+		etl_layout_sink_options(layout, bulk->on_error != ETL_ON_ERROR_ABORT,
+								bulk->defer_indexes);
 
 	etl_sink_check_privileges(bulk->target, attnums, nfields, &options);
 	if (bulk->loading)

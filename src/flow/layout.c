@@ -14,6 +14,7 @@
 #include "access/attnum.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "nodes/value.h"
 #include "parser/parse_relation.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
@@ -164,6 +165,22 @@ etl_layout_from_jsonb(EtlLayout *layout, Jsonb *jsonb)
 	layout->on_conflict = etl_option_word("on_conflict", get_string(jsonb, "on_conflict"),
 										  etl_conflict_words);
 	layout->keys = get_strings(jsonb, "keys");
+}
+
+/* What the sink needs to know. */
+EtlSinkOptions
+etl_layout_sink_options(const EtlLayout *layout, bool guarded, bool defer_indexes)
+{
+	EtlSinkOptions options = {
+		.guarded = guarded,
+		.defer_indexes = defer_indexes,
+		.on_conflict = layout->on_conflict,
+	};
+	ListCell   *lc;
+
+	foreach(lc, layout->keys)
+		options.keys = lappend(options.keys, makeString(lfirst(lc)));
+	return options;
 }
 
 /*

@@ -186,12 +186,11 @@ load_record(EtlLoad *load)
 		if (load->on_error != ETL_ON_ERROR_ABORT &&
 			etl_csv_resync(load->reader, &load->record, load->nfields))
 		{
-			reject.category = ETL_CATEGORY_STRUCTURE;
-			reject.sqlerrcode = ERRCODE_BAD_COPY_FILE_FORMAT;
-			reject.message = "unterminated CSV quoted field";
-			reject.detail = NULL;
-			reject.column_name = NULL;
-			reject.field_value = NULL;
+			/* What is left of it fails for a reason of its own. */
+			memset(&reject, 0, sizeof(reject));
+			if (etl_csv_split(load->reader, &load->record, &fields, &nfields,
+							  &reject))
+				elog(ERROR, "record cut at a broken quote has none");
 		}
 		reject_record(load, &load->record, &reject);
 	}

@@ -397,7 +397,7 @@ settle_letters(Replay *replay)
 static void
 begin_group(Replay *replay)
 {
-	EtlSinkOptions options = {.guarded = true};
+	EtlSinkOptions options;
 	AttrNumber *attnums;
 	Jsonb	   *layout = etl_loaded_file_layout(replay->file_id);
 
@@ -408,8 +408,7 @@ begin_group(Replay *replay)
 						replay->file_id),
 				 errdetail("How the file was read is no longer known.")));
 	etl_layout_from_jsonb(&replay->layout, layout);
-	options.on_conflict = replay->layout.on_conflict;
-	options.keys = replay->layout.keys;
+	options = etl_layout_sink_options(&replay->layout, true, false);
 
 	replay->target = table_open(replay->target_oid, RowExclusiveLock);
 	attnums = etl_layout_attnums(&replay->layout, replay->target);

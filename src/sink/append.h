@@ -14,6 +14,10 @@
 #include "executor/execPartition.h"
 #include "nodes/execnodes.h"
 
+/* Rows and values of a batch at the most; a sink's slots are so many. */
+#define ETL_MAX_BATCH_ROWS		1000
+#define ETL_MAX_BATCH_VALUES	1000000
+
 /* ------------------------------------------------------------------ */
 /* in columns.c: which columns are supplied, and what the others get     */
 
@@ -67,7 +71,6 @@ typedef struct EtlHeapSink
 	bool		has_generated;
 	bool		prechecks;		/* check before writing */
 	bool		plain;			/* writing cannot fail for a row's fault */
-	bool		user_triggers;	/* AFTER ROW triggers other than FK checks */
 	bool		delete_duplicates;	/* once written; see append_guarded.c */
 	MemoryContext check_context;
 	EState	   *check_estate;

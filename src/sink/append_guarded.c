@@ -42,7 +42,6 @@
 #include "access/heaptoast.h"
 #include "access/htup_details.h"
 #include "catalog/catalog.h"
-#include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
@@ -61,7 +60,6 @@ typedef struct GuardedRun
 	void		(*visit) (EtlHeapSink *sink, int row);
 } GuardedRun;
 
-static void note_triggers(EtlHeapSink *sink, TriggerDesc *trigdesc);
 static bool relation_is_plain(Relation target, bool defer_indexes);
 static void visit_rows(EtlHeapSink *sink, MemoryContext context,
 					   void (*visit) (EtlHeapSink *, int));
@@ -98,7 +96,6 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 		desc->constr->has_generated_stored;
 	sink->prechecks = !before_row &&
 		!(sink->partitioned && sink->has_generated);
-	note_triggers(sink, target->trigdesc);
 	sink->delete_duplicates = !sink->partitioned && !before_row &&
 		(target->trigdesc == NULL || !target->trigdesc->trig_insert_after_row) &&
 		!RelationIsLogicallyLogged(target);
@@ -118,25 +115,6 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 	{
 		MemoryContextReset(sink->check_context);
 		sink->check_estate = NULL;
-	}
-}
-
-/*
- * A partition may have triggers of its own, which are not looked for: so
- * partitioned tables are taken to have some.
- */
-static void
-note_triggers(EtlHeapSink *sink, TriggerDesc *trigdesc)
-{
-	sink->user_triggers = sink->partitioned;
-	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
-	{
-		Trigger    *trigger = &trigdesc->triggers[i];
-
-		if (TRIGGER_FOR_ROW(trigger->tgtype) &&
-			TRIGGER_FOR_INSERT(trigger->tgtype) &&
-			RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_FK)
-			sink->user_triggers = true;
 	}
 }
 
@@ -288,7 +266,10 @@ static void
 visit_suspect(EtlHeapSink *sink, int row)
 {
 	if (sink->states[row] == ETL_ROW_SUSPECT)
+	{
 		visit_check(sink, row);
+		sink->states[row] = ETL_ROW_PENDING;
+	}
 }
 
 /*
@@ -376,7 +357,7 @@ write_in_attempts(EtlHeapSink *sink)
 			continue;
 		}
 		if (failed_row >= 0)
-			end = failed_row > first ? failed_row : first + 1;
+			end = failed_row;
 		single = one_by_one || sink->probe_batches > 0;
 
 		if (attempt(sink, first, end, single, &edata))
@@ -387,11 +368,9 @@ write_in_attempts(EtlHeapSink *sink)
 			if (failed_row < 0)
 				sink->attempt_rows = Min(sink->attempt_rows * 2,
 										 sink->base.batch_limit);
-			else if (first > failed_row)
-				failed_row = -1;
-			else if (!sink->user_triggers)
+			else
 			{
-				/* Nothing has come between the row and its error. */
+				/* All before it is written as it was when it failed. */
 				reject_row(sink, first++, failed_error);
 				failed_row = -1;
 			}

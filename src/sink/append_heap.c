@@ -23,9 +23,6 @@
 #include "utils/rls.h"
 #include "utils/syscache.h"
 
-#define MAX_BATCH_ROWS		1000
-#define MAX_BATCH_VALUES	1000000
-
 static bool heap_serves(Relation target, const EtlSinkOptions *options);
 static bool partitions_are_heaps(Relation target);
 static EtlSink *heap_open(Relation target, const AttrNumber *attnums,
@@ -122,9 +119,9 @@ heap_open(Relation target, const AttrNumber *attnums, int natts,
 	sink->partitioned = target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
 	sink->columns = etl_columns_create(target, attnums, natts);
 	set_batch_limit(sink);
-	sink->base.slots = palloc0(sizeof(TupleTableSlot *) * MAX_BATCH_ROWS);
-	sink->states = palloc0(sizeof(EtlRowState) * MAX_BATCH_ROWS);
-	sink->rejects = palloc0(sizeof(EtlReject) * MAX_BATCH_ROWS);
+	sink->base.slots = palloc0(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
+	sink->states = palloc0(sizeof(EtlRowState) * ETL_MAX_BATCH_ROWS);
+	sink->rejects = palloc0(sizeof(EtlReject) * ETL_MAX_BATCH_ROWS);
 	if (options->guarded)
 		etl_heap_guarded_setup(sink);
 	open_writer(sink);
@@ -168,8 +165,8 @@ set_batch_limit(EtlHeapSink *sink)
 {
 	int			natts = RelationGetDescr(sink->base.target)->natts;
 
-	sink->base.batch_limit = Min(MAX_BATCH_ROWS,
-								 MAX_BATCH_VALUES / Max(natts, 1));
+	sink->base.batch_limit = Min(ETL_MAX_BATCH_ROWS,
+								 ETL_MAX_BATCH_VALUES / Max(natts, 1));
 	if (sink->columns->defaults_read_tables)
 		sink->base.batch_limit = 1;
 }

@@ -28,11 +28,15 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+
+/* Slots that the leaf partitions may keep from batch to batch, all together. */
+#define MAX_OWN_SLOTS	(8 * ETL_MAX_BATCH_ROWS)
 
 /* One table that rows go to: the target itself or a leaf partition. */
 typedef struct HeapLeaf
@@ -48,6 +52,7 @@ typedef struct HeapLeaf
 	List	   *nothrow_indexes;	/* unique ones that report duplicates */
 	bool		before_row;
 	bool		after_row;
+	bool		in_order;		/* each row after all before it is done with */
 	bool		generated;
 	bool		check_partition;
 } HeapLeaf;
@@ -65,6 +70,7 @@ struct EtlHeapWriter
 	HeapLeaf   *only;			/* not partitioned */
 	List	   *leaves;
 	int			options;
+	int			n_own;			/* slots that leaves have made */
 	CommandId	cid;
 	bool		probe;
 };
@@ -72,6 +78,7 @@ struct EtlHeapWriter
 static void open_target(EtlHeapWriter *writer, Relation target);
 static void drop_deferred_indexes(ResultRelInfo *rri);
 static HeapLeaf *make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri);
+static bool triggers_look(EtlHeapWriter *writer, Relation rel);
 static HeapLeaf *route(EtlHeapWriter *writer, TupleTableSlot *slot);
 static TupleTableSlot *leaf_slot(EtlHeapWriter *writer, HeapLeaf *leaf,
 								 TupleTableSlot *slot, bool single);
@@ -80,6 +87,7 @@ static void check_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot);
 static void finish_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					   TupleTableSlot *slot, int row);
+static void drop_own_slots(EtlHeapWriter *writer);
 static void flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf);
 static List *immediate_unique_indexes(ResultRelInfo *rri);
 static bool delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf,
@@ -175,6 +183,9 @@ etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 		ReleaseBulkInsertStatePin(leaf->bistate);
 	}
 
+	if (writer->n_own > MAX_OWN_SLOTS)
+		drop_own_slots(writer);
+
 	sink->base.current_row = -1;
 	if (own_level)
 		AfterTriggerEndQuery(writer->estate);
@@ -198,6 +209,7 @@ etl_heap_writer_close(EtlHeapWriter *writer)
 		MemoryContextSwitchTo(oldcontext);
 	}
 
+	drop_own_slots(writer);
 	foreach(lc, writer->leaves)
 	{
 		HeapLeaf   *leaf = (HeapLeaf *) lfirst(lc);
@@ -281,7 +293,6 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 	HeapLeaf   *leaf = palloc0(sizeof(HeapLeaf));
 	Relation	rel = rri->ri_RelationDesc;
 	TupleConstr *constr = rel->rd_att->constr;
-	int			limit = writer->sink->base.batch_limit;
 
 	if (rri->ri_FdwRoutine != NULL)
 		ereport(ERROR,
@@ -293,12 +304,14 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 	leaf->rri = rri;
 	leaf->bistate = GetBulkInsertState();
 	leaf->single = table_slot_create(rel, &writer->estate->es_tupleTable);
-	leaf->slots = palloc(sizeof(TupleTableSlot *) * limit);
-	leaf->rows = palloc(sizeof(int) * limit);
+	leaf->slots = palloc(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
+	leaf->rows = palloc(sizeof(int) * ETL_MAX_BATCH_ROWS);
 	if (rri->ri_TrigDesc != NULL)
 	{
 		leaf->before_row = rri->ri_TrigDesc->trig_insert_before_row;
 		leaf->after_row = rri->ri_TrigDesc->trig_insert_after_row;
+		leaf->in_order = leaf->before_row ||
+			((writer->flags & ETL_WRITER_EACH_ROW) && triggers_look(writer, rel));
 	}
 	leaf->generated = constr != NULL && constr->has_generated_stored;
 	if (writer->sink->delete_duplicates)
@@ -308,6 +321,28 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 	rri->ri_CopyMultiInsertBuffer = (struct CopyMultiInsertBuffer *) leaf;
 	writer->leaves = lappend(writer->leaves, leaf);
 	return leaf;
+}
+
+/*
+ * May an AFTER ROW trigger look at the rows of the target?  A foreign key
+ * check looks at the other table.
+ */
+static bool
+triggers_look(EtlHeapWriter *writer, Relation rel)
+{
+	for (int i = 0; i < rel->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &rel->trigdesc->triggers[i];
+
+		if (TRIGGER_FOR_AFTER(trigger->tgtype) &&
+			TRIGGER_FOR_ROW(trigger->tgtype) &&
+			TRIGGER_FOR_INSERT(trigger->tgtype) &&
+			(RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_FK ||
+			 trigger->tgconstrrelid == RelationGetRelid(rel) ||
+			 trigger->tgconstrrelid == RelationGetRelid(writer->sink->base.target)))
+			return true;
+	}
+	return false;
 }
 
 /* Finds the leaf partition of a row of the partitioned target. */
@@ -338,12 +373,13 @@ leaf_slot(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 	if (!single)
 	{
 		if (leaf->own == NULL)
-			leaf->own = palloc0(sizeof(TupleTableSlot *) *
-								writer->sink->base.batch_limit);
+			leaf->own = palloc(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
 		if (leaf->nrows == leaf->n_own)
+		{
 			leaf->own[leaf->n_own++] =
-				table_slot_create(leaf->rri->ri_RelationDesc,
-								  &writer->estate->es_tupleTable);
+				table_slot_create(leaf->rri->ri_RelationDesc, NULL);
+			writer->n_own++;
+		}
 		result = leaf->own[leaf->nrows];
 	}
 
@@ -372,7 +408,7 @@ write_row(EtlHeapWriter *writer, int row, bool one_by_one)
 	slot->tts_tableOid = RelationGetRelid(sink->base.target);
 	if (leaf == NULL)
 		leaf = route(writer, slot);
-	single = one_by_one || leaf->before_row ||
+	single = one_by_one || leaf->in_order ||
 		(writer->capture != NULL && writer->proute != NULL);
 	if (writer->capture != NULL)
 		writer->capture->tcs_original_insert_tuple =
@@ -381,19 +417,19 @@ write_row(EtlHeapWriter *writer, int row, bool one_by_one)
 		slot = leaf_slot(writer, leaf, slot, single);
 	slot->tts_tableOid = RelationGetRelid(leaf->rri->ri_RelationDesc);
 
-	if (leaf->before_row)
+	if (leaf->in_order)
 	{
 		ListCell   *lc;
 
-		/* The trigger may look at the rows before this one. */
+		/* A trigger may look at the rows before this one, not after it. */
 		foreach(lc, writer->leaves)
 			flush_leaf(writer, (HeapLeaf *) lfirst(lc));
 		sink->base.current_row = row;
-		if (!ExecBRInsertTriggers(estate, leaf->rri, slot))
-		{
-			sink->states[row] = ETL_ROW_SUPPRESSED;
-			return;
-		}
+	}
+	if (leaf->before_row && !ExecBRInsertTriggers(estate, leaf->rri, slot))
+	{
+		sink->states[row] = ETL_ROW_SUPPRESSED;
+		return;
 	}
 	check_row(writer, leaf, slot);
 
@@ -456,6 +492,23 @@ finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 	}
 	list_free(recheck);
 	writer->sink->states[row] = ETL_ROW_WRITTEN;
+}
+
+/* Bounds the memory of a load into many partitions. */
+static void
+drop_own_slots(EtlHeapWriter *writer)
+{
+	ListCell   *lc;
+
+	foreach(lc, writer->leaves)
+	{
+		HeapLeaf   *leaf = (HeapLeaf *) lfirst(lc);
+
+		for (int i = 0; i < leaf->n_own; i++)
+			ExecDropSingleTupleTableSlot(leaf->own[i]);
+		leaf->n_own = 0;
+	}
+	writer->n_own = 0;
 }
 
 /* Writes the rows that a leaf has gathered. */

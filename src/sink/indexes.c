@@ -25,6 +25,7 @@
 #include "catalog/catalog.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_trigger.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
@@ -58,7 +59,7 @@ etl_indexes_can_defer(Relation target, const char **reason)
 	if (target->rd_rel->relkind != RELKIND_RELATION ||
 		target->rd_rel->relam != HEAP_TABLE_AM_OID)
 		*reason = "the target is not a plain table";
-	else if (!pg_class_ownercheck(RelationGetRelid(target), GetUserId()))
+	else if (!etl_owns_relation(RelationGetRelid(target), GetUserId()))
 		*reason = "only the owner of a table may rebuild its indexes";
 	else if (IsSystemRelation(target))
 		*reason = "the target is a system catalog";
@@ -66,7 +67,7 @@ etl_indexes_can_defer(Relation target, const char **reason)
 							  true) == RLS_ENABLED)
 		*reason = "row-level security applies to the target";
 	else if (!triggers_allow(target))
-		*reason = "the target has triggers";
+		*reason = "the target has triggers or deferrable constraints";
 	else if (is_used_elsewhere(target))
 		*reason = "the target is in use by an open query of this session";
 	if (*reason != NULL)
@@ -101,7 +102,8 @@ etl_indexes_rebuild(Relation target)
 
 /*
  * Foreign keys that point from the target to other tables are no obstacle:
- * their checks read the other table's index.
+ * their checks read the other table's index.  Those that are deferrable may
+ * still be pending when the indexes are to be built.
  */
 static bool
 triggers_allow(Relation target)
@@ -112,8 +114,11 @@ triggers_allow(Relation target)
 	{
 		Trigger    *trigger = &trigdesc->triggers[i];
 
+		if (!TRIGGER_FOR_INSERT(trigger->tgtype))
+			continue;
 		if (RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_FK ||
-			trigger->tgconstrrelid == RelationGetRelid(target))
+			trigger->tgconstrrelid == RelationGetRelid(target) ||
+			trigger->tgdeferrable)
 			return false;
 	}
 	return true;

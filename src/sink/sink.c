@@ -155,7 +155,7 @@ void
 etl_sink_close(EtlSink *sink)
 {
 	etl_sink_flush(sink);
-	for (int i = 0; i < sink->batch_limit && sink->slots[i] != NULL; i++)
+	for (int i = 0; i < ETL_MAX_BATCH_ROWS && sink->slots[i] != NULL; i++)
 		ExecDropSingleTupleTableSlot(sink->slots[i]);
 	sink->ops->close(sink);
 }
@@ -250,7 +250,10 @@ check_column_acl(Relation target, AttrNumber attnum, AclMode mode)
 					   RelationGetRelationName(target));
 }
 
-/* ON CONFLICT reads the keys; DO UPDATE writes the other columns too. */
+/*
+ * ON CONFLICT reads the keys; DO UPDATE writes the other columns too, and to
+ * name them as EXCLUDED takes the right to read them.
+ */
 static void
 check_conflict_acl(Relation target, const AttrNumber *attnums, int natts,
 				   const EtlSinkOptions *options)
@@ -270,6 +273,9 @@ check_conflict_acl(Relation target, const AttrNumber *attnums, int natts,
 	if (options->on_conflict == ETL_CONFLICT_UPDATE)
 		for (int i = 0; i < natts; i++)
 			if (!bms_is_member(attnums[i], key_set))
+			{
 				check_column_acl(target, attnums[i], ACL_UPDATE);
+				check_column_acl(target, attnums[i], ACL_SELECT);
+			}
 	bms_free(key_set);
 }

@@ -27,7 +27,7 @@ typedef struct EtlSinkOptions
 	bool		guarded;		/* report row errors instead of throwing */
 	bool		defer_indexes;	/* leave non-unique indexes to the end */
 	EtlConflictAction on_conflict;
-	List	   *keys;			/* of column names; with on_conflict */
+	List	   *keys;			/* of String nodes; with on_conflict */
 } EtlSinkOptions;
 
 typedef struct EtlSinkCounts

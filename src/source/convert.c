@@ -8,15 +8,14 @@
  * EtlReject.  Two ways lead there:
  *
  *	- The common types have a converter of their own (convert_number.c,
- *	  convert_datetime.c, convert_text.c).  It accepts only plain input, whose
+ *	  convert_datetime.c, convert_text.c, convert_json.c).  It accepts only plain input, whose
  *	  value is beyond doubt, gives what the type's input function would give
  *	  bit for bit, and never throws.  It never refuses either: what it does
  *	  not know for certain goes the second way.
  *	- The type's input function, run under a guard (see base/guard.c) that all
  *	  rows of a batch share.  Its error becomes the reject, so that the text
  *	  is the server's own.  Types without a converter, domains among them, take
- *	  this way always.  JSON does too: its cost is in the parsing, and the
- *	  parser throws on deep nesting.
+ *	  this way always.
  *
  * Order of errors in a row, as in COPY: too many fields; then column by
  * column from the left, conversion or a missing field.
@@ -41,38 +40,35 @@
 #include "utils/memutils.h"
 
 /* Bounds of the memory taken at once for the values of one row. */
-#define MIN_ARENA_CHUNK		256
-#define MAX_ARENA_CHUNK		8192
+#define MIN_ARENA_CHUNK 256
+#define MAX_ARENA_CHUNK 8192
 
 struct EtlConverter
 {
-	MemoryContext context;		/* holds the converter */
-	int			nfields;
-	EtlColumnConverter *columns;	/* one for each field of a record */
+	MemoryContext context; /* holds the converter */
+	int nfields;
+	EtlColumnConverter *columns; /* one for each field of a record */
 	EtlRowArena arena;
-	EtlGuard	guard;
+	EtlGuard guard;
 };
 
 /* What one guarded call of an input function needs and gives. */
 typedef struct InputCall
 {
 	EtlColumnConverter *column;
-	char	   *string;
-	Datum		value;
+	char *string;
+	Datum value;
 } InputCall;
 
 static void init_column(EtlConverter *converter, EtlColumnConverter *column,
 						Form_pg_attribute att);
 static void choose_fast(EtlColumnConverter *column, Oid type);
-static bool convert_guarded(EtlConverter *converter,
-							EtlColumnConverter *column,
-							const EtlField *field, Datum *value,
-							EtlReject *reject);
+static bool convert_guarded(EtlConverter *converter, EtlColumnConverter *column,
+							const EtlField *field, Datum *value, EtlReject *reject);
 static void call_input_function(void *arg);
-static void prepare_input_function(MemoryContext parent,
-								   EtlColumnConverter *column);
-static bool has_extra_field(const EtlConverter *converter,
-							const EtlField *fields, int nfields);
+static void prepare_input_function(MemoryContext parent, EtlColumnConverter *column);
+static bool has_extra_field(const EtlConverter *converter, const EtlField *fields,
+							int nfields);
 static bool reject_structure(EtlReject *reject, const char *message,
 							 const char *column_name);
 
@@ -89,7 +85,8 @@ etl_converter_create(TupleDesc desc, const AttrNumber *attnums, int nfields)
 	MemoryContext caller_context;
 	EtlConverter *converter;
 
-	context = AllocSetContextCreate(CurrentMemoryContext, "etl converter",
+	context = AllocSetContextCreate(CurrentMemoryContext,
+									"etl converter",
 									ALLOCSET_DEFAULT_SIZES);
 	caller_context = MemoryContextSwitchTo(context);
 
@@ -106,7 +103,8 @@ etl_converter_create(TupleDesc desc, const AttrNumber *attnums, int nfields)
 		if (attnums[i] < 1 || attnums[i] > desc->natts ||
 			TupleDescAttr(desc, attnums[i] - 1)->attisdropped)
 			elog(ERROR, "invalid attribute number %d", attnums[i]);
-		init_column(converter, &converter->columns[i],
+		init_column(converter,
+					&converter->columns[i],
 					TupleDescAttr(desc, attnums[i] - 1));
 	}
 
@@ -116,15 +114,13 @@ etl_converter_create(TupleDesc desc, const AttrNumber *attnums, int nfields)
 
 /* Looks up how the column's values are read. */
 static void
-init_column(EtlConverter *converter, EtlColumnConverter *column,
-			Form_pg_attribute att)
+init_column(EtlConverter *converter, EtlColumnConverter *column, Form_pg_attribute att)
 {
 	column->attnum = att->attnum;
 	column->name = pstrdup(NameStr(att->attname));
 	column->typmod = att->atttypmod;
 	column->arena = &converter->arena;
-	getTypeInputInfo(att->atttypid, &column->type_input,
-					 &column->type_ioparam);
+	getTypeInputInfo(att->atttypid, &column->type_input, &column->type_ioparam);
 	column->strict = func_strict(column->type_input);
 	column->precision = -1;
 	column->scale = -1;
@@ -138,9 +134,9 @@ choose_fast(EtlColumnConverter *column, Oid type)
 {
 	static const struct
 	{
-		Oid			type;
+		Oid type;
 		EtlFastConverter fast;
-	}			fast_converters[] = {
+	} fast_converters[] = {
 		{INT2OID, etl_convert_int2},
 		{INT4OID, etl_convert_int4},
 		{INT8OID, etl_convert_int8},
@@ -157,6 +153,8 @@ choose_fast(EtlColumnConverter *column, Oid type)
 		{BPCHAROID, etl_convert_bpchar},
 		{BYTEAOID, etl_convert_bytea},
 		{UUIDOID, etl_convert_uuid},
+		{JSONOID, etl_convert_json},
+		{JSONBOID, etl_convert_jsonb},
 	};
 
 	for (size_t i = 0; i < lengthof(fast_converters); i++)
@@ -196,14 +194,13 @@ choose_fast(EtlColumnConverter *column, Oid type)
  * may then be set.
  */
 bool
-etl_convert(EtlConverter *converter, const EtlField *fields, int nfields,
-			Datum *values, bool *isnull, EtlReject *reject)
+etl_convert(EtlConverter *converter, const EtlField *fields, int nfields, Datum *values,
+			bool *isnull, EtlReject *reject)
 {
 	EtlRowArena *arena = &converter->arena;
 
 	if (has_extra_field(converter, fields, nfields))
-		return reject_structure(reject, "extra data after last expected column",
-								NULL);
+		return reject_structure(reject, "extra data after last expected column", NULL);
 
 	arena->next = NULL;
 	arena->left = 0;
@@ -213,15 +210,14 @@ etl_convert(EtlConverter *converter, const EtlField *fields, int nfields,
 	{
 		EtlColumnConverter *column = &converter->columns[i];
 		const EtlField *field = &fields[i];
-		int			index = column->attnum - 1;
+		int index = column->attnum - 1;
 
 		if (i >= nfields)
 			return reject_structure(reject,
 									column->name ?
-									psprintf("missing data for column \"%s\"",
-											 column->name) :
-									psprintf("missing data for field %d",
-											 i + 1),
+										psprintf("missing data for column \"%s\"",
+												 column->name) :
+										psprintf("missing data for field %d", i + 1),
 									column->name);
 		if (column->attnum == InvalidAttrNumber)
 			continue;
@@ -231,8 +227,7 @@ etl_convert(EtlConverter *converter, const EtlField *fields, int nfields,
 			values[index] = (Datum) 0;
 		else if ((field->data == NULL || column->fast == NULL ||
 				  !column->fast(column, field, &values[index])) &&
-				 !convert_guarded(converter, column, field, &values[index],
-								  reject))
+				 !convert_guarded(converter, column, field, &values[index], reject))
 			return false;
 	}
 	return true;
@@ -257,8 +252,8 @@ static bool
 convert_guarded(EtlConverter *converter, EtlColumnConverter *column,
 				const EtlField *field, Datum *value, EtlReject *reject)
 {
-	InputCall	call;
-	ErrorData  *edata;
+	InputCall call;
+	ErrorData *edata;
 
 	if (column->io_context == NULL)
 		prepare_input_function(converter->context, column);
@@ -287,11 +282,13 @@ convert_guarded(EtlConverter *converter, EtlColumnConverter *column,
 static void
 call_input_function(void *arg)
 {
-	InputCall  *call = arg;
+	InputCall *call = arg;
 	EtlColumnConverter *column = call->column;
 
-	call->value = InputFunctionCall(&column->io_function, call->string,
-									column->type_ioparam, column->typmod);
+	call->value = InputFunctionCall(&column->io_function,
+									call->string,
+									column->type_ioparam,
+									column->typmod);
 }
 
 /*
@@ -303,8 +300,7 @@ prepare_input_function(MemoryContext parent, EtlColumnConverter *column)
 {
 	MemoryContext context;
 
-	context = AllocSetContextCreate(parent, "etl input function",
-									ALLOCSET_SMALL_SIZES);
+	context = AllocSetContextCreate(parent, "etl input function", ALLOCSET_SMALL_SIZES);
 	fmgr_info_cxt(column->type_input, &column->io_function, context);
 	column->io_context = context;
 }
@@ -314,8 +310,7 @@ prepare_input_function(MemoryContext parent, EtlColumnConverter *column)
  * field, which is what a table without columns expects.
  */
 static bool
-has_extra_field(const EtlConverter *converter, const EtlField *fields,
-				int nfields)
+has_extra_field(const EtlConverter *converter, const EtlField *fields, int nfields)
 {
 	if (nfields <= converter->nfields)
 		return false;
@@ -325,8 +320,7 @@ has_extra_field(const EtlConverter *converter, const EtlField *fields,
 
 /* Describes a wrong number of fields; always false. */
 static bool
-reject_structure(EtlReject *reject, const char *message,
-				 const char *column_name)
+reject_structure(EtlReject *reject, const char *message, const char *column_name)
 {
 	reject->category = ETL_CATEGORY_STRUCTURE;
 	reject->sqlerrcode = ERRCODE_BAD_COPY_FILE_FORMAT;
@@ -344,11 +338,10 @@ reject_structure(EtlReject *reject, const char *message,
 void *
 etl_row_alloc_chunk(EtlRowArena *arena, size_t size)
 {
-	char	   *chunk;
+	char *chunk;
 
 	arena->used += size;
-	while (arena->chunk_size < arena->used &&
-		   arena->chunk_size < MAX_ARENA_CHUNK)
+	while (arena->chunk_size < arena->used && arena->chunk_size < MAX_ARENA_CHUNK)
 		arena->chunk_size *= 2;
 
 	if (size > arena->chunk_size / 2)

@@ -20,46 +20,43 @@
 #include "utils/datetime.h"
 #include "utils/timestamp.h"
 
-#define DATE_LEN	10			/* yyyy-mm-dd */
-#define TIME_LEN	8			/* hh:mm:ss */
-#define MAX_DECIMALS	6
+#define DATE_LEN	 10 /* yyyy-mm-dd */
+#define TIME_LEN	 8	/* hh:mm:ss */
+#define MAX_DECIMALS 6
 
 /* The server takes displacements of less than 16 hours. */
-#define MAX_ZONE_HOURS	14
+#define MAX_ZONE_HOURS 14
 
 typedef struct IsoDate
 {
-	int			year;
-	int			month;
-	int			day;
+	int year;
+	int month;
+	int day;
 } IsoDate;
 
 typedef struct IsoTime
 {
-	int			hour;
-	int			minute;
-	int			second;
-	int			microsecond;
+	int hour;
+	int minute;
+	int second;
+	int microsecond;
 } IsoTime;
 
 static bool scan_two(const char *p, int *number);
 static bool scan_date(const char *p, IsoDate *date);
 static bool scan_time(const char **text, int precision, IsoTime *time);
-static bool scan_timestamp(const EtlColumnConverter *column,
-						   const EtlField *field, IsoDate *date, IsoTime *time,
-						   const char **rest);
-static bool scan_zone(const EtlColumnConverter *column, const char *p,
-					  int *seconds_east);
-static int	days_since_2000(const IsoDate *date);
+static bool scan_timestamp(const EtlColumnConverter *column, const EtlField *field,
+						   IsoDate *date, IsoTime *time, const char **rest);
+static bool scan_zone(const EtlColumnConverter *column, const char *p, int *seconds_east);
+static int days_since_2000(const IsoDate *date);
 static int64 time_of_day(const IsoTime *time);
-static int	session_seconds_east(const IsoDate *date, const IsoTime *time);
-static inline Datum int64_value(const EtlColumnConverter *column, Timestamp time);
+static int session_seconds_east(const IsoDate *date, const IsoTime *time);
 
 bool
 etl_convert_date(const EtlColumnConverter *column pg_attribute_unused(),
 				 const EtlField *field, Datum *value)
 {
-	IsoDate		date;
+	IsoDate date;
 
 	if (field->len != DATE_LEN || !scan_date(field->data, &date))
 		return false;
@@ -68,16 +65,15 @@ etl_convert_date(const EtlColumnConverter *column pg_attribute_unused(),
 }
 
 bool
-etl_convert_time(const EtlColumnConverter *column, const EtlField *field,
-				 Datum *value)
+etl_convert_time(const EtlColumnConverter *column, const EtlField *field, Datum *value)
 {
 	const char *p = field->data;
-	IsoTime		time;
+	IsoTime time;
 
 	if (field->len < TIME_LEN || !scan_time(&p, column->scale, &time) ||
 		p != field->data + field->len)
 		return false;
-	*value = int64_value(column, time_of_day(&time));
+	*value = TimeADTGetDatum(time_of_day(&time));
 	return true;
 }
 
@@ -85,25 +81,25 @@ bool
 etl_convert_timestamp(const EtlColumnConverter *column, const EtlField *field,
 					  Datum *value)
 {
-	IsoDate		date;
-	IsoTime		time;
+	IsoDate date;
+	IsoTime time;
 	const char *rest;
 
 	if (!scan_timestamp(column, field, &date, &time, &rest) || *rest != '\0')
 		return false;
-	*value = int64_value(column, days_since_2000(&date) * USECS_PER_DAY +
-							time_of_day(&time));
+	*value = TimestampGetDatum(days_since_2000(&date) * USECS_PER_DAY +
+							   time_of_day(&time));
 	return true;
 }
 
 bool
-etl_convert_timestamptz(const EtlColumnConverter *column,
-						const EtlField *field, Datum *value)
+etl_convert_timestamptz(const EtlColumnConverter *column, const EtlField *field,
+						Datum *value)
 {
-	IsoDate		date;
-	IsoTime		time;
+	IsoDate date;
+	IsoTime time;
 	const char *rest;
-	int			seconds_east;
+	int seconds_east;
 
 	if (!scan_timestamp(column, field, &date, &time, &rest))
 		return false;
@@ -111,8 +107,8 @@ etl_convert_timestamptz(const EtlColumnConverter *column,
 		seconds_east = session_seconds_east(&date, &time);
 	else if (!scan_zone(column, rest, &seconds_east))
 		return false;
-	*value = int64_value(column, days_since_2000(&date) * USECS_PER_DAY +
-							time_of_day(&time) - seconds_east * USECS_PER_SEC);
+	*value = TimestampGetDatum(days_since_2000(&date) * USECS_PER_DAY +
+							   time_of_day(&time) - seconds_east * USECS_PER_SEC);
 	return true;
 }
 
@@ -123,10 +119,10 @@ etl_convert_timestamptz(const EtlColumnConverter *column,
 bool
 etl_zulu_is_utc(void)
 {
-	Datum		epoch = DirectFunctionCall3(timestamptz_in,
-											CStringGetDatum("2000-01-01 00:00:00Z"),
-											ObjectIdGetDatum(InvalidOid),
-											Int32GetDatum(-1));
+	Datum epoch = DirectFunctionCall3(timestamptz_in,
+									  CStringGetDatum("2000-01-01 00:00:00Z"),
+									  ObjectIdGetDatum(InvalidOid),
+									  Int32GetDatum(-1));
 
 	return DatumGetTimestampTz(epoch) == 0;
 }
@@ -135,8 +131,8 @@ etl_zulu_is_utc(void)
 static inline bool
 scan_two(const char *p, int *number)
 {
-	unsigned	tens = (unsigned char) p[0] - '0';
-	unsigned	ones;
+	unsigned tens = (unsigned char) p[0] - '0';
+	unsigned ones;
 
 	if (tens > 9)
 		return false;
@@ -152,18 +148,15 @@ scan_two(const char *p, int *number)
 static bool
 scan_date(const char *p, IsoDate *date)
 {
-	int			century;
-	int			year;
+	int century;
+	int year;
 
 	if (!scan_two(p, &century) || !scan_two(p + 2, &year) || p[4] != '-' ||
-		!scan_two(p + 5, &date->month) || p[7] != '-' ||
-		!scan_two(p + 8, &date->day))
+		!scan_two(p + 5, &date->month) || p[7] != '-' || !scan_two(p + 8, &date->day))
 		return false;
 	date->year = century * 100 + year;
-	return date->year >= 1 &&
-		date->month >= 1 && date->month <= MONTHS_PER_YEAR &&
-		date->day >= 1 &&
-		date->day <= day_tab[isleap(date->year)][date->month - 1];
+	return date->year >= 1 && date->month >= 1 && date->month <= MONTHS_PER_YEAR &&
+		   date->day >= 1 && date->day <= day_tab[isleap(date->year)][date->month - 1];
 }
 
 /*
@@ -176,13 +169,12 @@ scan_time(const char **text, int precision, IsoTime *time)
 {
 	static const int scales[] = {1000000, 100000, 10000, 1000, 100, 10, 1};
 	const char *p = *text;
-	int			decimals = 0;
-	int			fraction = 0;
+	int decimals = 0;
+	int fraction = 0;
 
-	if (!scan_two(p, &time->hour) || p[2] != ':' ||
-		!scan_two(p + 3, &time->minute) || p[5] != ':' ||
-		!scan_two(p + 6, &time->second) ||
-		time->hour > 23 || time->minute > 59 || time->second > 59)
+	if (!scan_two(p, &time->hour) || p[2] != ':' || !scan_two(p + 3, &time->minute) ||
+		p[5] != ':' || !scan_two(p + 6, &time->second) || time->hour > 23 ||
+		time->minute > 59 || time->second > 59)
 		return false;
 
 	p += TIME_LEN;
@@ -204,8 +196,8 @@ scan_time(const char **text, int precision, IsoTime *time)
 
 /* Reads date and time; *rest is what follows them. */
 static bool
-scan_timestamp(const EtlColumnConverter *column, const EtlField *field,
-			   IsoDate *date, IsoTime *time, const char **rest)
+scan_timestamp(const EtlColumnConverter *column, const EtlField *field, IsoDate *date,
+			   IsoTime *time, const char **rest)
 {
 	const char *p = field->data;
 
@@ -222,9 +214,9 @@ scan_timestamp(const EtlColumnConverter *column, const EtlField *field,
 static bool
 scan_zone(const EtlColumnConverter *column, const char *p, int *seconds_east)
 {
-	bool		west = (*p == '-');
-	int			hours;
-	int			minutes = 0;
+	bool west = (*p == '-');
+	int hours;
+	int minutes = 0;
 
 	if (*p == 'Z' && p[1] == '\0' && column->zulu)
 	{
@@ -252,12 +244,11 @@ scan_zone(const EtlColumnConverter *column, const char *p, int *seconds_east)
 static int
 days_since_2000(const IsoDate *date)
 {
-	static const int days_before_month[MONTHS_PER_YEAR] = {
-		0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334
-	};
-	const int	days_before_2000 = 730119;	/* from 0001-01-01 */
-	int			years = date->year - 1;
-	int			days = years * 365 + years / 4 - years / 100 + years / 400;
+	static const int days_before_month[MONTHS_PER_YEAR] =
+		{0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+	const int days_before_2000 = 730119; /* from 0001-01-01 */
+	int years = date->year - 1;
+	int days = years * 365 + years / 4 - years / 100 + years / 400;
 
 	days += days_before_month[date->month - 1] + date->day - 1;
 	if (date->month > 2 && isleap(date->year))
@@ -269,8 +260,8 @@ days_since_2000(const IsoDate *date)
 static int64
 time_of_day(const IsoTime *time)
 {
-	int			seconds = (time->hour * MINS_PER_HOUR + time->minute) *
-	SECS_PER_MINUTE + time->second;
+	int seconds = (time->hour * MINS_PER_HOUR + time->minute) * SECS_PER_MINUTE +
+				  time->second;
 
 	return seconds * USECS_PER_SEC + time->microsecond;
 }
@@ -288,19 +279,4 @@ session_seconds_east(const IsoDate *date, const IsoTime *time)
 	tm.tm_min = time->minute;
 	tm.tm_sec = time->second;
 	return -DetermineTimeZoneOffset(&tm, session_timezone);
-}
-
-/* Times and timestamps are 64 bits, which not every platform has by value. */
-static inline Datum
-int64_value(const EtlColumnConverter *column, Timestamp time)
-{
-#ifdef USE_FLOAT8_BYVAL
-	(void) column;
-	return TimestampGetDatum(time);
-#else
-	Timestamp  *copy = etl_row_alloc(column->arena, sizeof(Timestamp));
-
-	*copy = time;
-	return PointerGetDatum(copy);
-#endif
 }

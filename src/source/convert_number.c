@@ -18,12 +18,12 @@
 /* A decimal as it stands in the text; all pointers into the field. */
 typedef struct PlainDecimal
 {
-	bool		negative;
-	const char *integer;		/* at least one digit */
-	int			integer_len;
+	bool negative;
+	const char *integer; /* at least one digit */
+	int integer_len;
 	const char *fraction;
-	int			fraction_len;	/* 0: no point */
-	const char *end;			/* what follows */
+	int fraction_len; /* 0: no point */
+	const char *end;  /* what follows */
 } PlainDecimal;
 
 /*
@@ -41,30 +41,27 @@ typedef struct PlainDecimal
  * weight 0 and is positive.  The server writes the short form whenever scale
  * and weight fit into it, and so the limits below keep us within it.
  */
-#define NUMERIC_FORM_SHORT		0x8000
-#define NUMERIC_FORM_NEGATIVE	0x2000
-#define NUMERIC_FORM_SCALE_BIT	7
-#define NUMERIC_FORM_WEIGHT		0x007F
-#define NUMERIC_FORM_MAX_SCALE	63
-#define NUMERIC_FORM_HEADER		(VARHDRSZ + sizeof(uint16))
+#define NUMERIC_FORM_SHORT	   0x8000
+#define NUMERIC_FORM_NEGATIVE  0x2000
+#define NUMERIC_FORM_SCALE_BIT 7
+#define NUMERIC_FORM_WEIGHT	   0x007F
+#define NUMERIC_FORM_MAX_SCALE 63
+#define NUMERIC_FORM_HEADER	   (VARHDRSZ + sizeof(uint16))
 
-#define DIGITS_PER_GROUP		4
-#define MAX_INTEGER_DIGITS		128
-#define MAX_GROUPS	((MAX_INTEGER_DIGITS + NUMERIC_FORM_MAX_SCALE) / \
-					 DIGITS_PER_GROUP + 2)
+#define DIGITS_PER_GROUP   4
+#define MAX_INTEGER_DIGITS 128
+#define MAX_GROUPS		   ((MAX_INTEGER_DIGITS + NUMERIC_FORM_MAX_SCALE) / DIGITS_PER_GROUP + 2)
 
 /* 18 digits and the next one times ten still fit into 64 bits. */
-#define MAX_INT_DIGITS	18
+#define MAX_INT_DIGITS 18
 
 static bool scan_int(const EtlField *field, int64 *result);
 static bool scan_decimal(const EtlField *field, PlainDecimal *decimal);
 static bool scan_exponent(const char *text);
-static bool small_mantissa(const PlainDecimal *decimal, uint64 limit,
-						   int max_scale, uint64 *mantissa);
-static int	group_digits(const PlainDecimal *decimal, int16 *groups,
-						 int *weight);
-static Datum form_numeric(EtlRowArena *arena, const PlainDecimal *decimal,
-						  int scale);
+static bool small_mantissa(const PlainDecimal *decimal, uint64 limit, int max_scale,
+						   uint64 *mantissa);
+static int group_digits(const PlainDecimal *decimal, int16 *groups, int *weight);
+static Datum form_numeric(EtlRowArena *arena, const PlainDecimal *decimal, int scale);
 
 static inline bool
 is_digit(char c)
@@ -76,10 +73,9 @@ bool
 etl_convert_int2(const EtlColumnConverter *column pg_attribute_unused(),
 				 const EtlField *field, Datum *value)
 {
-	int64		number;
+	int64 number;
 
-	if (!scan_int(field, &number) ||
-		number < PG_INT16_MIN || number > PG_INT16_MAX)
+	if (!scan_int(field, &number) || number < PG_INT16_MIN || number > PG_INT16_MAX)
 		return false;
 	*value = Int16GetDatum((int16) number);
 	return true;
@@ -89,10 +85,9 @@ bool
 etl_convert_int4(const EtlColumnConverter *column pg_attribute_unused(),
 				 const EtlField *field, Datum *value)
 {
-	int64		number;
+	int64 number;
 
-	if (!scan_int(field, &number) ||
-		number < PG_INT32_MIN || number > PG_INT32_MAX)
+	if (!scan_int(field, &number) || number < PG_INT32_MIN || number > PG_INT32_MAX)
 		return false;
 	*value = Int32GetDatum((int32) number);
 	return true;
@@ -102,20 +97,11 @@ bool
 etl_convert_int8(const EtlColumnConverter *column pg_attribute_unused(),
 				 const EtlField *field, Datum *value)
 {
-	int64		number;
+	int64 number;
 
 	if (!scan_int(field, &number))
 		return false;
-#ifdef USE_FLOAT8_BYVAL
 	*value = Int64GetDatum(number);
-#else
-	{
-		int64	   *copy = etl_row_alloc(column->arena, sizeof(int64));
-
-		*copy = number;
-		*value = PointerGetDatum(copy);
-	}
-#endif
 	return true;
 }
 
@@ -125,8 +111,8 @@ scan_int(const EtlField *field, int64 *result)
 {
 	const char *p = field->data;
 	const char *end = p + field->len;
-	bool		negative = (*p == '-');
-	int64		number = 0;
+	bool negative = (*p == '-');
+	int64 number = 0;
 
 	if (*p == '-' || *p == '+')
 		p++;
@@ -153,20 +139,22 @@ etl_convert_float4(const EtlColumnConverter *column pg_attribute_unused(),
 				   const EtlField *field, Datum *value)
 {
 	PlainDecimal decimal;
-	float		number;
-	char	   *end;
+	float number;
+	char *end;
 
 	if (!scan_decimal(field, &decimal) || !scan_exponent(decimal.end))
 		return false;
 
 #if FLT_EVAL_METHOD == 0
 	{
-		static const float powers[] = {1e0f, 1e1f, 1e2f, 1e3f, 1e4f, 1e5f,
-		1e6f, 1e7f, 1e8f, 1e9f, 1e10f};
-		uint64		mantissa;
+		static const float powers[] =
+			{1e0f, 1e1f, 1e2f, 1e3f, 1e4f, 1e5f, 1e6f, 1e7f, 1e8f, 1e9f, 1e10f};
+		uint64 mantissa;
 
-		if (small_mantissa(&decimal, UINT64CONST(1) << FLT_MANT_DIG,
-						   lengthof(powers) - 1, &mantissa))
+		if (small_mantissa(&decimal,
+						   UINT64CONST(1) << FLT_MANT_DIG,
+						   lengthof(powers) - 1,
+						   &mantissa))
 		{
 			number = (float) mantissa / powers[decimal.fraction_len];
 			*value = Float4GetDatum(decimal.negative ? -number : number);
@@ -189,21 +177,23 @@ etl_convert_float8(const EtlColumnConverter *column pg_attribute_unused(),
 				   const EtlField *field, Datum *value)
 {
 	PlainDecimal decimal;
-	double		number;
-	char	   *end;
+	double number;
+	char *end;
 
 	if (!scan_decimal(field, &decimal) || !scan_exponent(decimal.end))
 		return false;
 
 #if FLT_EVAL_METHOD == 0
 	{
-		static const double powers[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6,
-			1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17,
-		1e18, 1e19, 1e20, 1e21, 1e22};
-		uint64		mantissa;
+		static const double powers[] = {1e0,  1e1,	1e2,  1e3,	1e4,  1e5,	1e6,  1e7,
+										1e8,  1e9,	1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+										1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+		uint64 mantissa;
 
-		if (small_mantissa(&decimal, UINT64CONST(1) << DBL_MANT_DIG,
-						   lengthof(powers) - 1, &mantissa))
+		if (small_mantissa(&decimal,
+						   UINT64CONST(1) << DBL_MANT_DIG,
+						   lengthof(powers) - 1,
+						   &mantissa))
 		{
 			number = (double) mantissa / powers[decimal.fraction_len];
 			*value = Float8GetDatum(decimal.negative ? -number : number);
@@ -225,10 +215,9 @@ etl_convert_float8(const EtlColumnConverter *column pg_attribute_unused(),
  * worth at most limit, and not more than max_scale follow the point.
  */
 static bool
-small_mantissa(const PlainDecimal *decimal, uint64 limit, int max_scale,
-			   uint64 *mantissa)
+small_mantissa(const PlainDecimal *decimal, uint64 limit, int max_scale, uint64 *mantissa)
 {
-	uint64		number = 0;
+	uint64 number = 0;
 
 	if (*decimal->end != '\0' || decimal->fraction_len > max_scale ||
 		decimal->integer_len + decimal->fraction_len > MAX_INT_DIGITS)
@@ -303,8 +292,8 @@ scan_decimal(const EtlField *field, PlainDecimal *decimal)
 void
 etl_numeric_typmod(EtlColumnConverter *column)
 {
-	int32		bits;
-	int			scale;
+	int32 bits;
+	int scale;
 
 	if (column->typmod < (int32) VARHDRSZ)
 		return;
@@ -321,11 +310,10 @@ etl_numeric_typmod(EtlColumnConverter *column)
  * scale; a longer one would be rounded, which is not done here.
  */
 bool
-etl_convert_numeric(const EtlColumnConverter *column, const EtlField *field,
-					Datum *value)
+etl_convert_numeric(const EtlColumnConverter *column, const EtlField *field, Datum *value)
 {
 	PlainDecimal decimal;
-	int			scale;
+	int scale;
 
 	if (!scan_decimal(field, &decimal) || *decimal.end != '\0')
 		return false;
@@ -343,8 +331,7 @@ etl_convert_numeric(const EtlColumnConverter *column, const EtlField *field,
 			decimal.integer_len > column->precision - scale)
 			return false;
 	}
-	if (scale > NUMERIC_FORM_MAX_SCALE ||
-		decimal.integer_len > MAX_INTEGER_DIGITS)
+	if (scale > NUMERIC_FORM_MAX_SCALE || decimal.integer_len > MAX_INTEGER_DIGITS)
 		return false;
 
 	*value = form_numeric(column->arena, &decimal, scale);
@@ -355,13 +342,13 @@ etl_convert_numeric(const EtlColumnConverter *column, const EtlField *field,
 static Datum
 form_numeric(EtlRowArena *arena, const PlainDecimal *decimal, int scale)
 {
-	int16		groups[MAX_GROUPS];
-	int16	   *first = groups;
-	int			weight;
-	int			ngroups = group_digits(decimal, groups, &weight);
-	uint16		header;
-	char	   *image;
-	size_t		size;
+	int16 groups[MAX_GROUPS];
+	int16 *first = groups;
+	int weight;
+	int ngroups = group_digits(decimal, groups, &weight);
+	uint16 header;
+	char *image;
+	size_t size;
 
 	while (ngroups > 0 && *first == 0)
 	{
@@ -398,13 +385,12 @@ group_digits(const PlainDecimal *decimal, int16 *groups, int *weight)
 	static const int16 padding[DIGITS_PER_GROUP + 1] = {1, 1000, 100, 10, 1};
 	const char *p = decimal->integer;
 	const char *end = p + decimal->integer_len;
-	int			ngroups = 0;
-	int			lead = decimal->integer_len % DIGITS_PER_GROUP;
-	int			tail;
-	int16		group;
+	int ngroups = 0;
+	int lead = decimal->integer_len % DIGITS_PER_GROUP;
+	int tail;
+	int16 group;
 
-	*weight = (decimal->integer_len + DIGITS_PER_GROUP - 1) /
-		DIGITS_PER_GROUP - 1;
+	*weight = (decimal->integer_len + DIGITS_PER_GROUP - 1) / DIGITS_PER_GROUP - 1;
 
 	if (lead > 0)
 	{
@@ -414,15 +400,15 @@ group_digits(const PlainDecimal *decimal, int16 *groups, int *weight)
 		groups[ngroups++] = group;
 	}
 	for (; p < end; p += DIGITS_PER_GROUP)
-		groups[ngroups++] = (p[0] - '0') * 1000 + (p[1] - '0') * 100 +
-			(p[2] - '0') * 10 + (p[3] - '0');
+		groups[ngroups++] = (p[0] - '0') * 1000 + (p[1] - '0') * 100 + (p[2] - '0') * 10 +
+							(p[3] - '0');
 
 	p = decimal->fraction;
 	tail = decimal->fraction_len % DIGITS_PER_GROUP;
 	end = p + decimal->fraction_len - tail;
 	for (; p < end; p += DIGITS_PER_GROUP)
-		groups[ngroups++] = (p[0] - '0') * 1000 + (p[1] - '0') * 100 +
-			(p[2] - '0') * 10 + (p[3] - '0');
+		groups[ngroups++] = (p[0] - '0') * 1000 + (p[1] - '0') * 100 + (p[2] - '0') * 10 +
+							(p[3] - '0');
 	if (tail > 0)
 	{
 		group = 0;

@@ -16,20 +16,20 @@
 #include "utils/memutils.h"
 #include "utils/uuid.h"
 
-#define UUID_TEXT_LEN	36
+#define UUID_TEXT_LEN 36
 
 static inline bool store_bytes(const EtlColumnConverter *column, const char *data,
-						size_t len, size_t padding, Datum *value);
-static int	count_chars(const char *data, int len);
-static int	count_utf8_chars(const char *data, int len);
+							   size_t len, size_t padding, Datum *value);
+static int count_chars(const char *data, int len);
+static int count_utf8_chars(const char *data, int len);
 static bool decode_hex(const char *text, size_t nbytes, unsigned char *bytes);
 
 /* The digit's value plus one, or 0. */
 static const uint8 hex_values[256] = {
-	['0'] = 1, ['1'] = 2, ['2'] = 3, ['3'] = 4, ['4'] = 5,
-	['5'] = 6, ['6'] = 7, ['7'] = 8, ['8'] = 9, ['9'] = 10,
-	['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
-	['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
+	['0'] = 1,	['1'] = 2,	['2'] = 3,	['3'] = 4,	['4'] = 5,	['5'] = 6,
+	['6'] = 7,	['7'] = 8,	['8'] = 9,	['9'] = 10, ['a'] = 11, ['b'] = 12,
+	['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16, ['A'] = 11, ['B'] = 12,
+	['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
 };
 
 /* The words that boolin takes, without blanks around them. */
@@ -37,7 +37,7 @@ bool
 etl_convert_bool(const EtlColumnConverter *column pg_attribute_unused(),
 				 const EtlField *field, Datum *value)
 {
-	bool		result;
+	bool result;
 
 	if (!parse_bool_with_len(field->data, field->len, &result))
 		return false;
@@ -46,15 +46,13 @@ etl_convert_bool(const EtlColumnConverter *column pg_attribute_unused(),
 }
 
 bool
-etl_convert_text(const EtlColumnConverter *column, const EtlField *field,
-				 Datum *value)
+etl_convert_text(const EtlColumnConverter *column, const EtlField *field, Datum *value)
 {
 	return store_bytes(column, field->data, field->len, 0, value);
 }
 
 bool
-etl_convert_varchar(const EtlColumnConverter *column, const EtlField *field,
-					Datum *value)
+etl_convert_varchar(const EtlColumnConverter *column, const EtlField *field, Datum *value)
 {
 	if (column->max_chars >= 0 && field->len > column->max_chars &&
 		count_chars(field->data, field->len) > column->max_chars)
@@ -64,27 +62,24 @@ etl_convert_varchar(const EtlColumnConverter *column, const EtlField *field,
 
 /* char(n): filled up with blanks to n characters. */
 bool
-etl_convert_bpchar(const EtlColumnConverter *column, const EtlField *field,
-				   Datum *value)
+etl_convert_bpchar(const EtlColumnConverter *column, const EtlField *field, Datum *value)
 {
-	int			chars;
+	int chars;
 
 	if (column->max_chars < 0)
 		return store_bytes(column, field->data, field->len, 0, value);
 	chars = count_chars(field->data, field->len);
 	if (chars > column->max_chars)
 		return false;
-	return store_bytes(column, field->data, field->len,
-					   column->max_chars - chars, value);
+	return store_bytes(column, field->data, field->len, column->max_chars - chars, value);
 }
 
 /* Hexadecimal, or bytes as they are with nothing escaped. */
 bool
-etl_convert_bytea(const EtlColumnConverter *column, const EtlField *field,
-				  Datum *value)
+etl_convert_bytea(const EtlColumnConverter *column, const EtlField *field, Datum *value)
 {
-	size_t		nbytes;
-	bytea	   *result;
+	size_t nbytes;
+	bytea *result;
 
 	if (field->len < 2 || field->data[0] != '\\' || field->data[1] != 'x')
 	{
@@ -99,28 +94,25 @@ etl_convert_bytea(const EtlColumnConverter *column, const EtlField *field,
 	result = etl_row_alloc(column->arena, VARHDRSZ + nbytes);
 	SET_VARSIZE(result, VARHDRSZ + nbytes);
 	*value = PointerGetDatum(result);
-	return decode_hex(field->data + 2, nbytes,
-					  (unsigned char *) VARDATA(result));
+	return decode_hex(field->data + 2, nbytes, (unsigned char *) VARDATA(result));
 }
 
 /* The canonical form: 8-4-4-4-12 hexadecimal digits. */
 bool
-etl_convert_uuid(const EtlColumnConverter *column, const EtlField *field,
-				 Datum *value)
+etl_convert_uuid(const EtlColumnConverter *column, const EtlField *field, Datum *value)
 {
 	const char *text = field->data;
-	pg_uuid_t  *uuid;
+	pg_uuid_t *uuid;
 
 	if (field->len != UUID_TEXT_LEN || text[8] != '-' || text[13] != '-' ||
 		text[18] != '-' || text[23] != '-')
 		return false;
 	uuid = etl_row_alloc(column->arena, sizeof(pg_uuid_t));
 	*value = UUIDPGetDatum(uuid);
-	return decode_hex(text, 4, uuid->data) &&
-		decode_hex(text + 9, 2, uuid->data + 4) &&
-		decode_hex(text + 14, 2, uuid->data + 6) &&
-		decode_hex(text + 19, 2, uuid->data + 8) &&
-		decode_hex(text + 24, 6, uuid->data + 10);
+	return decode_hex(text, 4, uuid->data) && decode_hex(text + 9, 2, uuid->data + 4) &&
+		   decode_hex(text + 14, 2, uuid->data + 6) &&
+		   decode_hex(text + 19, 2, uuid->data + 8) &&
+		   decode_hex(text + 24, 6, uuid->data + 10);
 }
 
 /* False if one of the 2 * nbytes characters is no hexadecimal digit. */
@@ -129,8 +121,8 @@ decode_hex(const char *text, size_t nbytes, unsigned char *bytes)
 {
 	for (size_t i = 0; i < nbytes; i++)
 	{
-		int			high = hex_values[(unsigned char) text[2 * i]];
-		int			low = hex_values[(unsigned char) text[2 * i + 1]];
+		int high = hex_values[(unsigned char) text[2 * i]];
+		int low = hex_values[(unsigned char) text[2 * i + 1]];
 
 		if (high == 0 || low == 0)
 			return false;
@@ -147,8 +139,8 @@ static inline bool
 store_bytes(const EtlColumnConverter *column, const char *data, size_t len,
 			size_t padding, Datum *value)
 {
-	size_t		size = VARHDRSZ + len + padding;
-	text	   *result;
+	size_t size = VARHDRSZ + len + padding;
+	text *result;
 
 	if (unlikely(MAXALIGN(size) > MaxAllocSize))
 		return false;
@@ -177,12 +169,12 @@ static int
 count_utf8_chars(const char *data, int len)
 {
 	const uint64 low_bits = UINT64CONST(0x0101010101010101);
-	int			continuations = 0;
-	int			i = 0;
+	int continuations = 0;
+	int i = 0;
 
 	for (; i + (int) sizeof(uint64) <= len; i += sizeof(uint64))
 	{
-		uint64		word;
+		uint64 word;
 
 		memcpy(&word, data + i, sizeof(word));
 		word = (word >> 7) & ~(word >> 6) & low_bits;

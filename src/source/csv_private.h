@@ -70,6 +70,7 @@ typedef struct EtlCsvFramer
 	bool		in_quote;
 	bool		escaped;		/* the byte before scan was an escape */
 	uint32		flags;
+	size_t		bad_cr;			/* with ETL_CSV_BAD_CR: the first, from start */
 	EtlCsvEol	eol;
 	int64		mark[ETL_CSV_NUM_MARKS];	/* -1: not known */
 } EtlCsvFramer;
@@ -80,6 +81,7 @@ struct EtlCsvReader
 	EtlStream  *stream;
 	EtlCsvDialect dialect;
 	int			server_encoding;
+	int			check_encoding; /* what bytes above 127 must be valid in */
 	Oid			conversion;		/* InvalidOid where none is needed */
 	bool		embeds_ascii;	/* trail bytes may look like ASCII */
 	bool		bytewise;		/* the careful framer is needed */
@@ -93,6 +95,7 @@ struct EtlCsvReader
 	size_t		need;			/* known length of the record at start */
 	bool		cut;			/* the record at start cannot be kept whole */
 	uint32		cut_flags;
+	size_t		bad_cr;			/* in the last record, with ETL_CSV_BAD_CR */
 	bool		skipping;		/* to the next line end, after a cut */
 
 	/* the splitter's */

@@ -29,6 +29,9 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
+/* Bytes framed one by one between two looks at the cancel flag, about. */
+#define FRAME_SLICE	(1024 * 1024)
+
 #define HIGH_BITS	UINT64CONST(0x8080808080808080)
 
 /* The first byte above 127 in s[0..len), or len. */
@@ -100,6 +103,8 @@ frame_cr(EtlCsvFramer *framer, size_t pos, size_t *next, bool *wait)
 		framer->eol = ETL_CSV_EOL_CR;
 	if (framer->eol == ETL_CSV_EOL_CR)
 		return true;
+	if (!(framer->flags & ETL_CSV_BAD_CR))
+		framer->bad_cr = pos - framer->start;
 	framer->flags |= ETL_CSV_BAD_CR;
 	return false;
 }
@@ -191,6 +196,8 @@ frame_bytewise(EtlCsvReader *reader, EtlCsvFramer *framer,
 	{
 		char		c = framer->buf[framer->scan];
 
+		if ((framer->scan & (FRAME_SLICE - 1)) == 0)
+			CHECK_FOR_INTERRUPTS();
 		if (reader->embeds_ascii && IS_HIGHBIT_SET(c))
 		{
 			size_t		left = framer->len - framer->scan;
@@ -304,6 +311,7 @@ emit_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t end, size_t next)
 	if (inner > 0)
 		framer->flags |= ETL_CSV_MULTILINE;
 	record->flags = framer->flags;
+	reader->bad_cr = framer->bad_cr;
 
 	reader->line_no += inner + (next > end ? 1 : 0);
 	reader->need = 0;
@@ -458,17 +466,32 @@ look_ahead(EtlCsvReader *reader)
 	etl_stream_rewind(reader->stream, reader->buf_offset + (int64) framer->len);
 }
 
-/* Free the buffers that no valid record points to any more. */
+/*
+ * Free what no valid record points to any more, and what only a huge record
+ * needed.
+ */
 static void
-free_retired(EtlCsvReader *reader)
+free_old(EtlCsvReader *reader)
 {
 	list_free_deep(reader->retired);
 	reader->retired = NIL;
+	if (reader->scratch_size > ETL_CSV_LOOKAHEAD)
+	{
+		pfree(reader->scratch);
+		reader->scratch = NULL;
+		reader->scratch_size = 0;
+	}
+	if (reader->converted_size > ETL_CSV_LOOKAHEAD)
+	{
+		pfree(reader->converted);
+		reader->converted = NULL;
+		reader->converted_size = 0;
+	}
 }
 
 /*
- * Read more.  All records handed out so far become invalid.  The buffer grows
- * with the record in it and shrinks again after it.
+ * Read more.  All records and fields handed out so far become invalid.  The
+ * buffer grows with the record in it and shrinks again after it.
  */
 void
 etl_csv_fill(EtlCsvReader *reader)
@@ -477,7 +500,7 @@ etl_csv_fill(EtlCsvReader *reader)
 	size_t		tail = framer->len - framer->start;
 	size_t		size = ETL_CSV_CHUNK;
 
-	free_retired(reader);
+	free_old(reader);
 	if (framer->eof || reader->cut)
 		return;
 	if (tail >= reader->need)
@@ -591,9 +614,29 @@ skip_preamble(EtlCsvReader *reader, int skip_lines)
 }
 
 /*
+ * Records are framed before they are converted, so the characters that
+ * structure them must be the same byte in both encodings.
+ */
+static void
+check_dialect(const EtlCsvReader *reader)
+{
+	const EtlCsvDialect *dialect = &reader->dialect;
+
+	if ((IS_HIGHBIT_SET(dialect->delimiter) || IS_HIGHBIT_SET(dialect->quote) ||
+		 IS_HIGHBIT_SET(dialect->escape)) &&
+		dialect->encoding != reader->server_encoding)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("delimiter, quote and escape must be ASCII characters when the file's encoding \"%s\" is not the server's",
+						pg_encoding_to_char(dialect->encoding)),
+				 errhint("Convert the file to the server's encoding first.")));
+}
+
+/*
  * Start reading records.  The stream stays the caller's and must outlive the
- * reader.  A dialect that cannot work (no conversion from the file's encoding
- * to the server's) is an error here, before anything is handed out.
+ * reader, and so must the dialect's null strings.  A dialect that cannot work
+ * (no conversion from the file's encoding to the server's) is an error here,
+ * before anything is handed out.
  */
 EtlCsvReader *
 etl_csv_open(EtlStream *stream, const EtlCsvDialect *dialect, int skip_lines)
@@ -608,6 +651,7 @@ etl_csv_open(EtlStream *stream, const EtlCsvDialect *dialect, int skip_lines)
 	reader->stream = stream;
 	reader->dialect = *dialect;
 	reader->server_encoding = GetDatabaseEncoding();
+	check_dialect(reader);
 	etl_csv_encoding_open(reader);
 	reader->bytewise = reader->embeds_ascii || dialect->escape != dialect->quote;
 	etl_csv_split_open(reader);

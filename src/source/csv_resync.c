@@ -24,6 +24,9 @@
 
 #include "miscadmin.h"
 
+/* Bytes looked at between two looks at the cancel flag, about. */
+#define SCAN_SLICE		(1024 * 1024)
+
 /* How a record that starts at a given place looks. */
 typedef enum Shape
 {
@@ -68,6 +71,8 @@ scan_quoted(const EtlCsvReader *reader, ShapeScan *scan)
 		char		c = framer->buf[scan->pos];
 		bool		last = (scan->pos + 1 >= framer->len);
 
+		if ((scan->pos & (SCAN_SLICE - 1)) == 0)
+			CHECK_FOR_INTERRUPTS();
 		if (reader->embeds_ascii && IS_HIGHBIT_SET(c))
 		{
 			scan->pos += etl_csv_char_len(reader, framer->buf + scan->pos,
@@ -271,8 +276,10 @@ cut_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t start, size_t pos)
 		end--;
 	record->raw = framer->buf + start;
 	record->raw_len = end - start;
-	record->flags &= ETL_CSV_NONASCII;
+	record->flags &= ETL_CSV_NONASCII | ETL_CSV_BAD_CR;
 	record->flags |= ETL_CSV_QUOTED | ETL_CSV_ODD;
+	if (reader->bad_cr >= record->raw_len)
+		record->flags &= ~ETL_CSV_BAD_CR;
 	if (memchr(record->raw, '\0', record->raw_len) != NULL)
 		record->flags |= ETL_CSV_NUL;
 	etl_csv_go_to(reader, pos,
@@ -284,7 +291,9 @@ cut_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t start, size_t pos)
  * *record, which belongs to the buffer's present contents, was rejected.  If
  * a broken quote made it swallow other records, cut it before the first of
  * them, let etl_csv_next() go on there (handing out again what may have been
- * handed out before) and return true.
+ * handed out before) and return true.  What was wrong with the whole record
+ * may not be true of what is left of it: etl_csv_split() tells anew, and
+ * always finds a quote that is not closed.
  *
  * A record that no quote closes up to the end of the file, and in which no
  * line has nfields fields, is cut after its first line if the lines after it

@@ -290,12 +290,21 @@ reject_structure(EtlReject *reject, int sqlerrcode, const char *message,
 	return false;
 }
 
-/* Is something wrong with the record that the framer has already seen? */
+/*
+ * Is something wrong with the record that the framer has already seen?  COPY
+ * stumbles over what comes first, and finds an open quote at the very end: so
+ * bytes that are not of the encoding go before.
+ */
 static bool
 check_flags(EtlCsvReader *reader, const EtlCsvRecord *record, EtlReject *reject)
 {
+	EtlCsvRecord before = *record;
 	const char *detail = NULL;
+	const char *text;
+	size_t		len;
 
+	if (!(record->flags & (ETL_CSV_CUT | ETL_CSV_UNTERMINATED | ETL_CSV_BAD_CR)))
+		return true;
 	if (record->flags & ETL_CSV_CUT)
 	{
 		resetStringInfo(&reader->message);
@@ -304,17 +313,22 @@ check_flags(EtlCsvReader *reader, const EtlCsvRecord *record, EtlReject *reject)
 						 record->raw_len);
 		detail = reader->message.data;
 	}
+	else
+	{
+		if (record->flags & ETL_CSV_BAD_CR)
+			before.raw_len = reader->bad_cr;
+		if (!etl_csv_to_server(reader, &before, &text, &len, reject))
+			return false;
+		if (record->flags & ETL_CSV_BAD_CR)
+			return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
+									"unquoted carriage return found in data",
+									NULL);
+	}
 	if (record->flags & ETL_CSV_UNTERMINATED)
 		return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
 								"unterminated CSV quoted field", detail);
-	if (record->flags & ETL_CSV_CUT)
-		return reject_structure(reject, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-								"CSV record is longer than 1 GB", detail);
-	if (record->flags & ETL_CSV_BAD_CR)
-		return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
-								"unquoted carriage return found in data",
-								NULL);
-	return true;
+	return reject_structure(reject, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+							"CSV record is longer than 1 GB", detail);
 }
 
 /* Split the text into reader->fields; false if a quote is not closed. */
@@ -334,7 +348,7 @@ split_text(EtlCsvReader *reader, const EtlCsvRecord *record,
 
 /*
  * The record's fields, in the server's encoding; they stay valid until the
- * next call.  False if the record is wrong in its quoting or encoding: then
+ * next call or fill.  False if the record is wrong in its quoting or encoding: then
  * *reject says so, with strings that are valid as long.  How many fields
  * there should be is the converter's business.
  */
@@ -346,8 +360,10 @@ etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
 	size_t		len;
 
 	memset(reject, 0, sizeof(*reject));
-	if (!check_flags(reader, record, reject) ||
-		!etl_csv_to_server(reader, record, &text, &len, reject))
+	if ((record->flags & ETL_CSV_CUT) && !check_flags(reader, record, reject))
+		return false;
+	if (!etl_csv_to_server(reader, record, &text, &len, reject) ||
+		!check_flags(reader, record, reject))
 		return false;
 	reader->scratch = etl_csv_grow(reader, reader->scratch,
 								   &reader->scratch_size, 0, len + 2);

@@ -6,6 +6,8 @@
  * The rules are COPY's: the same encoding is verified; SQL_ASCII on either
  * side means no conversion; everything else goes through the default
  * conversion.  What COPY would throw becomes a reject with COPY's message.
+ * There is one exception: a file declared SQL_ASCII is verified in the
+ * server's encoding, where COPY would store invalid text.
  * A record of ASCII bytes alone is the same in all encodings and is neither
  * verified nor copied.
  *
@@ -32,6 +34,7 @@ etl_csv_encoding_open(EtlCsvReader *reader)
 	if (!PG_VALID_ENCODING(from))
 		elog(ERROR, "invalid encoding number: %d", from);
 	reader->embeds_ascii = PG_VALID_FE_ENCODING(from) && !PG_VALID_BE_ENCODING(from);
+	reader->check_encoding = from == PG_SQL_ASCII ? to : from;
 	reader->conversion = InvalidOid;
 	if (from == to || from == PG_SQL_ASCII || to == PG_SQL_ASCII)
 		return;
@@ -45,15 +48,22 @@ etl_csv_encoding_open(EtlCsvReader *reader)
 }
 
 /*
- * The length of the character at s in the file's encoding, 1 if it is broken:
- * a lead byte never takes a line end with it.
+ * The length of the character at s in the file's encoding, 1 if it is broken.
+ * A lead byte never takes a line end or a quote with it: no encoding has
+ * trail bytes below '0', though the server's check lets some of them pass.
  */
 int
 etl_csv_char_len(const EtlCsvReader *reader, const char *s, size_t len)
 {
 	int			n = pg_encoding_verifymbchar(reader->dialect.encoding, s,
 											 (int) Min(len, MAX_MULTIBYTE_CHAR_LEN));
+	int			i;
 
+	for (i = 1; i < n; i++)
+	{
+		if ((unsigned char) s[i] < '0')
+			return 1;
+	}
 	return Max(n, 1);
 }
 
@@ -97,13 +107,15 @@ append_bytes(StringInfo buf, int encoding, const char *s, size_t len)
 static void
 reject_bytes(EtlCsvReader *reader, const char *s, size_t len, EtlReject *reject)
 {
-	int			encoding = reader->dialect.encoding;
+	int			encoding = reader->check_encoding;
 	const char *buf = reader->framer.buf;
-	bool		invalid = len == 0 || *s == '\0' ||
-		pg_encoding_verifymbchar(encoding, s, (int) Min(len, MAX_MULTIBYTE_CHAR_LEN)) < 0;
+	bool		invalid;
 
 	if (s >= buf && s < buf + reader->framer.len)
 		len = buf + reader->framer.len - s;
+	invalid = pg_encoding_verifymbchar(encoding, s,
+									   (int) Min(len, MAX_MULTIBYTE_CHAR_LEN)) < 0 ||
+		*s == '\0';
 	resetStringInfo(&reader->message);
 	reject->category = ETL_CATEGORY_ENCODING;
 	if (invalid)
@@ -176,7 +188,6 @@ bool
 etl_csv_to_server(EtlCsvReader *reader, const EtlCsvRecord *record,
 				  const char **text, size_t *len, EtlReject *reject)
 {
-	int			encoding = reader->dialect.encoding;
 	size_t		valid;
 
 	*text = record->raw;
@@ -190,7 +201,8 @@ etl_csv_to_server(EtlCsvReader *reader, const EtlCsvRecord *record,
 		*text = reader->converted;
 		return true;
 	}
-	valid = pg_encoding_verifymbstr(encoding, record->raw, (int) record->raw_len);
+	valid = pg_encoding_verifymbstr(reader->check_encoding, record->raw,
+									(int) record->raw_len);
 	if (valid == record->raw_len)
 		return true;
 	reject_bytes(reader, record->raw + valid, record->raw_len - valid, reject);

@@ -471,7 +471,7 @@ etl_stream_open_memory(const char *data, size_t len)
 	EtlStream  *stream = stream_create();
 
 	stream->info.path = "memory";
-	stream->memory = data;
+	stream->memory = data ? data : "";
 	stream->memory_len = len;
 	return stream;
 }

@@ -1,0 +1,379 @@
+# Random CSV files, whole and broken, and what COPY has to say about them.
+#
+# Everything is drawn from one seed: the same seed gives the same files.  A
+# case that fails prints its number; its file is kept when ORACLE_KEEP names a
+# folder.
+
+package Oracle;
+
+use strict;
+use warnings;
+
+use Encode ();
+use File::Basename qw(dirname);
+use File::Copy ();
+use IO::Compress::Gzip ();
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+# Cases that one session of psql goes through.
+use constant BATCH => 40;
+
+my %encodings = (
+	UTF8 => [ 'UTF-8', 'aZ é ß Ωж 日本 ，ｱ 😀 ñ' ],
+	LATIN1 => [ 'iso-8859-1', 'aZ é ß ñ ÿ' ],
+	SJIS => [ 'cp932', 'aZ 表示ソ十 日本' ],
+	EUC_JP => [ 'euc-jp', 'aZ 表示ソ十 日本' ]);
+
+sub pick { return $_[ int rand @_ ]; }
+sub chance { return rand() < $_[0]; }
+sub upto { return int rand($_[0] + 1); }
+
+sub digits { return join '', map { upto(9) } 1 .. 1 + upto($_[0]); }
+
+sub date
+{
+	return pick('infinity', '-infinity', '0044-03-15 BC', 'epoch', 'Jan 8, 1999',
+		'19990108', '1999.008', '5874897-12-31', '1/8/1999')
+	  if chance(0.15);
+	return sprintf '%04d-%02d-%02d', 1 + upto(2999), 1 + upto(11), 1 + upto(27);
+}
+
+sub clock
+{
+	my $time = sprintf '%02d:%02d', upto(23), upto(59);
+	$time .= sprintf ':%02d', upto(59) if chance(0.8);
+	$time .= '.' . digits(7) if chance(0.3) && $time =~ /:\d\d:/;
+	return $time;
+}
+
+sub zone { return pick('', 'Z', '+02', '-05:30', ' UTC', ' Europe/Vienna', '+14', ' EST'); }
+
+sub number
+{
+	my $number = pick('', '-', '+') . digits(12);
+	$number .= '.' . digits(12) if chance(0.5);
+	$number .= pick('e', 'E') . pick('', '-', '+') . upto(30) if chance(0.2);
+	return $number;
+}
+
+# Text of a few words; may hold anything that a quoted field may.
+sub text
+{
+	my ($case) = @_;
+	my @chars = split //, $encodings{ $case->{encoding} }[1];
+	my $text = join '', map { pick(@chars) } 1 .. upto(12);
+
+	$text .= pick(map { chr } 1 .. 126) if chance(0.1);
+	$text =~ s/^(.)/pick($1, $case->{delimiter}, $case->{quote}, $case->{escape}, "\n", "\r", "\r\n", "\\", ' ')/se
+	  for 1 .. upto(2);
+	$text .= pick("\n", "\r\n", $case->{delimiter}, $case->{quote}, '  ', "\\N") if chance(0.25);
+	$text .= 'long ' x upto(3000) if chance($case->{long});
+	return $text;
+}
+
+# Column types, and what makes a value of each.
+my %types = (
+	int2 => sub { pick(upto(70000) - 35000 > 32767 ? 1 : upto(32767), -upto(32768), ' 7 ', '+5') },
+	int4 => sub { pick(upto(2147483647), -upto(2147483647), 0, '-2147483648', '007', ' 12') },
+	int8 => sub { pick(digits(17), '-' . digits(17), '9223372036854775807', '-9223372036854775808') },
+	float4 => sub { pick(sprintf('%.3f', rand 1000), '1e10', 'NaN', 'infinity', '-Inf', '.5', '5.', '-0') },
+	float8 => sub { pick(number(), rand(), '1e-300', 'NaN', '-infinity', '1e308', ' 1.5 ', '-0.0') },
+	numeric => sub { pick(number(), number(), 'NaN', 'Infinity', '1_0' x 0 . '10', ' 1.50 ', '-.5') },
+	'numeric(10,2)' => sub { pick('', '-') . digits(6) . '.' . digits(4) },
+	bool => sub { pick(qw(t f true FALSE yes no on off 1 0 y n tru), ' t ') },
+	date => \&date,
+	time => \&clock,
+	'time(2)' => \&clock,
+	timetz => sub { clock() . pick('', 'Z', '+02', '-05:30') },
+	timestamp => sub { pick(date() . ' ' . clock(), date() . ' ' . clock(), 'now' x 0 . 'infinity', '2001-02-03T04:05:06') },
+	'timestamp(3)' => sub { '2001-02-03 ' . clock() },
+	timestamptz => sub { pick('2001-02-03 ' . clock() . zone(), '1999-12-31T23:59:59.999999Z', 'epoch') },
+	interval => sub { pick('1 day', '-3 mons 2 days 04:05:06', 'P1Y2M3DT4H5M6S', '1-2', upto(100) . ' hours', '@ 1 minute ago') },
+	text => \&text,
+	'varchar(40)' => sub { substr text($_[0]), 0, 40 },
+	'char(30)' => sub { substr text($_[0]), 0, 30 },
+	name => sub { substr text($_[0]), 0, 20 },
+	uuid => sub { my $u = sprintf '%08x-%04x-%04x-%04x-%08x%04x', map { int rand $_ } 2**32, (2**16) x 3, 2**32, 2**16;
+		pick($u, uc $u, "{$u}", $u =~ tr/-//dr) },
+	json => sub { pick('{"a": [1, 2, {"b": null}]}', '"x"', '12', ' [ ] ', '{"k" : "v,\\n\\u00e9"}', 'null', '{"a":1,"a":2}') },
+	jsonb => sub { pick('{"b": 1.50, "a": [true, false]}', '"x\\"y"', '-1.5e3', '[]', '{"a":1,"a":2}') },
+	bytea => sub { pick('\\x', '\\x' . join('', map { sprintf '%02X', upto(255) } 1 .. upto(9)), 'abc', '\\001a\\\\') },
+	'int[]' => sub { pick('{}', '{1,2,NULL}', '{{1,2},{3,4}}', '[0:1]={5,6}') },
+	'text[]' => sub { pick('{a,"b c",NULL}', '{}', '{"x\\"y","{z}"}') },
+	'oracle.mood' => sub { pick(qw(sad ok happy)) },
+	'oracle.small' => sub { upto(99) },
+	'oracle.pair' => sub { pick('(1,a)', '(,)', '(2,"x,y")') },
+	inet => sub { pick('10.0.0.1', '10.1.0.0/16', '::1', 'fe80::1/64') },
+	cidr => sub { pick('10.0.0.0/8', '192.168.1') },
+	macaddr => sub { '08:00:2b:01:02:03' },
+	int4range => sub { pick('[1,5)', 'empty', '(,3]') },
+	point => sub { '(1.5,2)' },
+	bit => sub { upto(1) },
+	'varbit(5)' => sub { pick('101', '', 'xF' x 0 . '1') },
+	money => sub { pick('$1,234.50', '12', '-3.1') },
+	oid => sub { upto(100000) },
+	xid => sub { upto(100000) },
+	pg_lsn => sub { '16/B374D848' },
+	tsvector => sub { "'a':1 'b':2" },
+	int4multirange => sub { '{[1,3),[5,7)}' });
+
+my @common = ('text', 'int4', 'int8', 'text', 'numeric', 'date', 'timestamptz', 'bool', 'float8', 'varchar(40)');
+
+sub setup
+{
+	my ($node) = @_;
+	my $sql = slurp_file(dirname(__FILE__) . '/oracle.sql');
+
+	$node->safe_psql('postgres', qq{
+		CREATE EXTENSION etl_patterns;
+		CREATE EXTENSION IF NOT EXISTS plpgsql;
+		SET client_min_messages = warning;
+		$sql
+		CREATE TYPE oracle.mood AS ENUM ('sad', 'ok', 'happy');
+		CREATE DOMAIN oracle.small AS int CHECK (VALUE < 100) NOT NULL;
+		CREATE TYPE oracle.pair AS (a int, b text);});
+	return;
+}
+
+# A dialect.  Ordinary ones, and any byte that COPY allows.
+sub dialect
+{
+	my ($case) = @_;
+	my @odd = (' ', "\t", "\\", "\x01", 'a', 'Z', '0', '~', '.', '-', "\x7f", ';', "'");
+
+	$case->{encoding} = chance(0.7) ? 'UTF8' : pick(sort keys %encodings);
+	do
+	{
+		$case->{delimiter} = chance(0.8) ? pick(',', ',', ',', ';', "\t", '|') : pick(@odd);
+		$case->{quote} = chance(0.85) ? '"' : pick(@odd);
+		$case->{escape} = chance(0.75) ? $case->{quote} : pick("\\", '"', @odd);
+		$case->{null} = chance(0.6) ? '' : pick('NULL', "\\N", 'NA', '-');
+	  } while $case->{delimiter} eq $case->{quote}
+	  || $case->{delimiter} eq $case->{escape}
+	  || index($case->{null}, $case->{delimiter}) >= 0
+	  || index($case->{null}, $case->{quote}) >= 0;
+	return;
+}
+
+# A field in quotes where it needs them, and sometimes where it does not.
+sub field
+{
+	my ($case, $value) = @_;
+	my ($quote, $escape) = @$case{qw(quote escape)};
+
+	return $value
+	  if chance(0.7) && $value ne $case->{null}
+	  && $value !~ /[\r\n\\]/
+	  && index($value, $quote) < 0
+	  && index($value, $case->{delimiter}) < 0;
+	$value =~ s/(\Q$quote\E|\Q$escape\E)/$escape$1/g;
+	return $quote . $value . $quote;
+}
+
+# A whole file: records without line ends, in the file's encoding.
+sub records
+{
+	my ($case, $rows) = @_;
+	my @records;
+
+	for (1 .. $rows)
+	{
+		push @records, Encode::encode(
+			$encodings{ $case->{encoding} }[0],
+			join $case->{delimiter},
+			map {
+				chance(0.06) && $_ ne 'oracle.small' ? $case->{null} : field($case, $types{$_}->($case))
+			} @{ $case->{types} });
+	}
+	return \@records;
+}
+
+# Break a file in a few places.
+sub mutate
+{
+	my ($case, $bytes) = @_;
+	my @pieces = (
+		$case->{quote}, $case->{quote}, $case->{delimiter}, $case->{escape}, "\n", "\n", "\r", "\r\n",
+		"\0", "\xff", "\xc3", "\xe4\xbd", "\xed\xa0\x80", 'x', '9' x 30, ' ', '', '-', "\x82\xa0");
+
+	for (1 .. 1 + upto(pick(1, 1, 3, 8)))
+	{
+		my $at = upto(length $bytes);
+
+		# where it hurts: beside a delimiter, a quote or a line end
+		if (chance(0.5))
+		{
+			my $special = pick($case->{delimiter}, $case->{quote}, "\n");
+			my $found = index $bytes, $special, $at;
+			$at = $found + upto(1) if $found >= 0;
+		}
+		my $cut = pick(0, 0, 1, 1, 1 + upto(6), chance(0.1) ? upto(300) : 1);
+		$cut = length($bytes) - $at if $at + $cut > length $bytes;
+		substr($bytes, $at, $cut) = chance(0.1) && $at < length $bytes
+		  ? chr(ord(substr $bytes, $at, 1) ^ 1 << upto(7))
+		  : pick(@pieces);
+	}
+	return $bytes;
+}
+
+# Bytes that mean something, in any order.
+sub noise
+{
+	my ($case) = @_;
+	my @bytes = ($case->{delimiter}, $case->{quote}, $case->{escape}, "\n", 'a', '1', ' ', "\n");
+
+	push @bytes, "\r" if chance(0.3);
+	push @bytes, "\r\n" if chance(0.3);
+	push @bytes, "\0" if chance(0.1);
+	push @bytes, "\xc3", "\xa9", "\xff", "\x83\x5c" if chance(0.3);
+	push @bytes, ('1', 'bc', $case->{delimiter}) x 3 if chance(0.5);
+	return join '', map { pick(@bytes) } 1 .. upto(pick(10, 100, 100, 1000));
+}
+
+sub spew
+{
+	my ($path, $bytes) = @_;
+	open my $file, '>:raw', $path or die "could not create \"$path\": $!";
+	print $file $bytes;
+	close $file or die "could not write \"$path\": $!";
+	return;
+}
+
+# The file of a case, as we get it (path) and as COPY gets it (plain).
+sub write_case
+{
+	my ($dir, $case) = @_;
+	my $eol = pick("\n", "\n", "\r\n", "\r");
+	my $plain = "$dir/$case->{name}.csv";
+	my $bytes;
+
+	@$case{qw(path plain mixed header)} = ($plain, $plain, 0, chance(0.3));
+	if ($case->{kind} eq 'noise')
+	{
+		$bytes = noise($case);
+	}
+	else
+	{
+		my $records = records($case, chance($case->{long}) ? upto(4000) : upto(40));
+
+		$bytes = join $eol, @$records;
+		$bytes .= $eol if chance(0.7) && @$records;
+		# COPY verifies a header line that it skips, we do not
+		$bytes = ($case->{header} ? "1st$eol" : '') . mutate($case, $bytes) if $case->{kind} eq 'broken';
+		if ($case->{kind} eq 'mixed')
+		{
+			$case->{mixed} = 1;
+			$case->{path} = "$dir/$case->{name}.mixed.csv";
+			spew($case->{path}, join '', "1st\n", map { $_ . pick("\n", "\r\n") } @$records);
+			$bytes = join '', "1st\n", map { "$_\n" } @$records;
+			$case->{header} = 1;
+		}
+	}
+	$case->{header} = 0 if $case->{kind} eq 'noise';
+
+	# COPY ends at a line of \. (before version 18), and has byte order marks
+	# for data (they are not).
+	$bytes =~ s/\\\./\\-/g;
+	$bytes =~ s/^(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff|\0\0\xfe\xff)//;
+	spew($plain, $bytes);
+	return if $case->{mixed};
+
+	my $packed = pick('', '', '', 'gz', 'zst');
+	$case->{path} = "$plain.$packed" if $packed;
+	if ($packed eq 'gz')
+	{
+		# in two members, as concatenated files have
+		my $half = upto(length $bytes);
+		my ($first, $second) = (substr($bytes, 0, $half), substr($bytes, $half));
+		my ($one, $two);
+		IO::Compress::Gzip::gzip(\$first => \$one);
+		IO::Compress::Gzip::gzip(\$second => \$two);
+		spew($case->{path}, $one . $two);
+	}
+	elsif ($packed eq 'zst')
+	{
+		system_or_bail('zstd', '-q', '-f', $plain, '-o', $case->{path});
+	}
+	return;
+}
+
+sub literal
+{
+	my ($string) = @_;
+	$string =~ s/([\\'])/sprintf '\\x%02x', ord $1/ge;
+	$string =~ s/([\x00-\x1f\x7f])/sprintf '\\x%02x', ord $1/ge;
+	return "E'$string'";
+}
+
+# Cases share a table, so that making tables does not take all the time.
+sub new_table
+{
+	my ($noisy) = @_;
+	my @types = map { chance(0.5) ? pick(@common) : pick(sort keys %types) } 1 .. 1 + upto(6);
+	@types = map { pick('text', 'text', 'int4') } 1 .. 1 + upto(2) if $noisy;
+	my $columns = join ', ', map { "c$_ $types[$_]" } 0 .. $#types;
+
+	return (\@types, qq{
+		DROP TABLE IF EXISTS oracle.ours, oracle.theirs;
+		CREATE TABLE oracle.ours ($columns);
+		CREATE TABLE oracle.theirs ($columns);});
+}
+
+# Run so many cases; what is wrong goes to the test's output.
+sub run
+{
+	my ($node, $cases, $seed, @kinds) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my $wrong = 0;
+	my @ran;
+
+	note "seed $seed, $cases cases of: @kinds";
+	srand $seed;
+	for (my $first = 1; $first <= $cases; $first += BATCH)
+	{
+		my $sql = "SET oracle.dir = '$dir'; SET synchronous_commit = off;\n";
+		my ($types, @names);
+
+		for my $number ($first .. $first + BATCH - 1)
+		{
+			last if $number > $cases;
+			my %case = (name => "$seed-$number", kind => pick(@kinds), long => chance(0.1) ? 0.3 : 0);
+
+			if (!$types || chance(0.3) || $case{kind} eq 'noise')
+			{
+				($types, my $ddl) = new_table($case{kind} eq 'noise');
+				$sql .= $ddl;
+			}
+			$case{types} = $types;
+			dialect(\%case);
+			write_case($dir, \%case);
+			push @names, \%case;
+			$sql .= sprintf "SELECT %s || line FROM oracle.check_file(%s) line;\n",
+			  literal("case $case{name}: "),
+			  join ', ', map { literal($_) } @case{qw(path plain)}, $case{mixed} ? 't' : 'f',
+			  $case{header} ? 't' : 'f', @case{qw(delimiter quote escape null encoding)};
+		}
+		my ($stdout, $stderr);
+		my $status = $node->psql('postgres', $sql, stdout => \$stdout, stderr => \$stderr,
+			on_error_stop => 0);
+		$stderr = join "\n", grep { !/^psql:<stdin>:\d+: NOTICE/ } split /\n/, $stderr;
+		if ($status != 0 || $stdout ne '' || $stderr ne '')
+		{
+			$wrong++;
+			diag substr($_, 0, 600) for grep { defined } (split /\n/, "$stdout\n$stderr")[ 0 .. 20 ];
+			for my $case (@names)
+			{
+				next if "$stdout$stderr" !~ /case \Q$case->{name}:/ && $stderr eq '';
+				diag join ' ', map { "$_=" . literal("@{[ref $case->{$_} ? @{$case->{$_}} : $case->{$_}]}") } sort keys %$case;
+				File::Copy::copy($_, $ENV{ORACLE_KEEP}) for $ENV{ORACLE_KEEP} ? @$case{qw(path plain)} : ();
+			}
+			last if $status == 2;
+		}
+		unlink @$_{qw(path plain)} for @names;
+	}
+	is($wrong, 0, "seed $seed: $cases files of " . join(', ', @kinds) . ' load as COPY has it');
+	return;
+}
+
+1;
