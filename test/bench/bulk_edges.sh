@@ -85,7 +85,7 @@ small_files()
 
 	wanted 'files of ten rows' || return 0
 	for ((i = 0; i < files; i++)); do
-		printf '%d,1\n' "$i"{0..9} >"$work/small$i.csv"
+		printf '%s,1\n' "$i"{0..9} >"$work/small$i.csv"
 	done
 	pair "$files files of ten rows" $((files * 10)) \
 		narrow "DO \$\$ BEGIN FOR i IN 0..$((files - 1)) LOOP
