@@ -17,6 +17,11 @@
 #error "etl_patterns needs PostgreSQL 15 or later"
 #endif
 
+/* written in front of the declaration, as PostgreSQL 18 has it */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* ------------------------------------------------------------------ */
 /* the JSON parser: a lexer that checks escapes, too                    */
 

@@ -53,7 +53,7 @@ typedef struct EtlReject
 extern const char *etl_category_name(EtlCategory category);
 extern EtlCategory etl_category_of_sqlstate(int sqlerrcode);
 extern void etl_reject_from_error(EtlReject *reject, const ErrorData *edata);
-extern void etl_reject_throw(const EtlReject *reject) pg_attribute_noreturn();
+pg_noreturn extern void etl_reject_throw(const EtlReject *reject);
 
 /*
  * A guard runs code that may throw inside a subtransaction that is shared by
