@@ -314,10 +314,15 @@ row_has_null(EtlHeapSink *sink, int row)
 	return false;
 }
 
-/* Short rows are not toasted, and none is too long. */
+/*
+ * Short rows are not toasted, and none is too long.  A table without a TOAST
+ * table is one whose columns are too short for anything else.
+ */
 static bool
 rows_fit_pages(EtlHeapSink *sink)
 {
+	if (!OidIsValid(sink->base.target->rd_rel->reltoastrelid))
+		return true;
 	for (int row = 0; row < sink->base.batch_rows; row++)
 	{
 		TupleTableSlot *slot = sink->base.slots[row];

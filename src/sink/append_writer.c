@@ -516,6 +516,8 @@ static void
 flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf)
 {
 	EtlSink    *sink = &writer->sink->base;
+	bool		done = leaf->rri->ri_NumIndices == 0 && !leaf->after_row &&
+		writer->capture == NULL;
 	MemoryContext oldcontext;
 
 	if (leaf->nrows == 0)
@@ -531,6 +533,11 @@ flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf)
 
 	for (int i = 0; i < leaf->nrows; i++)
 	{
+		if (done)
+		{
+			writer->sink->states[leaf->rows[i]] = ETL_ROW_WRITTEN;
+			continue;
+		}
 		sink->current_row = leaf->rows[i];
 		ResetPerTupleExprContext(writer->estate);
 		finish_row(writer, leaf, leaf->slots[i], leaf->rows[i]);
