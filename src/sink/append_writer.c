@@ -573,6 +573,9 @@ immediate_unique_indexes(ResultRelInfo *rri)
  * of a row that is there, or of one that another transaction may yet take
  * back.  Deletes the row and waits for the truth.  If it was no duplicate it
  * is inserted again and false returned.
+ *
+ * All rows of a batch are deleted by one command, since each pair of inserting
+ * and deleting command takes memory until the transaction ends.
  */
 static bool
 delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
@@ -580,7 +583,8 @@ delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 {
 	Relation	rel = leaf->rri->ri_RelationDesc;
 
-	CommandCounterIncrement();
+	if (GetCurrentCommandId(false) == writer->cid)
+		CommandCounterIncrement();
 	simple_table_tuple_delete(rel, &slot->tts_tid, GetActiveSnapshot());
 	if (probe_row(writer, leaf, slot, row))
 		return true;
