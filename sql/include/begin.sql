@@ -3,6 +3,7 @@
 -- What the tests of loading share: a schema for their tables, a directory of
 -- the server for their files, and calls whose output names no directory.
 --
+\encoding UTF8
 SET client_min_messages = warning;
 DROP SCHEMA IF EXISTS etl_test CASCADE;
 DROP EXTENSION IF EXISTS etl_patterns CASCADE;

@@ -56,6 +56,14 @@ etl_after_load_check(EtlAfterLoad action, const char *move_to,
 {
 	struct stat st;
 
+	if (action == ETL_AFTER_LOAD_KEEP)
+		return;
+	if (lstat(file->path, &st) == 0 && S_ISLNK(st.st_mode))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot remove or move \"%s\": it is a symbolic link",
+						file->path),
+				 errhint("Name the file that it points to, or use after_load => 'keep'.")));
 	if (action != ETL_AFTER_LOAD_MOVE)
 		return;
 	if (stat(move_to, &st) != 0)
@@ -89,7 +97,8 @@ is_unchanged(const EtlFileInfo *file)
 
 	return lstat(file->path, &st) == 0 && S_ISREG(st.st_mode) &&
 		(uint64) st.st_dev == file->device && (uint64) st.st_ino == file->inode &&
-		(int64) st.st_size == file->size_bytes;
+		(int64) st.st_size == file->size_bytes &&
+		etl_file_modified_at(&st) == file->modified_at;
 }
 
 /* Link, then unlink: unlike rename(), that never replaces a file. */

@@ -46,7 +46,8 @@ arg_strings(FunctionCallInfo fcinfo, int arg, Oid element_type, int16 typlen,
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("array argument must not contain nulls")));
+					 errmsg("array argument must not contain nulls"),
+					 errhint("An element that is the word NULL is quoted: '{\"NULL\"}'.")));
 		strings = lappend(strings, element_type == NAMEOID ?
 						  pstrdup(NameStr(*DatumGetName(elements[i]))) :
 						  TextDatumGetCString(elements[i]));

@@ -168,6 +168,9 @@ copy_letter(Letter *letter, HeapTuple tuple, TupleDesc desc)
 	}
 	if (null)
 		record = CStringGetTextDatum("");
+	/* An empty record is a blank line; without its end there is none. */
+	if (VARSIZE_ANY_EXHDR(DatumGetPointer(record)) == 0)
+		record = CStringGetTextDatum("\n");
 	copy = PG_DETOAST_DATUM_COPY(record);
 	letter->record = VARDATA(copy);
 	letter->record_len = (int) (VARSIZE(copy) - VARHDRSZ);
@@ -253,14 +256,17 @@ read_record(EtlCsvReader *reader, EtlCsvRecord *record, EtlReject *reject)
 {
 	EtlCsvRecord extra;
 
-	while (etl_csv_next(reader, record) == ETL_CSV_NEED_FILL)
+	EtlCsvNext	next;
+
+	while ((next = etl_csv_next(reader, record)) == ETL_CSV_NEED_FILL)
 		etl_csv_fill(reader);
-	if (etl_csv_next(reader, &extra) != ETL_CSV_RECORD)
+	if (next == ETL_CSV_RECORD && etl_csv_next(reader, &extra) != ETL_CSV_RECORD)
 		return true;
 
 	reject->category = ETL_CATEGORY_STRUCTURE;
 	reject->sqlerrcode = ERRCODE_BAD_COPY_FILE_FORMAT;
-	reject->message = "dead letter holds more than one record";
+	reject->message = next == ETL_CSV_RECORD ?
+		"dead letter holds more than one record" : "dead letter holds no record";
 	return false;
 }
 
@@ -393,14 +399,29 @@ settle_letters(Replay *replay)
 	etl_ledger_leave(&scope);
 }
 
-/* Open the target and prepare to write rows as the group's file was loaded. */
-static void
+/*
+ * Open the target and prepare to write rows as the group's file was loaded.
+ * Returns false if the target was dropped: that must not keep the letters of
+ * other tables from being replayed.
+ */
+static bool
 begin_group(Replay *replay)
 {
 	EtlSinkOptions options;
 	AttrNumber *attnums;
-	Jsonb	   *layout = etl_loaded_file_layout(replay->file_id);
+	Jsonb	   *layout;
 
+	replay->target = try_table_open(replay->target_oid, RowExclusiveLock);
+	if (replay->target == NULL)
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("dead letters of a dropped table are not replayed"),
+				 errdetail("The table had OID %u.", replay->target_oid),
+				 errhint("Close them with etl_dead_letter_discard().")));
+		return false;
+	}
+	layout = etl_loaded_file_layout(replay->file_id);
 	if (layout == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
@@ -410,7 +431,6 @@ begin_group(Replay *replay)
 	etl_layout_from_jsonb(&replay->layout, layout);
 	options = etl_layout_sink_options(&replay->layout, true, false);
 
-	replay->target = table_open(replay->target_oid, RowExclusiveLock);
 	attnums = etl_layout_attnums(&replay->layout, replay->target);
 	replay->nfields = list_length(replay->layout.columns);
 	etl_sink_check_privileges(replay->target, attnums, replay->nfields, &options);
@@ -419,6 +439,7 @@ begin_group(Replay *replay)
 	replay->converter = etl_converter_create(RelationGetDescr(replay->target),
 											 attnums, replay->nfields);
 	replay->row_letters = palloc(sizeof(int) * replay->sink->batch_limit);
+	return true;
 }
 
 /* Close the group and count its rows. */
@@ -440,7 +461,8 @@ replay_group(Replay *replay)
 {
 	int64		last_id = 0;
 
-	begin_group(replay);
+	if (!begin_group(replay))
+		return;
 	for (;;)
 	{
 		MemoryContextReset(replay->batch_context);

@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "access/heaptoast.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
@@ -170,7 +171,23 @@ etl_dead_letters_full(const EtlDeadLetters *letters)
 		letters->batch_bytes >= BATCH_BYTES;
 }
 
-/* Write the collected letters. */
+/* Write the letters that are in the slots. */
+static void
+insert_pending(EtlDeadLetters *letters, Relation rel, CatalogIndexState indexes,
+			   int *pending)
+{
+	if (*pending == 0)
+		return;
+	CatalogTuplesMultiInsertWithInfo(rel, letters->slots, *pending, indexes);
+	while (*pending > 0)
+		ExecClearTuple(letters->slots[--(*pending)]);
+}
+
+/*
+ * Write the collected letters.  Those that will be toasted go one by one: an
+ * insert of many finds out where the toasted copy lies, but not in time for
+ * the index entries.
+ */
 void
 etl_dead_letters_flush(EtlDeadLetters *letters)
 {
@@ -186,15 +203,19 @@ etl_dead_letters_flush(EtlDeadLetters *letters)
 	indexes = CatalogOpenIndexes(rel);
 	foreach(lc, letters->batch)
 	{
-		ExecStoreHeapTuple((HeapTuple) lfirst(lc), letters->slots[pending++],
-						   false);
-		if (pending < INSERT_ROWS && lnext(letters->batch, lc) != NULL)
-			continue;
+		HeapTuple	tuple = lfirst(lc);
+
 		CHECK_FOR_INTERRUPTS();
-		CatalogTuplesMultiInsertWithInfo(rel, letters->slots, pending, indexes);
-		while (pending > 0)
-			ExecClearTuple(letters->slots[--pending]);
+		if (tuple->t_len > TOAST_TUPLE_THRESHOLD)
+		{
+			CatalogTupleInsertWithInfo(rel, tuple, indexes);
+			continue;
+		}
+		ExecStoreHeapTuple(tuple, letters->slots[pending++], false);
+		if (pending == INSERT_ROWS)
+			insert_pending(letters, rel, indexes, &pending);
 	}
+	insert_pending(letters, rel, indexes, &pending);
 	CatalogCloseIndexes(indexes);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();

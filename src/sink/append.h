@@ -36,6 +36,7 @@ typedef struct EtlColumns
 
 extern EtlColumns *etl_columns_create(Relation target,
 									  const AttrNumber *attnums, int natts);
+extern bool etl_calls_user_function(Node *node, void *context);
 extern void etl_columns_free(EtlColumns *columns);
 extern void etl_columns_fill_nulls(EtlColumns *columns, TupleTableSlot *slot);
 extern void etl_columns_fill_defaults(EtlColumns *columns,

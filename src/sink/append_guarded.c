@@ -257,7 +257,8 @@ visit_check(EtlHeapSink *sink, int row)
 	slot->tts_tableOid = RelationGetRelid(sink->base.target);
 	if (sink->has_generated)
 		ExecComputeStoredGenerated(sink->check_rri, estate, slot, CMD_INSERT);
-	ExecConstraints(sink->check_rri, slot, estate);
+	if (RelationGetDescr(sink->base.target)->constr != NULL)
+		ExecConstraints(sink->check_rri, slot, estate);
 	if (sink->base.target->rd_rel->relispartition)
 		ExecPartitionCheck(sink->check_rri, slot, estate, true);
 }

@@ -23,7 +23,6 @@
 #include "utils/memutils.h"
 
 static void plan_missing(EtlColumns *columns, Relation target);
-static bool calls_user_function(Node *node, void *context);
 static bool is_volatile_user_function(Oid funcid, void *context);
 
 /*
@@ -123,7 +122,7 @@ plan_missing(EtlColumns *columns, Relation target)
 			expr = expression_planner(expr);
 			columns->default_exprs[i] = ExecInitExpr(expr, NULL);
 			columns->default_attnums[i] = attnum;
-			if (calls_user_function((Node *) expr, NULL))
+			if (etl_calls_user_function((Node *) expr, NULL))
 				columns->defaults_read_tables = true;
 			MemoryContextSwitchTo(oldcontext);
 		}
@@ -134,14 +133,14 @@ plan_missing(EtlColumns *columns, Relation target)
 }
 
 /* Does the expression call a function that might look at the target? */
-static bool
-calls_user_function(Node *node, void *context)
+bool
+etl_calls_user_function(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
 	if (check_functions_in_node(node, is_volatile_user_function, context))
 		return true;
-	return expression_tree_walker(node, calls_user_function, context);
+	return expression_tree_walker(node, etl_calls_user_function, context);
 }
 
 /* Those of the server itself, such as nextval() and random(), do not. */

@@ -29,10 +29,12 @@
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
+#include "nodes/nodes.h"
 #include "utils/acl.h"
 #include "utils/rls.h"
 
 static bool triggers_allow(Relation target);
+static bool expressions_allow(Relation target);
 static bool is_used_elsewhere(Relation target);
 static List *deferrable_indexes(Relation target);
 
@@ -68,6 +70,8 @@ etl_indexes_can_defer(Relation target, const char **reason)
 		*reason = "row-level security applies to the target";
 	else if (!triggers_allow(target))
 		*reason = "the target has triggers or deferrable constraints";
+	else if (!expressions_allow(target))
+		*reason = "a default or a check of the target calls a volatile function";
 	else if (is_used_elsewhere(target))
 		*reason = "the target is in use by an open query of this session";
 	if (*reason != NULL)
@@ -121,6 +125,26 @@ triggers_allow(Relation target)
 			trigger->tgdeferrable)
 			return false;
 	}
+	return true;
+}
+
+/*
+ * Defaults and checks run while rows are written, and a volatile function of
+ * the user's may look at the target by an index that lacks them.
+ */
+static bool
+expressions_allow(Relation target)
+{
+	TupleConstr *constr = RelationGetDescr(target)->constr;
+
+	if (constr == NULL)
+		return true;
+	for (int i = 0; i < constr->num_defval; i++)
+		if (etl_calls_user_function(stringToNode(constr->defval[i].adbin), NULL))
+			return false;
+	for (int i = 0; i < constr->num_check; i++)
+		if (etl_calls_user_function(stringToNode(constr->check[i].ccbin), NULL))
+			return false;
 	return true;
 }
 

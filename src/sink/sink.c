@@ -14,6 +14,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
+#include "foreign/fdwapi.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
 #include "tcop/utility.h"
@@ -28,6 +29,7 @@ static const EtlSinkOps *const sinks[] = {
 };
 
 static void check_kind(Relation target);
+static void check_foreign_table(Relation target);
 static void check_columns(Relation target, const AttrNumber *attnums,
 						  int natts);
 static void check_column_acl(Relation target, AttrNumber attnum,
@@ -160,6 +162,22 @@ etl_sink_close(EtlSink *sink)
 	sink->ops->close(sink);
 }
 
+/* A wrapper that cannot insert is no fault of the rows. */
+static void
+check_foreign_table(Relation target)
+{
+	FdwRoutine *routine = GetFdwRoutineForRelation(target, false);
+
+	if (routine->ExecForeignInsert == NULL ||
+		(routine->IsForeignRelUpdatable != NULL &&
+		 (routine->IsForeignRelUpdatable(target) & (1 << CMD_INSERT)) == 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot insert into foreign table \"%s\"",
+						RelationGetRelationName(target)),
+				 errdetail("Its foreign-data wrapper or its options do not allow it.")));
+}
+
 /* Refuses what INSERT refuses, with a word on the way out. */
 static void
 check_kind(Relation target)
@@ -170,8 +188,10 @@ check_kind(Relation target)
 	{
 		case RELKIND_RELATION:
 		case RELKIND_PARTITIONED_TABLE:
-		case RELKIND_FOREIGN_TABLE:
 		case RELKIND_VIEW:
+			break;
+		case RELKIND_FOREIGN_TABLE:
+			check_foreign_table(target);
 			break;
 		case RELKIND_MATVIEW:
 			ereport(ERROR,

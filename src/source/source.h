@@ -12,6 +12,8 @@
 #ifndef ETL_SOURCE_H
 #define ETL_SOURCE_H
 
+#include <sys/stat.h>
+
 #include "base/base.h"
 #include "access/tupdesc.h"
 
@@ -39,6 +41,7 @@ typedef struct EtlFileInfo
 typedef struct EtlStream EtlStream;
 
 extern void etl_file_stat(const char *path, EtlFileInfo *info);
+extern TimestampTz etl_file_modified_at(const struct stat *st);
 extern void etl_file_hash(const char *path, uint8 *sha256);
 extern EtlStream *etl_stream_open_file(const EtlFileInfo *info,
 									   EtlCompression compression);

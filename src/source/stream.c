@@ -68,6 +68,13 @@ struct EtlStream
 	MemoryContextCallback free_zstd;
 };
 
+/* When a file was last modified, in microseconds. */
+TimestampTz
+etl_file_modified_at(const struct stat *st)
+{
+	return time_t_to_timestamptz(st->st_mtime) + st->st_mtim.tv_nsec / 1000;
+}
+
 /* Fill *info from what stat() said. */
 static void
 file_info_set(EtlFileInfo *info, const char *path, const struct stat *st)
@@ -76,8 +83,7 @@ file_info_set(EtlFileInfo *info, const char *path, const struct stat *st)
 	info->device = (uint64) st->st_dev;
 	info->inode = (uint64) st->st_ino;
 	info->size_bytes = (int64) st->st_size;
-	info->modified_at = time_t_to_timestamptz(st->st_mtime) +
-		st->st_mtim.tv_nsec / 1000;
+	info->modified_at = etl_file_modified_at(st);
 }
 
 /* Throw unless *st is a regular file. */
