@@ -46,6 +46,18 @@ destination_of(const char *move_to, const char *path)
 	return psprintf("%s/%s", move_to, strrchr(path, '/') + 1);
 }
 
+/* Is the file in this directory?  There, moving it would unlink its only name. */
+static bool
+is_directory_of(const char *path, const struct stat *directory)
+{
+	char	   *parent = pstrdup(path);
+	struct stat st;
+
+	get_parent_directory(parent);
+	return stat(parent, &st) == 0 && st.st_dev == directory->st_dev &&
+		st.st_ino == directory->st_ino;
+}
+
 /*
  * Could the action be done?  Asked before the file is loaded, because after
  * the commit it is too late to refuse.
@@ -74,6 +86,12 @@ etl_after_load_check(EtlAfterLoad action, const char *move_to,
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a directory", move_to)));
+	if (is_directory_of(file->path, &st))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("cannot move \"%s\" to the directory that it is in",
+						file->path),
+				 errhint("Choose another directory, which the source does not name.")));
 	if ((uint64) st.st_dev != file->device)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -101,15 +119,33 @@ is_unchanged(const EtlFileInfo *file)
 		etl_file_modified_at(&st) == file->modified_at;
 }
 
-/* Link, then unlink: unlike rename(), that never replaces a file. */
+/*
+ * Rename, but never replace a file.  Where the system cannot do that in one
+ * step, link and unlink; that takes more rights on the file, so it is not the
+ * first choice.
+ */
+static int
+rename_to_free_name(const char *path, const char *destination)
+{
+#ifdef RENAME_NOREPLACE
+	if (renameat2(AT_FDCWD, path, AT_FDCWD, destination, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL && errno != ENOSYS)
+		return -1;
+#endif
+	return link(path, destination) == 0 ? unlink(path) : -1;
+}
+
+/* Move a file; if it is linked to its destination already, finish that. */
 static bool
 move_file(const char *path, const char *destination, uint64 inode)
 {
 	struct stat st;
 
-	if (link(path, destination) != 0 &&
-		!(errno == EEXIST && stat(destination, &st) == 0 &&
-		  (uint64) st.st_ino == inode))
+	if (rename_to_free_name(path, destination) == 0)
+		return true;
+	if (errno != EEXIST || stat(destination, &st) != 0 ||
+		(uint64) st.st_ino != inode)
 		return false;
 	return unlink(path) == 0;
 }
@@ -130,13 +166,15 @@ do_action(const PendingAction *action)
 		if (unlink(path) != 0)
 			ereport(WARNING,
 					(errcode_for_file_access(),
-					 errmsg("could not remove loaded file \"%s\": %m", path)));
+					 errmsg("could not remove loaded file \"%s\": %m", path),
+					 errhint("The load is committed. Calling it again tries to remove the file again.")));
 	}
 	else if (!move_file(path, action->destination, action->file.inode))
 		ereport(WARNING,
 				(errcode_for_file_access(),
 				 errmsg("could not move loaded file \"%s\" to \"%s\": %m",
-						path, action->destination)));
+						path, action->destination),
+				 errhint("The load is committed. Calling it again tries to move the file again.")));
 }
 
 static void

@@ -282,6 +282,24 @@ typedef struct InferCall
 	Inference	inference;
 } InferCall;
 
+/* Numbers that say how many are not negative. */
+static void
+refuse_negative(FunctionCallInfo fcinfo, int first)
+{
+	const char *parameter = NULL;
+
+	if (!PG_ARGISNULL(first + ARG_SKIP_LINES) &&
+		PG_GETARG_INT32(first + ARG_SKIP_LINES) < 0)
+		parameter = "skip_lines";
+	if (!PG_ARGISNULL(first + ARG_SAMPLE_ROWS) &&
+		PG_GETARG_INT64(first + ARG_SAMPLE_ROWS) < 0)
+		parameter = "sample_rows";
+	if (parameter != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must not be negative", parameter)));
+}
+
 /* Read the arguments and look at the first file that they name. */
 static void
 infer(void *arg)
@@ -315,6 +333,7 @@ infer(void *arg)
 	compression = etl_option_word("compression",
 								  etl_arg_text(fcinfo, first + ARG_COMPRESSION),
 								  etl_compression_words);
+	refuse_negative(fcinfo, first);
 	etl_check_file_privilege(false);
 	paths = etl_files_expand(etl_arg_text(fcinfo, first + ARG_SOURCE));
 
@@ -395,6 +414,12 @@ etl_create_table_from_csv(PG_FUNCTION_ARGS)
 				 errmsg("parameter \"%s\" must not be null", "target")));
 	PreventCommandIfReadOnly("etl_create_table_from_csv()");
 	name = makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(0)));
+	if (name->catalogname != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot create table \"%s\" in another database",
+						text_to_cstring(PG_GETARG_TEXT_PP(0))),
+				 errhint("Name it as \"table\" or \"schema.table\".")));
 	etl_guard_scope(infer, &call);
 
 	initStringInfo(&command);

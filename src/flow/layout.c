@@ -203,8 +203,23 @@ etl_insertable_columns(Relation target)
 	return columns;
 }
 
+/* What to do about a column that the target does not have. */
+static const char *
+missing_column_hint(const EtlLayout *layout, Relation target, const char *column)
+{
+	ListCell   *lc;
+
+	foreach(lc, etl_insertable_columns(target))
+		if (pg_strcasecmp(lfirst(lc), column) == 0)
+			return psprintf("There is a column \"%s\": names must agree in upper and lower case too.",
+							(char *) lfirst(lc));
+	if (list_length(layout->columns) == 1 && strpbrk(column, ",;|\t") != NULL)
+		return "The header was read as one field. Check the parameter \"delimiter\".";
+	return "The target needs a column for each field. With header => 'skip' fields go by position instead of by name.";
+}
+
 static AttrNumber
-attnum_of(Relation target, const char *column)
+attnum_of(const EtlLayout *layout, Relation target, const char *column)
 {
 	int			attnum = attnameAttNum(target, column, false);
 
@@ -213,7 +228,7 @@ attnum_of(Relation target, const char *column)
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" of relation \"%s\" does not exist",
 						column, RelationGetRelationName(target)),
-				 errhint("With header => 'skip' the fields go by position to the columns that the parameter \"columns\" lists.")));
+				 errhint("%s", missing_column_hint(layout, target, column))));
 	if (TupleDescAttr(RelationGetDescr(target), attnum - 1)->attgenerated != '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
@@ -236,7 +251,7 @@ etl_layout_attnums(const EtlLayout *layout, Relation target)
 
 	foreach(lc, layout->columns)
 	{
-		AttrNumber	attnum = attnum_of(target, lfirst(lc));
+		AttrNumber	attnum = attnum_of(layout, target, lfirst(lc));
 
 		if (bms_is_member(attnum, seen))
 			ereport(ERROR,

@@ -100,6 +100,8 @@ reject_record(EtlLoad *load, const EtlCsvRecord *record, const EtlReject *reject
 			origin.raw_bytes_len = record->raw_len;
 		}
 		etl_dead_letters_add(load->letters, &origin, reject);
+		if (origin.raw_record != NULL)
+			pfree(unconstify(char *, origin.raw_record));
 	}
 	MemoryContextSwitchTo(old_context);
 }

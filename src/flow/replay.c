@@ -114,7 +114,8 @@ fill_query(ReplayQuery *query, Replay *replay, int nmore, const Oid *more_types,
 
 /*
  * Find the groups of letters, in the order of their first letter: two lists,
- * of target OIDs and of pointers to file ids.
+ * of target OIDs and of pointers to file ids.  Letters of tables that were
+ * dropped are passed over.
  */
 static void
 find_groups(Replay *replay, List **targets, List **files)
@@ -128,7 +129,7 @@ find_groups(Replay *replay, List **targets, List **files)
 	fill_query(&query, replay, 0, NULL, NULL);
 	etl_ledger_enter(&scope);
 	if (SPI_execute_with_args("SELECT target, coalesce(file_id, 0)" LETTERS_TO_REPLAY
-							  " AND target IS NOT NULL"
+							  " AND EXISTS (SELECT FROM pg_class c WHERE c.oid = target)"
 							  " GROUP BY 1, 2 ORDER BY min(dead_letter_id)",
 							  query.nargs, query.types, query.values, query.nulls,
 							  false, 0) != SPI_OK_SELECT)

@@ -103,6 +103,7 @@ form_letter(EtlDeadLetters *letters, const EtlOrigin *origin,
 	Datum		values[LETTER_NATTS] = {0};
 	bool		nulls[LETTER_NATTS] = {0};
 	EtlRun	   *run = letters->run;
+	HeapTuple	tuple;
 
 	values[LETTER_ID] = Int64GetDatum(nextval_internal(letters->sequence, false));
 	values[LETTER_RUN_ID] = Int64GetDatum(run->run_id);
@@ -144,7 +145,16 @@ form_letter(EtlDeadLetters *letters, const EtlOrigin *origin,
 	nulls[LETTER_RESOLVED_AT] = true;
 	nulls[LETTER_RESOLVED_RUN_ID] = true;
 
-	return heap_form_tuple(letters->desc, values, nulls);
+	tuple = heap_form_tuple(letters->desc, values, nulls);
+
+	/* A record may be long: do not keep its parts beside the whole. */
+	for (int i = 0; i < LETTER_NATTS; i++)
+	{
+		if (!nulls[i] && TupleDescAttr(letters->desc, i)->attlen == -1 &&
+			i != LETTER_PAYLOAD)
+			pfree(DatumGetPointer(values[i]));
+	}
+	return tuple;
 }
 
 /*

@@ -60,6 +60,7 @@ typedef struct GuardedRun
 	void		(*visit) (EtlHeapSink *sink, int row);
 } GuardedRun;
 
+static bool may_delete_duplicates(Relation target);
 static bool relation_is_plain(Relation target, bool defer_indexes);
 static void visit_rows(EtlHeapSink *sink, MemoryContext context,
 					   void (*visit) (EtlHeapSink *, int));
@@ -96,9 +97,7 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 		desc->constr->has_generated_stored;
 	sink->prechecks = !before_row &&
 		!(sink->partitioned && sink->has_generated);
-	sink->delete_duplicates = !sink->partitioned && !before_row &&
-		(target->trigdesc == NULL || !target->trigdesc->trig_insert_after_row) &&
-		!RelationIsLogicallyLogged(target);
+	sink->delete_duplicates = may_delete_duplicates(target);
 	sink->plain = relation_is_plain(target, sink->base.options.defer_indexes);
 
 	if (sink->attempt_context == NULL)
@@ -116,6 +115,41 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 		MemoryContextReset(sink->check_context);
 		sink->check_estate = NULL;
 	}
+}
+
+/*
+ * May a duplicate be deleted once it is written?  Nobody may notice, and no
+ * index may have more to say than that a key is taken, since the first one
+ * that objects to a row gives the reason.
+ */
+static bool
+may_delete_duplicates(Relation target)
+{
+	TriggerDesc *trigdesc = target->trigdesc;
+	bool		result = true;
+	List	   *indexes;
+	ListCell   *lc;
+
+	if (target->rd_rel->relkind != RELKIND_RELATION ||
+		RelationIsLogicallyLogged(target))
+		return false;
+	if (trigdesc != NULL &&
+		(trigdesc->trig_insert_before_row || trigdesc->trig_insert_after_row))
+		return false;
+
+	indexes = RelationGetIndexList(target);
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
+
+		if (index->rd_index->indisexclusion ||
+			RelationGetIndexExpressions(index) != NIL ||
+			RelationGetIndexPredicate(index) != NIL)
+			result = false;
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	return result;
 }
 
 /* Can nothing fail once a row has passed the checks and fits a page? */

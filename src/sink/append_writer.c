@@ -594,8 +594,9 @@ delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 }
 
 /*
- * Rejects the row if a unique key of it is taken, and tells so.  Exclusion
- * and deferrable constraints are left to the insertion.
+ * Rejects the row if a unique key of it is taken, and tells so.  Deferrable
+ * constraints are left to the insertion, and so is a row that meets an
+ * exclusion constraint before: the first index has its say.
  */
 static bool
 probe_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
@@ -611,15 +612,18 @@ probe_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 		List	   *arbiter;
 		bool		clear;
 
-		if (!index_is_immediate_unique(rri, i))
+		if ((!info->ii_Unique && info->ii_ExclusionOps == NULL) ||
+			!info->ii_ReadyForInserts || !index->rd_index->indimmediate)
 			continue;
-		if (info->ii_UniqueOps == NULL)
+		if (info->ii_ExclusionOps == NULL && info->ii_UniqueOps == NULL)
 			BuildSpeculativeIndexInfo(index, info);
 		arbiter = list_make1_oid(RelationGetRelid(index));
 		ItemPointerSetInvalid(&slot->tts_tid);
 		clear = etl_check_index_constraints(rri, slot, writer->estate,
 											&conflict, arbiter);
 		list_free(arbiter);
+		if (!clear && info->ii_ExclusionOps != NULL)
+			return false;
 		if (!clear)
 		{
 			reject_duplicate(writer, leaf, i, slot, row);

@@ -363,10 +363,8 @@ etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
 	size_t		len;
 
 	memset(reject, 0, sizeof(*reject));
-	if ((record->flags & ETL_CSV_CUT) && !check_flags(reader, record, reject))
-		return false;
-	if (!etl_csv_to_server(reader, record, &text, &len, reject) ||
-		!check_flags(reader, record, reject))
+	if (!check_flags(reader, record, reject) ||
+		!etl_csv_to_server(reader, record, &text, &len, reject))
 		return false;
 	reader->scratch = etl_csv_grow(reader, reader->scratch,
 								   &reader->scratch_size, 0, len + 2);

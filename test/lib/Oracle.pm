@@ -264,6 +264,7 @@ sub write_case
 		if ($case->{kind} eq 'mixed')
 		{
 			$case->{mixed} = 1;
+			s/\\\./\\-/g for @$records;
 			$case->{path} = "$dir/$case->{name}.mixed.csv";
 			spew($case->{path}, join '', "1st\n", map { $_ . pick("\n", "\r\n") } @$records);
 			$bytes = join '', "1st\n", map { "$_\n" } @$records;
@@ -373,6 +374,88 @@ sub run
 		unlink @$_{qw(path plain)} for @names;
 	}
 	is($wrong, 0, "seed $seed: $cases files of " . join(', ', @kinds) . ' load as COPY has it');
+	return;
+}
+
+# A table with constraints, as "ours" and "theirs", and the rows it had before.
+sub constrained_table
+{
+	my ($case) = @_;
+	my @columns = ('c1 int', 'c2 int', 'c3 text', 'c4 int');
+	my (@constraints, @after);
+	my $partitioned = chance(0.2);
+
+	$columns[0] .= ' NOT NULL' if chance(0.4);
+	$columns[1] .= ' CHECK (c2 < 60)' if chance(0.4);
+	$columns[2] .= pick('', ' NOT NULL', " CHECK (c3 <> 'x1')", " DEFAULT 'x'");
+	push @constraints, pick('PRIMARY KEY (c1)', 'UNIQUE (c1)') if $case->{conflict} ne 'error' || chance(0.5);
+	push @constraints, 'UNIQUE (c2, c3)' if !$partitioned && chance(0.3);
+	push @constraints, 'UNIQUE NULLS NOT DISTINCT (c4)' if !$partitioned && chance(0.1);
+	push @constraints, 'EXCLUDE USING gist (int4range(c2, c2 + 2) WITH &&)' if !$partitioned && chance(0.15);
+	push @constraints, 'FOREIGN KEY (c4) REFERENCES oracle.parent' if chance(0.4);
+	push @constraints, 'CHECK (c1 IS NULL OR c1 <> 33)' if chance(0.3);
+	my $self = !$partitioned && chance(0.15);
+	push @after, 'CREATE UNIQUE INDEX ON oracle.%1$s ((c1 / 2)) WHERE c2 > 10' if !$partitioned && chance(0.2);
+	push @after, 'CREATE TRIGGER b BEFORE INSERT ON oracle.%1$s FOR EACH ROW EXECUTE FUNCTION oracle.before_row()'
+	  if chance(0.2);
+	push @after, 'CREATE TRIGGER a AFTER INSERT ON oracle.%1$s FOR EACH ROW EXECUTE FUNCTION oracle.after_row()'
+	  if chance(0.2);
+
+	my $sql = 'DROP TABLE IF EXISTS oracle.ours, oracle.theirs;';
+	for my $table ('ours', 'theirs')
+	{
+		my @own = @constraints;
+		push @own, 'UNIQUE (c1)' if $self && !grep { /\(c1\)/ } @own;
+		push @own, "FOREIGN KEY (c2) REFERENCES oracle.$table (c1)" if $self;
+		$sql .= "CREATE TABLE oracle.$table (" . join(', ', @columns, @own) . ')';
+		$sql .= $partitioned
+		  ? " PARTITION BY RANGE (c1); CREATE TABLE oracle.${table}_1 PARTITION OF oracle.$table FOR VALUES FROM (0) TO (20);"
+		  . " CREATE TABLE oracle.${table}_2 PARTITION OF oracle.$table FOR VALUES FROM (20) TO (55);"
+		  : ';';
+		$sql .= sprintf("$_;", $table) for @after;
+	}
+	# rows that are there already
+	$sql .= sprintf 'INSERT INTO oracle.ours VALUES (%1$d, 50, NULL, 3) ON CONFLICT DO NOTHING;'
+	  . 'INSERT INTO oracle.theirs SELECT * FROM oracle.ours;', 1 + upto(30)
+	  if !@after && !$self && $sql !~ /c3 text NOT NULL/ && chance(0.5);
+	return $sql;
+}
+
+# Constraints: the same file at once and row by row.
+sub run_constraints
+{
+	my ($node, $cases, $seed) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my $wrong = 0;
+
+	note "seed $seed, $cases cases of constraints";
+	srand $seed;
+	for my $number (1 .. $cases)
+	{
+		my %case = (conflict => chance(0.8) ? 'error' : 'skip', indexes => pick('auto', 'keep', 'rebuild'));
+		my $range = pick(60, 60, 300, 3000);
+		my $ddl = constrained_table(\%case);
+		my $rows = pick(10, 100, 100, 300, 2500);
+		my $path = "$dir/$seed-$number.csv";
+		my ($stdout, $stderr);
+
+		spew($path, join '', map {
+			join(',',
+				chance(0.05) ? '' : chance(0.02) ? 'oops' : upto($range),
+				chance(0.1) ? '' : upto(chance(0.5) ? 70 : $range),
+				chance(0.1) ? '' : 'x' . upto(20),
+				chance(0.2) ? '' : upto(42)) . "\n"
+		} 1 .. $rows);
+		$node->psql('postgres', "SET client_min_messages = warning; $ddl"
+			  . "SELECT oracle.check_constraints('$path', 4, '$case{conflict}', '$case{indexes}')",
+			stdout => \$stdout, stderr => \$stderr, on_error_stop => 1);
+		next if "$stdout$stderr" eq '';
+		$wrong++;
+		diag "case $seed-$number: " . substr("$stdout\n$stderr", 0, 1500);
+		diag "$case{conflict} $case{indexes} $rows rows: $ddl";
+		File::Copy::copy($path, $ENV{ORACLE_KEEP}) if $ENV{ORACLE_KEEP};
+	}
+	is($wrong, 0, "seed $seed: $cases tables with constraints reject what INSERT rejects, row by row");
 	return;
 }
 

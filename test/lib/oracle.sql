@@ -100,23 +100,27 @@ $$;
 -- Does COPY reject this record alone, as the dead letter says?  A header line
 -- tells COPY how lines end in the file that it comes from.
 CREATE FUNCTION oracle.check_letter(letter etl_patterns.dead_letter, file bytea,
-                                    enc name, eol bytea, options text)
+                                    enc name, options text)
 RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
     raw bytea := coalesce(letter.raw_bytes, convert_to(letter.raw_record, enc));
     expected text := letter.error_code || ' ' || letter.error_message;
     path text := current_setting('oracle.dir') || '/alone.csv';
+    eol bytea;
     tail bytea;
     said text;
 BEGIN
-    FOREACH tail IN ARRAY ARRAY[
-        eol,
-        -- an encoding error shows the bytes that follow, too
-        substr(file, (letter.byte_offset + length(raw))::int + 1, 4), ''] LOOP
-        PERFORM oracle.write_file(path, 'h'::bytea || eol || raw || tail);
-        said := oracle.copy_says(path, options || ', HEADER true');
-        EXIT WHEN said = expected;
+    <<try>>
+    FOREACH eol IN ARRAY ARRAY['\x0a'::bytea, '\x0d'] LOOP
+        FOREACH tail IN ARRAY ARRAY[
+            eol,
+            -- an encoding error shows the bytes that follow, too
+            substr(file, (letter.byte_offset + length(raw))::int + 1, 4), ''] LOOP
+            PERFORM oracle.write_file(path, 'h'::bytea || eol || raw || tail);
+            said := oracle.copy_says(path, options || ', HEADER true');
+            EXIT try WHEN said = expected;
+        END LOOP;
     END LOOP;
     IF said IS DISTINCT FROM expected AND
         oracle.looks_past_cr(said, raw || substr(file, (letter.byte_offset + length(raw))::int + 1, 4)) IS NOT TRUE THEN
@@ -141,7 +145,6 @@ DECLARE
     theirs text[] := oracle.rows_of('theirs');
     ours text[];
     file bytea := pg_read_binary_file(plain);
-    eol bytea;
     part record;
     letter etl_patterns.dead_letter;
     r record;
@@ -207,9 +210,8 @@ BEGIN
     END IF;
 
     -- Each reject is one of COPY's.
-    eol := oracle.first_eol(file);
     FOR letter IN SELECT * FROM etl_patterns.dead_letter WHERE run_id = r.run_id ORDER BY byte_offset LOOP
-        said := oracle.check_letter(letter, file, enc, eol, options);
+        said := oracle.check_letter(letter, file, enc, options);
         IF said IS NOT NULL THEN
             RETURN NEXT said;
         END IF;
@@ -217,14 +219,93 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION oracle.first_eol(file bytea) RETURNS bytea
+-- The rows of a file, inserted one by one: what became of each.
+CREATE FUNCTION oracle.insert_rows(path text, ncols int, on_conflict text)
+RETURNS TABLE (row_no bigint, error text)
 LANGUAGE plpgsql AS $$
 DECLARE
-    lf int := position('\x0a'::bytea IN file);
-    cr int := position('\x0d'::bytea IN file);
+    names text;
+    r record;
 BEGIN
-    RETURN CASE WHEN cr = 0 OR lf BETWEEN 1 AND cr THEN '\x0a'::bytea
-                WHEN lf = cr + 1 THEN '\x0a'
-                ELSE '\x0d' END;
+    SELECT string_agg('f' || i, ', ') INTO names FROM generate_series(1, ncols) i;
+    DROP TABLE IF EXISTS pg_temp.stage;
+    EXECUTE 'CREATE TEMP TABLE stage (' || replace(names, ',', ' text,') || ' text, n bigserial)';
+    EXECUTE format('COPY stage (%s) FROM %L WITH (FORMAT csv)', names, path);
+    FOR r IN EXECUTE 'SELECT n, ARRAY[' || names || '] AS fields FROM stage ORDER BY n' LOOP
+        row_no := r.n;
+        BEGIN
+            EXECUTE 'INSERT INTO oracle.theirs VALUES (' ||
+                (SELECT string_agg(quote_nullable(f), ', ' ORDER BY i)
+                 FROM unnest(r.fields) WITH ORDINALITY u (f, i)) || ')' || on_conflict;
+            error := NULL;
+        EXCEPTION WHEN OTHERS THEN
+            error := SQLSTATE || ' ' || replace(SQLERRM, 'theirs', 'ours');
+        END;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+-- The same file into oracle.ours at once, and into oracle.theirs row by row.
+CREATE FUNCTION oracle.check_constraints(path text, ncols int, on_conflict text, indexes text)
+RETURNS SETOF text
+LANGUAGE plpgsql AS $$
+DECLARE
+    r record;
+    bad record;
+    rows text[];
+BEGIN
+    SELECT * INTO r FROM etl_bulk_copy('oracle.ours', path, header => 'none',
+        on_error => 'dead_letter', on_conflict => on_conflict, indexes => indexes,
+        keys => CASE on_conflict WHEN 'error' THEN NULL ELSE ARRAY['c1'::name] END);
+    rows := oracle.rows_of('ours');
+    FOR bad IN
+        WITH theirs AS MATERIALIZED (
+            SELECT * FROM oracle.insert_rows(path, ncols,
+                CASE on_conflict WHEN 'skip' THEN ' ON CONFLICT (c1) DO NOTHING' ELSE '' END)),
+        ours AS (
+            SELECT row_no, error_code || ' ' || error_message AS error
+            FROM etl_patterns.dead_letter WHERE run_id = r.run_id)
+        SELECT row_no, o.error AS ours, t.error AS theirs
+        FROM ours o FULL JOIN (SELECT * FROM theirs WHERE error IS NOT NULL) t USING (row_no)
+        WHERE o.error IS DISTINCT FROM t.error ORDER BY row_no LIMIT 3
+    LOOP
+        RETURN NEXT format('row %s: ours %L, theirs %L', bad.row_no,
+            coalesce(bad.ours, 'accepted'), coalesce(bad.theirs, 'accepted'));
+    END LOOP;
+    IF (SELECT array_agg(t ORDER BY t) FROM unnest(rows) t) IS DISTINCT FROM
+        (SELECT array_agg(t ORDER BY t) FROM unnest(oracle.rows_of('theirs')) t) THEN
+        RETURN NEXT format('%s rows of ours, %s of theirs', cardinality(rows),
+            cardinality(oracle.rows_of('theirs')));
+    END IF;
+    IF on_conflict = 'error' AND r.rows_read <> r.rows_loaded + r.rows_rejected THEN
+        RETURN NEXT format('counts: read %s, loaded %s, rejected %s',
+            r.rows_read, r.rows_loaded, r.rows_rejected);
+    END IF;
+END
+$$;
+
+CREATE TABLE oracle.parent (id int PRIMARY KEY);
+INSERT INTO oracle.parent SELECT generate_series(1, 40);
+
+CREATE FUNCTION oracle.before_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.c2 = 13 THEN
+        RAISE EXCEPTION 'unlucky number' USING ERRCODE = 'ETL13';
+    ELSIF NEW.c2 = 7 THEN
+        NEW.c2 := NULL;
+    ELSIF NEW.c2 IS NULL THEN
+        NEW.c2 := 5;
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION oracle.after_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.c2 = 17 THEN
+        RAISE EXCEPTION 'seen too late: %', NEW.c1 USING ERRCODE = '23514';
+    END IF;
+    RETURN NULL;
 END
 $$;

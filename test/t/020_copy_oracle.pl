@@ -19,6 +19,7 @@ Oracle::setup($node);
 Oracle::run($node, 120, 2024, 'whole', 'mixed');
 Oracle::run($node, 160, 2025, 'broken');
 Oracle::run($node, 120, 2026, 'noise');
+Oracle::run_constraints($node, 40, 2027);
 
 $node->stop;
 done_testing();

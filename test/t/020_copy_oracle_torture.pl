@@ -22,6 +22,7 @@ Oracle::setup($node);
 for my $round (1 .. $ENV{ROUNDS})
 {
 	Oracle::run($node, 40, $seed * 10000 + $round, 'whole', 'mixed', 'broken', 'broken', 'noise');
+	Oracle::run_constraints($node, 10, $seed * 10000 + $round);
 }
 
 $node->stop;
