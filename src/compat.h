@@ -49,6 +49,8 @@
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilelocatorSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#define etl_insert_index_tuples_nothrow(rri, slot, estate, conflict, indexes) \
+	ExecInsertIndexTuples(rri, slot, estate, false, true, conflict, indexes, false)
 #define etl_root_to_child_map(rri, estate) ExecGetRootToChildMap(rri, estate)
 #define etl_owns_relation(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
@@ -56,6 +58,8 @@
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
+#define etl_insert_index_tuples_nothrow(rri, slot, estate, conflict, indexes) \
+	ExecInsertIndexTuples(rri, slot, estate, false, true, conflict, indexes)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
 #define etl_owns_relation(relid, role) pg_class_ownercheck(relid, role)
 #endif

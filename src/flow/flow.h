@@ -73,6 +73,7 @@ typedef struct EtlLoad
 	int64		file_id;
 	EtlCsvReader *reader;
 	EtlConverter *converter;
+	AttrNumber *attnums;		/* the columns of the fields */
 	int			nfields;
 
 	/* The records of the sink's batch, and the one that is being read. */

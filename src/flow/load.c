@@ -115,6 +115,19 @@ reject_row(void *arg, int row, const EtlReject *reject)
 	reject_record(load, &load->records[row], reject);
 }
 
+/* Let the fields of the records to come be these columns. */
+static void
+set_converter(EtlLoad *load, const AttrNumber *attnums, int nfields)
+{
+	Size		size = sizeof(AttrNumber) * nfields;
+
+	load->converter = etl_converter_create(RelationGetDescr(load->sink->target),
+										   attnums, nfields);
+	load->attnums = palloc(size);
+	memcpy(load->attnums, attnums, size);
+	load->nfields = nfields;
+}
+
 /*
  * Begin a load into a target, whose first file has the given columns.  The
  * load's memory is the current context.
@@ -134,17 +147,19 @@ etl_load_begin(EtlLoad *load, EtlRun *run, Relation target, EtlOnError on_error,
 	load->records = palloc(sizeof(EtlCsvRecord) * load->sink->batch_limit);
 	if (on_error == ETL_ON_ERROR_DEAD_LETTER)
 		load->letters = etl_dead_letters_open(run);
-	load->converter = etl_converter_create(RelationGetDescr(target), attnums, nfields);
-	load->nfields = nfields;
+	set_converter(load, attnums, nfields);
 }
 
-/* Go on with a file that has other columns. */
+/* Go on with a file that may have other columns. */
 void
 etl_load_set_columns(EtlLoad *load, const AttrNumber *attnums, int nfields)
 {
-	load->converter = etl_converter_create(RelationGetDescr(load->sink->target),
-										   attnums, nfields);
-	load->nfields = nfields;
+	if (nfields == load->nfields &&
+		memcmp(attnums, load->attnums, sizeof(AttrNumber) * nfields) == 0)
+		return;
+	etl_converter_free(load->converter);
+	pfree(load->attnums);
+	set_converter(load, attnums, nfields);
 	etl_sink_set_columns(load->sink, attnums, nfields);
 }
 

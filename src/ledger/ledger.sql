@@ -91,7 +91,9 @@ CREATE TABLE etl_patterns.loaded_file (
 COMMENT ON TABLE etl_patterns.loaded_file IS
     'one row per file loaded into a target; content_hash is the SHA-256 of its bytes on disk';
 CREATE INDEX loaded_file_target_size_idx
-    ON etl_patterns.loaded_file (target, size_bytes);
+    ON etl_patterns.loaded_file (target, size_bytes, modified_at);
+CREATE INDEX loaded_file_target_content_idx
+    ON etl_patterns.loaded_file (target, content_hash);
 
 -- Users read their own rows, members of pg_monitor read all.
 DO $$

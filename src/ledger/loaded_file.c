@@ -48,7 +48,7 @@ enum
 	FILE_NATTS
 };
 
-/* A scan over the loaded files of a target that have a given size. */
+/* A scan over loaded files. */
 typedef struct FileScan
 {
 	Relation	rel;
@@ -73,16 +73,19 @@ end_scan(FileScan *scan)
 	table_close(scan->rel, NoLock);
 }
 
+/* The files of the target with the given size, and with_time also that time. */
 static void
-begin_scan_of_size(FileScan *scan, const EtlLoadedFile *file)
+begin_scan_of_size(FileScan *scan, const EtlLoadedFile *file, bool with_time)
 {
-	ScanKeyData keys[2];
+	ScanKeyData keys[3];
 
 	ScanKeyInit(&keys[0], FILE_TARGET + 1, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(file->target));
 	ScanKeyInit(&keys[1], FILE_SIZE_BYTES + 1, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(file->size_bytes));
-	begin_scan(scan, "loaded_file_target_size_idx", keys, 2);
+	ScanKeyInit(&keys[2], FILE_MODIFIED_AT + 1, BTEqualStrategyNumber,
+				F_TIMESTAMPTZ_EQ, TimestampTzGetDatum(file->modified_at));
+	begin_scan(scan, "loaded_file_target_size_idx", keys, with_time ? 3 : 2);
 }
 
 static Datum
@@ -111,40 +114,44 @@ etl_loaded_file_look(const EtlLoadedFile *file)
 	LockDatabaseObject(etl_ledger_relid("loaded_file"), file->target, size_hash,
 					   ExclusiveLock);
 
-	begin_scan_of_size(&scan, file);
+	begin_scan_of_size(&scan, file, true);
 	while (known != ETL_FILE_LOADED &&
 		   HeapTupleIsValid(tuple = systable_getnext(scan.scan)))
 	{
 		char	   *path = TextDatumGetCString(column(&scan, tuple, FILE_PATH));
 
-		if (strcmp(path, file->path) == 0 &&
-			DatumGetTimestampTz(column(&scan, tuple, FILE_MODIFIED_AT)) == file->modified_at)
-			known = ETL_FILE_LOADED;
-		else
-			known = ETL_FILE_SAME_SIZE;
+		known = strcmp(path, file->path) == 0 ? ETL_FILE_LOADED : ETL_FILE_SAME_SIZE;
 		pfree(path);
 	}
+	end_scan(&scan);
+	if (known != ETL_FILE_NEW)
+		return known;
+
+	begin_scan_of_size(&scan, file, false);
+	if (HeapTupleIsValid(systable_getnext(scan.scan)))
+		known = ETL_FILE_SAME_SIZE;
 	end_scan(&scan);
 	return known;
 }
 
-/* Is a file with this size and content_hash in the target? */
+/* Is a file with this content_hash in the target? */
 bool
 etl_loaded_file_has_content(const EtlLoadedFile *file)
 {
-	bool		found = false;
+	bool		found;
 	FileScan	scan;
-	HeapTuple	tuple;
+	ScanKeyData keys[2];
+	text	   *hash = cstring_to_text_with_len((const char *) file->content_hash,
+												ETL_SHA256_LEN);
 
-	begin_scan_of_size(&scan, file);
-	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan.scan)))
-	{
-		bytea	   *hash = DatumGetByteaPP(column(&scan, tuple, FILE_CONTENT_HASH));
-
-		found = VARSIZE_ANY_EXHDR(hash) == ETL_SHA256_LEN &&
-			memcmp(VARDATA_ANY(hash), file->content_hash, ETL_SHA256_LEN) == 0;
-	}
+	ScanKeyInit(&keys[0], FILE_TARGET + 1, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(file->target));
+	ScanKeyInit(&keys[1], FILE_CONTENT_HASH + 1, BTEqualStrategyNumber, F_BYTEAEQ,
+				PointerGetDatum(hash));
+	begin_scan(&scan, "loaded_file_target_content_idx", keys, 2);
+	found = HeapTupleIsValid(systable_getnext(scan.scan));
 	end_scan(&scan);
+	pfree(hash);
 	return found;
 }
 

@@ -72,6 +72,7 @@ typedef struct EtlHeapSink
 	bool		has_generated;
 	bool		prechecks;		/* check before writing */
 	bool		plain;			/* writing cannot fail for a row's fault */
+	bool		delete_duplicates;	/* once written; see append_guarded.c */
 	MemoryContext check_context;
 	EState	   *check_estate;
 	ResultRelInfo *check_rri;

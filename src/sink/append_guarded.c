@@ -29,6 +29,11 @@
  * one, with a look into the unique indexes before, since each row that is
  * written and rolled back leaves a dead tuple.
  *
+ * Where nobody would notice, duplicates need neither: the unique indexes are
+ * asked not to throw, and a row that they object to is deleted again, which
+ * costs one dead tuple and no subtransaction.  Triggers and foreign keys might
+ * see such a row, and logical decoding would send it out.
+ *
  *-------------------------------------------------------------------------
  */
 #include "sink/append.h"
@@ -36,6 +41,7 @@
 #include "access/genam.h"
 #include "access/heaptoast.h"
 #include "access/htup_details.h"
+#include "catalog/catalog.h"
 #include "commands/trigger.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
@@ -54,6 +60,7 @@ typedef struct GuardedRun
 	void		(*visit) (EtlHeapSink *sink, int row);
 } GuardedRun;
 
+static bool may_delete_duplicates(Relation target);
 static bool relation_is_plain(Relation target, bool defer_indexes);
 static void visit_rows(EtlHeapSink *sink, MemoryContext context,
 					   void (*visit) (EtlHeapSink *, int));
@@ -90,6 +97,7 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 		desc->constr->has_generated_stored;
 	sink->prechecks = !before_row &&
 		!(sink->partitioned && sink->has_generated);
+	sink->delete_duplicates = may_delete_duplicates(target);
 	sink->plain = relation_is_plain(target, sink->base.options.defer_indexes);
 
 	if (sink->attempt_context == NULL)
@@ -107,6 +115,41 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 		MemoryContextReset(sink->check_context);
 		sink->check_estate = NULL;
 	}
+}
+
+/*
+ * May a duplicate be deleted once it is written?  Nobody may notice, and no
+ * index may have more to say than that a key is taken, since the first one
+ * that objects to a row gives the reason.
+ */
+static bool
+may_delete_duplicates(Relation target)
+{
+	TriggerDesc *trigdesc = target->trigdesc;
+	bool		result = true;
+	List	   *indexes;
+	ListCell   *lc;
+
+	if (target->rd_rel->relkind != RELKIND_RELATION ||
+		RelationIsLogicallyLogged(target))
+		return false;
+	if (trigdesc != NULL &&
+		(trigdesc->trig_insert_before_row || trigdesc->trig_insert_after_row))
+		return false;
+
+	indexes = RelationGetIndexList(target);
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
+
+		if (index->rd_index->indisexclusion ||
+			RelationGetIndexExpressions(index) != NIL ||
+			RelationGetIndexPredicate(index) != NIL)
+			result = false;
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	return result;
 }
 
 /* Can nothing fail once a row has passed the checks and fits a page? */
@@ -306,10 +349,15 @@ row_has_null(EtlHeapSink *sink, int row)
 	return false;
 }
 
-/* Short rows are not toasted, and none is too long. */
+/*
+ * Short rows are not toasted, and none is too long.  A table without a TOAST
+ * table is one whose columns are too short for anything else.
+ */
 static bool
 rows_fit_pages(EtlHeapSink *sink)
 {
+	if (!OidIsValid(sink->base.target->rd_rel->reltoastrelid))
+		return true;
 	for (int row = 0; row < sink->base.batch_rows; row++)
 	{
 		TupleTableSlot *slot = sink->base.slots[row];
@@ -391,6 +439,8 @@ write_in_attempts(EtlHeapSink *sink)
 static void
 tune_probing(EtlHeapSink *sink)
 {
+	if (sink->delete_duplicates)
+		return;
 	if (sink->probe_batches > 0)
 		sink->probe_batches--;
 	for (int row = 0; row < sink->base.batch_rows; row++)
@@ -406,7 +456,7 @@ reject_row(EtlHeapSink *sink, int row, ErrorData *edata)
 	etl_heap_reject(sink, row, edata);
 	sink->attempt_rows = Min(Max(2 * sink->gap, 1), sink->base.batch_limit);
 	sink->gap = 0;
-	if (edata->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+	if (edata->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && !sink->delete_duplicates)
 		sink->probe_batches = PROBE_BATCHES;
 }
 

@@ -33,6 +33,7 @@
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 /* Slots that the leaf partitions may keep from batch to batch, all together. */
 #define MAX_OWN_SLOTS	(8 * ETL_MAX_BATCH_ROWS)
@@ -48,6 +49,7 @@ typedef struct HeapLeaf
 	TupleTableSlot **slots;		/* rows gathered for one multi-insert */
 	int		   *rows;
 	int			nrows;
+	List	   *nothrow_indexes;	/* unique ones that report duplicates */
 	bool		before_row;
 	bool		after_row;
 	bool		in_order;		/* each row after all before it is done with */
@@ -87,6 +89,10 @@ static void finish_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					   TupleTableSlot *slot, int row);
 static void drop_own_slots(EtlHeapWriter *writer);
 static void flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf);
+static List *immediate_unique_indexes(ResultRelInfo *rri);
+static bool delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf,
+							 TupleTableSlot *slot, int row);
+static bool index_is_immediate_unique(ResultRelInfo *rri, int i);
 static bool probe_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot, int row);
 static void reject_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, int index,
@@ -308,6 +314,8 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 			((writer->flags & ETL_WRITER_EACH_ROW) && triggers_look(writer, rel));
 	}
 	leaf->generated = constr != NULL && constr->has_generated_stored;
+	if (writer->sink->delete_duplicates)
+		leaf->nothrow_indexes = immediate_unique_indexes(rri);
 	leaf->check_partition = rel->rd_rel->relispartition &&
 		(writer->proute == NULL || leaf->before_row);
 	rri->ri_CopyMultiInsertBuffer = (struct CopyMultiInsertBuffer *) leaf;
@@ -459,8 +467,19 @@ finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 {
 	bool		each_row = (writer->flags & ETL_WRITER_EACH_ROW) != 0;
 	List	   *recheck = NIL;
+	bool		conflict = false;
 
-	if (leaf->rri->ri_NumIndices > 0)
+	if (leaf->nothrow_indexes != NIL)
+	{
+		recheck = etl_insert_index_tuples_nothrow(leaf->rri, slot, writer->estate,
+												  &conflict, leaf->nothrow_indexes);
+		if (conflict && delete_duplicate(writer, leaf, slot, row))
+		{
+			list_free(recheck);
+			return;
+		}
+	}
+	else if (leaf->rri->ri_NumIndices > 0)
 		recheck = etl_insert_index_tuples(leaf->rri, slot, writer->estate);
 	if (leaf->after_row || writer->capture != NULL)
 	{
@@ -497,6 +516,8 @@ static void
 flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf)
 {
 	EtlSink    *sink = &writer->sink->base;
+	bool		done = leaf->rri->ri_NumIndices == 0 && !leaf->after_row &&
+		writer->capture == NULL;
 	MemoryContext oldcontext;
 
 	if (leaf->nrows == 0)
@@ -512,11 +533,64 @@ flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf)
 
 	for (int i = 0; i < leaf->nrows; i++)
 	{
+		if (done)
+		{
+			writer->sink->states[leaf->rows[i]] = ETL_ROW_WRITTEN;
+			continue;
+		}
 		sink->current_row = leaf->rows[i];
 		ResetPerTupleExprContext(writer->estate);
 		finish_row(writer, leaf, leaf->slots[i], leaf->rows[i]);
 	}
 	leaf->nrows = 0;
+}
+
+/* Is its unique key checked at once, by the index itself? */
+static bool
+index_is_immediate_unique(ResultRelInfo *rri, int i)
+{
+	IndexInfo  *info = rri->ri_IndexRelationInfo[i];
+
+	return info->ii_Unique && info->ii_ExclusionOps == NULL &&
+		info->ii_ReadyForInserts &&
+		rri->ri_IndexRelationDescs[i]->rd_index->indimmediate;
+}
+
+static List *
+immediate_unique_indexes(ResultRelInfo *rri)
+{
+	List	   *indexes = NIL;
+
+	for (int i = 0; i < rri->ri_NumIndices; i++)
+		if (index_is_immediate_unique(rri, i))
+			indexes = lappend_oid(indexes,
+								  RelationGetRelid(rri->ri_IndexRelationDescs[i]));
+	return indexes;
+}
+
+/*
+ * A unique index says that the row, which is in the heap, may be a duplicate:
+ * of a row that is there, or of one that another transaction may yet take
+ * back.  Deletes the row and waits for the truth.  If it was no duplicate it
+ * is inserted again and false returned.
+ *
+ * All rows of a batch are deleted by one command, since each pair of inserting
+ * and deleting command takes memory until the transaction ends.
+ */
+static bool
+delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
+				 int row)
+{
+	Relation	rel = leaf->rri->ri_RelationDesc;
+
+	if (GetCurrentCommandId(false) == writer->cid)
+		CommandCounterIncrement();
+	simple_table_tuple_delete(rel, &slot->tts_tid, GetActiveSnapshot());
+	if (probe_row(writer, leaf, slot, row))
+		return true;
+	table_tuple_insert(rel, slot, writer->cid, writer->options, leaf->bistate);
+	list_free(etl_insert_index_tuples(leaf->rri, slot, writer->estate));
+	return false;
 }
 
 /*

@@ -244,6 +244,13 @@ etl_converter_end_batch(EtlConverter *converter)
 	etl_guard_release(&converter->guard);
 }
 
+/* Frees the converter; its batch must be ended. */
+void
+etl_converter_free(EtlConverter *converter)
+{
+	MemoryContextDelete(converter->context);
+}
+
 /*
  * Runs the input function.  Its error, unless it is none of the row's, is
  * described in *reject.

@@ -40,6 +40,7 @@
 #define ETL_CSV_NONASCII		0x20	/* holds a byte above 127 */
 #define ETL_CSV_MULTILINE		0x40	/* spans lines through quotes */
 #define ETL_CSV_CUT				0x80	/* only its first bytes are kept */
+#define ETL_CSV_BLANKS			0x100	/* may hold spaces or tabs */
 
 typedef enum EtlCsvEol
 {
@@ -56,6 +57,8 @@ typedef enum EtlCsvMark
 	ETL_CSV_MARK_QUOTE,
 	ETL_CSV_MARK_NUL,
 	ETL_CSV_MARK_HIGH,
+	ETL_CSV_MARK_SPACE,
+	ETL_CSV_MARK_TAB,
 	ETL_CSV_NUM_MARKS
 } EtlCsvMark;
 
@@ -105,6 +108,7 @@ struct EtlCsvReader
 	char	   *converted;		/* the record in the server's encoding */
 	size_t		converted_size;
 	EtlField   *fields;
+	size_t	   *null_lens;		/* of the dialect's null strings */
 	int			fields_size;
 	int			nfields;
 	const char *cursor;			/* in the text being split by libcsv */

@@ -306,6 +306,9 @@ emit_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t end, size_t next)
 			(framer->start + find_high(record->raw, framer->len - framer->start));
 	if (framer->mark[ETL_CSV_MARK_HIGH] < (int64) end)
 		framer->flags |= ETL_CSV_NONASCII;
+	if (next_mark(framer, ETL_CSV_MARK_SPACE, ' ', framer->start) < end ||
+		next_mark(framer, ETL_CSV_MARK_TAB, '\t', framer->start) < end)
+		framer->flags |= ETL_CSV_BLANKS;
 	if (framer->flags & ETL_CSV_QUOTED)
 		inner = etl_csv_count_lines(framer, framer->start, end);
 	if (inner > 0)

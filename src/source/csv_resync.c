@@ -277,7 +277,7 @@ cut_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t start, size_t pos)
 	record->raw = framer->buf + start;
 	record->raw_len = end - start;
 	record->flags &= ETL_CSV_NONASCII | ETL_CSV_BAD_CR;
-	record->flags |= ETL_CSV_QUOTED | ETL_CSV_ODD;
+	record->flags |= ETL_CSV_QUOTED | ETL_CSV_ODD | ETL_CSV_BLANKS;
 	if (reader->bad_cr >= record->raw_len)
 		record->flags &= ~ETL_CSV_BAD_CR;
 	if (memchr(record->raw, '\0', record->raw_len) != NULL)

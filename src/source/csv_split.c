@@ -57,24 +57,24 @@ etl_csv_split_open(EtlCsvReader *reader)
 		elog(ERROR, "could not initialize libcsv");
 	csv_set_delim(parser, (unsigned char) reader->dialect.delimiter);
 	csv_set_quote(parser, (unsigned char) reader->dialect.quote);
-	csv_set_space_func(parser, no_space);
 	csv_set_realloc_func(parser, no_realloc);
 	csv_set_free_func(parser, no_free);
 	reader->fields_size = FIELDS_INITIAL;
 	reader->fields = palloc(FIELDS_INITIAL * sizeof(EtlField));
 	initStringInfo(&reader->message);
+	reader->null_lens = palloc(Max(reader->dialect.null_count, 1) * sizeof(size_t));
+	for (int i = 0; i < reader->dialect.null_count; i++)
+		reader->null_lens[i] = strlen(reader->dialect.null_strings[i]);
 }
 
 /* Is this text, which was not quoted, one of the null strings? */
 static inline bool
-is_null_string(const EtlCsvDialect *dialect, const char *data, size_t len)
+is_null_string(const EtlCsvReader *reader, const char *data, size_t len)
 {
-	int			i;
-
-	for (i = 0; i < dialect->null_count; i++)
+	for (int i = 0; i < reader->dialect.null_count; i++)
 	{
-		if (strncmp(dialect->null_strings[i], data, len) == 0 &&
-			dialect->null_strings[i][len] == '\0')
+		if (reader->null_lens[i] == len &&
+			memcmp(reader->dialect.null_strings[i], data, len) == 0)
 			return true;
 	}
 	return false;
@@ -95,7 +95,7 @@ add_field(EtlCsvReader *reader, char *data, size_t len, bool quoted)
 		field->quoted = quoted;
 		field->data = data;
 		field->len = (int) len;
-		if (!quoted && is_null_string(&reader->dialect, data, len))
+		if (!quoted && is_null_string(reader, data, len))
 		{
 			field->data = NULL;
 			field->len = 0;
@@ -146,12 +146,16 @@ quoted_field(void *data, size_t len, void *arg)
 
 /* Split with libcsv. */
 static void
-split_libcsv(EtlCsvReader *reader, const char *text, size_t len, bool quotes)
+split_libcsv(EtlCsvReader *reader, const char *text, size_t len, int flags)
 {
 	struct csv_parser *parser = &reader->parser;
+	bool		quotes = (flags & ETL_CSV_QUOTED) != 0;
 	void		(*callback) (void *, size_t, void *) = quotes ? quoted_field : plain_field;
 	size_t		done = 0;
 
+	/* Its own test for blanks is faster, if there are none to be trimmed. */
+	csv_set_space_func(parser, (flags & (ETL_CSV_BLANKS | ETL_CSV_NONASCII)) ?
+					   no_space : NULL);
 	parser->entry_buf = (unsigned char *) reader->scratch;
 	parser->entry_size = reader->scratch_size;
 	reader->cursor = text;
@@ -192,7 +196,20 @@ split_quoted(const EtlCsvDialect *dialect, const char *s, const char *end,
 	field->quoted = true;
 	while (s < end)
 	{
-		char		c = *s++;
+		char		c;
+
+		if (dialect->escape == dialect->quote)
+		{
+			const char *hit = memchr(s, dialect->quote, end - s);
+			size_t		run = (hit != NULL ? hit : end) - s;
+
+			memcpy(field->out, s, run);
+			field->out += run;
+			if (hit == NULL)
+				return NULL;
+			s = hit;
+		}
+		c = *s++;
 
 		if (c == dialect->escape && s < end &&
 			(*s == dialect->escape || *s == dialect->quote))
@@ -328,7 +345,7 @@ split_text(EtlCsvReader *reader, const EtlCsvRecord *record,
 	if (dialect->trim || (record->flags & ETL_CSV_ODD) ||
 		((record->flags & ETL_CSV_QUOTED) && dialect->escape != dialect->quote))
 		return split_exact(reader, text, len);
-	split_libcsv(reader, text, len, (record->flags & ETL_CSV_QUOTED) != 0);
+	split_libcsv(reader, text, len, record->flags);
 	return true;
 }
 

@@ -123,5 +123,6 @@ extern bool etl_convert(EtlConverter *converter, const EtlField *fields,
 						int nfields, Datum *values, bool *isnull,
 						EtlReject *reject);
 extern void etl_converter_end_batch(EtlConverter *converter);
+extern void etl_converter_free(EtlConverter *converter);
 
 #endif							/* ETL_SOURCE_H */

@@ -31,7 +31,7 @@ bench_setup()
 # measure TABLE STATEMENT: sets wall, cpu (seconds), mem (MB) and answer.
 measure()
 {
-	local word a b pid='' start_wall=0 start_cpu=0 status line rss peak=0 fd
+	local word a b pid='' start_wall=0 start_cpu=0 status piece text='' field rss peak=0 fd
 
 	exec {fd}< <(
 		sql -F ' ' <<-SQL
@@ -48,11 +48,12 @@ measure()
 	wall=
 	while true; do
 		status=0
-		read -r -t 0.02 -u "$fd" word a b || status=$?
+		read -r -t 0.02 -u "$fd" piece || status=$?
+		text+=$piece	# a timeout may leave part of a line
 		if [ $status -gt 128 ]; then
 			[ -n "$pid" ] || continue
-			while read -r line rss _; do
-				if [ "$line" = RssAnon: ]; then
+			while read -r field rss _; do
+				if [ "$field" = RssAnon: ]; then
 					peak=$((rss > peak ? rss : peak))
 					break
 				fi
@@ -60,6 +61,8 @@ measure()
 			continue
 		fi
 		[ $status = 0 ] || break
+		read -r word a b <<<"$text"
+		text=
 		case $word in
 			pid) pid=$a ;;
 			start) start_wall=$a start_cpu=$b ;;
