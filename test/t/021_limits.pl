@@ -15,7 +15,7 @@ require "$FindBin::RealBin/../lib/limits_cases.pl";
 plan skip_all => 'memory is measured with /proc' unless Limits::can_measure();
 
 srand 2028;
-my $limits = Limits->new('limits', 0.1);
+my $limits = Limits->new('limits', 0.06);
 memory_cases($limits);
 cancel_cases($limits, 2);
 lock_case($limits);
