@@ -50,7 +50,8 @@
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
 #define etl_insert_index_tuples_nothrow(rri, slot, estate, conflict, indexes) \
-	ExecInsertIndexTuples(rri, slot, estate, false, true, conflict, indexes, false)
+	ExecInsertIndexTuples(rri, slot, estate, false, true, conflict, indexes,  \
+						  false)
 #define etl_root_to_child_map(rri, estate) ExecGetRootToChildMap(rri, estate)
 #define etl_owns_relation(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
@@ -61,7 +62,7 @@
 #define etl_insert_index_tuples_nothrow(rri, slot, estate, conflict, indexes) \
 	ExecInsertIndexTuples(rri, slot, estate, false, true, conflict, indexes)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
-#define etl_owns_relation(relid, role) pg_class_ownercheck(relid, role)
+#define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
 #endif
 
 #if PG_VERSION_NUM >= 180000
@@ -90,18 +91,19 @@ etl_init_target_range_table(EState *estate, Relation target,
 							const AttrNumber *attnums, int natts)
 {
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
-	Bitmapset  *inserted = NULL;
+	Bitmapset *inserted = NULL;
 
 	for (int i = 0; i < natts; i++)
 		inserted = bms_add_member(inserted,
-								  attnums[i] - FirstLowInvalidHeapAttributeNumber);
+								  attnums[i] -
+									  FirstLowInvalidHeapAttributeNumber);
 	rte->rtekind = RTE_RELATION;
 	rte->relid = RelationGetRelid(target);
 	rte->relkind = target->rd_rel->relkind;
 	rte->rellockmode = RowExclusiveLock;
 #if PG_VERSION_NUM >= 160000
 	{
-		List	   *perminfos = NIL;
+		List *perminfos = NIL;
 		RTEPermissionInfo *perminfo = addRTEPermissionInfo(&perminfos, rte);
 
 		perminfo->requiredPerms = ACL_INSERT;
@@ -120,4 +122,4 @@ etl_init_target_range_table(EState *estate, Relation target,
 #endif
 }
 
-#endif							/* ETL_COMPAT_H */
+#endif /* ETL_COMPAT_H */

@@ -9,6 +9,6 @@
 #define ETL_PATTERNS_H
 
 /* The schema of the state tables; the functions live where the user says. */
-#define ETL_SCHEMA	"etl_patterns"
+#define ETL_SCHEMA "etl_patterns"
 
-#endif							/* ETL_PATTERNS_H */
+#endif /* ETL_PATTERNS_H */

@@ -13,7 +13,7 @@
 #include "utils/resowner.h"
 
 /* The SHA-256 of a file's content. */
-#define ETL_SHA256_LEN	32
+#define ETL_SHA256_LEN 32
 
 /*
  * Why a row was rejected.  The words that users see (see etl_category_name)
@@ -33,7 +33,7 @@ typedef enum EtlCategory
 	ETL_CATEGORY_OTHER
 } EtlCategory;
 
-#define ETL_NUM_CATEGORIES	(ETL_CATEGORY_OTHER + 1)
+#define ETL_NUM_CATEGORIES (ETL_CATEGORY_OTHER + 1)
 
 /*
  * One error of one row: what a dead letter says about it.  Strings live as
@@ -42,7 +42,7 @@ typedef enum EtlCategory
 typedef struct EtlReject
 {
 	EtlCategory category;
-	int			sqlerrcode;
+	int sqlerrcode;
 	const char *message;
 	const char *detail;
 	const char *column_name;
@@ -68,12 +68,12 @@ pg_noreturn extern void etl_reject_throw(const EtlReject *reject);
  */
 typedef struct EtlGuard
 {
-	bool		open;
-	int			nest_level;		/* of the open subtransaction */
+	bool open;
+	int nest_level; /* of the open subtransaction */
 	ResourceOwner outer_owner;
 } EtlGuard;
 
-typedef void (*EtlGuardedCall) (void *arg);
+typedef void (*EtlGuardedCall)(void *arg);
 
 /* in guard.c */
 extern bool etl_error_is_row_fault(const ErrorData *edata);
@@ -83,8 +83,8 @@ extern void etl_guard_release(EtlGuard *guard);
 extern void etl_guard_scope(EtlGuardedCall call, void *arg);
 
 /* in option.c */
-extern int	etl_option_word(const char *parameter, const char *value,
-							const char *const *words);
+extern int etl_option_word(const char *parameter, const char *value,
+						   const char *const *words);
 extern char etl_option_char(const char *parameter, const char *value);
 
-#endif							/* ETL_BASE_H */
+#endif /* ETL_BASE_H */

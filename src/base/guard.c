@@ -63,7 +63,8 @@ etl_error_is_row_fault(const ErrorData *edata)
  * A zeroed EtlGuard is a closed one.
  */
 bool
-etl_guard_call(EtlGuard *guard, EtlGuardedCall call, void *arg, ErrorData **edata)
+etl_guard_call(EtlGuard *guard, EtlGuardedCall call, void *arg,
+			   ErrorData **edata)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	ErrorData *volatile error = NULL;
@@ -71,10 +72,8 @@ etl_guard_call(EtlGuard *guard, EtlGuardedCall call, void *arg, ErrorData **edat
 	if (!guard->open)
 		guard_open(guard);
 	else if (guard->nest_level != GetCurrentTransactionNestLevel())
-		elog(ERROR,
-			 "guard of subtransaction level %d used at level %d",
-			 guard->nest_level,
-			 GetCurrentTransactionNestLevel());
+		elog(ERROR, "guard of subtransaction level %d used at level %d",
+			 guard->nest_level, GetCurrentTransactionNestLevel());
 
 	CurrentResourceOwner = CurTransactionResourceOwner;
 	PG_TRY();
@@ -118,10 +117,8 @@ etl_guard_release(EtlGuard *guard)
 	if (!guard->open)
 		return;
 	if (guard->nest_level != GetCurrentTransactionNestLevel())
-		elog(ERROR,
-			 "guard of subtransaction level %d released at level %d",
-			 guard->nest_level,
-			 GetCurrentTransactionNestLevel());
+		elog(ERROR, "guard of subtransaction level %d released at level %d",
+			 guard->nest_level, GetCurrentTransactionNestLevel());
 
 	guard->open = false;
 	ReleaseCurrentSubTransaction();

@@ -19,13 +19,13 @@ static char *list_words(const char *const *words);
  * SQL null, which no option word may be.
  */
 int
-etl_option_word(const char *parameter, const char *value, const char *const *words)
+etl_option_word(const char *parameter, const char *value,
+				const char *const *words)
 {
 	if (value == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("parameter \"%s\" must not be null", parameter),
-				 errhint("Valid values are %s.", list_words(words))));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("parameter \"%s\" must not be null", parameter),
+						errhint("Valid values are %s.", list_words(words))));
 
 	for (int i = 0; words[i] != NULL; i++)
 	{
@@ -33,10 +33,10 @@ etl_option_word(const char *parameter, const char *value, const char *const *wor
 			return i;
 	}
 
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid value for parameter \"%s\": \"%s\"", parameter, value),
-			 errhint("Valid values are %s.", list_words(words))));
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("invalid value for parameter \"%s\": \"%s\"",
+						   parameter, value),
+					errhint("Valid values are %s.", list_words(words))));
 	return -1; /* keep compiler quiet */
 }
 
@@ -48,9 +48,8 @@ char
 etl_option_char(const char *parameter, const char *value)
 {
 	if (value == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("parameter \"%s\" must not be null", parameter)));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("parameter \"%s\" must not be null", parameter)));
 	if (value[0] == '\0' || value[1] != '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -86,8 +86,7 @@ void
 etl_reject_throw(const EtlReject *reject)
 {
 	ereport(ERROR,
-			(errcode(reject->sqlerrcode),
-			 errmsg_internal("%s", reject->message),
+			(errcode(reject->sqlerrcode), errmsg_internal("%s", reject->message),
 			 reject->detail ? errdetail_internal("%s", reject->detail) : 0,
 			 reject->column_name ?
 				 err_generic_string(PG_DIAG_COLUMN_NAME, reject->column_name) :

@@ -31,9 +31,9 @@
 typedef struct PendingAction
 {
 	struct PendingAction *next;
-	int			nest_level;		/* of the subtransaction that it belongs to */
+	int nest_level; /* of the subtransaction that it belongs to */
 	EtlFileInfo file;
-	char	   *destination;	/* NULL: remove */
+	char *destination; /* NULL: remove */
 } PendingAction;
 
 static PendingAction *pending_actions = NULL;
@@ -50,12 +50,12 @@ destination_of(const char *move_to, const char *path)
 static bool
 is_directory_of(const char *path, const struct stat *directory)
 {
-	char	   *parent = pstrdup(path);
+	char *parent = pstrdup(path);
 	struct stat st;
 
 	get_parent_directory(parent);
 	return stat(parent, &st) == 0 && st.st_dev == directory->st_dev &&
-		st.st_ino == directory->st_ino;
+		   st.st_ino == directory->st_ino;
 }
 
 /*
@@ -75,36 +75,38 @@ etl_after_load_check(EtlAfterLoad action, const char *move_to,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot remove or move \"%s\": it is a symbolic link",
 						file->path),
-				 errhint("Name the file that it points to, or use after_load => 'keep'.")));
+				 errhint(
+					 "Name the file that it points to, or use after_load => 'keep'.")));
 	if (action != ETL_AFTER_LOAD_MOVE)
 		return;
 	if (stat(move_to, &st) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not stat directory \"%s\": %m", move_to)));
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not stat directory \"%s\": %m", move_to)));
 	if (!S_ISDIR(st.st_mode))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not a directory", move_to)));
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("\"%s\" is not a directory", move_to)));
 	if (is_directory_of(file->path, &st))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("cannot move \"%s\" to the directory that it is in",
 						file->path),
-				 errhint("Choose another directory, which the source does not name.")));
+				 errhint(
+					 "Choose another directory, which the source does not name.")));
 	if ((uint64) st.st_dev != file->device)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot move \"%s\" to \"%s\"", file->path, move_to),
 				 errdetail("They are on different file systems."),
-				 errhint("Choose a directory on the file system of the loaded files.")));
+				 errhint(
+					 "Choose a directory on the file system of the loaded files.")));
 	if (stat(destination_of(move_to, file->path), &st) == 0 &&
 		(uint64) st.st_ino != file->inode)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_FILE),
 				 errmsg("file \"%s\" already exists",
 						destination_of(move_to, file->path)),
-				 errhint("Rename one of the two files, or choose another directory.")));
+				 errhint(
+					 "Rename one of the two files, or choose another directory.")));
 }
 
 /* Is the file at the path still the one that was loaded? */
@@ -114,9 +116,10 @@ is_unchanged(const EtlFileInfo *file)
 	struct stat st;
 
 	return lstat(file->path, &st) == 0 && S_ISREG(st.st_mode) &&
-		(uint64) st.st_dev == file->device && (uint64) st.st_ino == file->inode &&
-		(int64) st.st_size == file->size_bytes &&
-		etl_file_modified_at(&st) == file->modified_at;
+		   (uint64) st.st_dev == file->device &&
+		   (uint64) st.st_ino == file->inode &&
+		   (int64) st.st_size == file->size_bytes &&
+		   etl_file_modified_at(&st) == file->modified_at;
 }
 
 /*
@@ -167,14 +170,16 @@ do_action(const PendingAction *action)
 			ereport(WARNING,
 					(errcode_for_file_access(),
 					 errmsg("could not remove loaded file \"%s\": %m", path),
-					 errhint("The load is committed. Calling it again tries to remove the file again.")));
+					 errhint(
+						 "The load is committed. Calling it again tries to remove the file again.")));
 	}
 	else if (!move_file(path, action->destination, action->file.inode))
 		ereport(WARNING,
 				(errcode_for_file_access(),
-				 errmsg("could not move loaded file \"%s\" to \"%s\": %m",
-						path, action->destination),
-				 errhint("The load is committed. Calling it again tries to move the file again.")));
+				 errmsg("could not move loaded file \"%s\" to \"%s\": %m", path,
+						action->destination),
+				 errhint(
+					 "The load is committed. Calling it again tries to move the file again.")));
 }
 
 static void
@@ -188,7 +193,8 @@ at_transaction_event(XactEvent event, void *arg)
 			if (actions != NULL)
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						 errmsg("cannot PREPARE a transaction that removes or moves loaded files")));
+						 errmsg(
+							 "cannot PREPARE a transaction that removes or moves loaded files")));
 			break;
 		case XACT_EVENT_COMMIT:
 			pending_actions = NULL;
@@ -208,7 +214,7 @@ static void
 at_subtransaction_event(SubXactEvent event, SubTransactionId subid,
 						SubTransactionId parent, void *arg)
 {
-	int			level = GetCurrentTransactionNestLevel();
+	int level = GetCurrentTransactionNestLevel();
 	PendingAction **link = &pending_actions;
 
 	if (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)

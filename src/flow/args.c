@@ -32,25 +32,27 @@ static List *
 arg_strings(FunctionCallInfo fcinfo, int arg, Oid element_type, int16 typlen,
 			bool typbyval, char typalign)
 {
-	List	   *strings = NIL;
-	Datum	   *elements;
-	bool	   *nulls;
-	int			nelements;
+	List *strings = NIL;
+	Datum *elements;
+	bool *nulls;
+	int nelements;
 
 	if (PG_ARGISNULL(arg))
 		return NIL;
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), element_type, typlen, typbyval,
-					  typalign, &elements, &nulls, &nelements);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), element_type, typlen,
+					  typbyval, typalign, &elements, &nulls, &nelements);
 	for (int i = 0; i < nelements; i++)
 	{
 		if (nulls[i])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("array argument must not contain nulls"),
-					 errhint("An element that is the word NULL is quoted: '{\"NULL\"}'.")));
-		strings = lappend(strings, element_type == NAMEOID ?
-						  pstrdup(NameStr(*DatumGetName(elements[i]))) :
-						  TextDatumGetCString(elements[i]));
+					 errhint(
+						 "An element that is the word NULL is quoted: '{\"NULL\"}'.")));
+		strings = lappend(strings,
+						  element_type == NAMEOID ?
+							  pstrdup(NameStr(*DatumGetName(elements[i]))) :
+							  TextDatumGetCString(elements[i]));
 	}
 	return strings;
 }
@@ -73,7 +75,7 @@ etl_arg_texts(FunctionCallInfo fcinfo, int arg)
 TupleDesc
 etl_result_desc(FunctionCallInfo fcinfo)
 {
-	TupleDesc	desc;
+	TupleDesc desc;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -94,11 +96,13 @@ etl_check_file_privilege(bool write)
 				 errdetail("Only roles with privileges of the \"%s\" role may load files.",
 						   "pg_read_server_files"),
 				 errhint("Grant it with GRANT pg_read_server_files TO %s.",
-						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+						 quote_identifier(
+							 GetUserNameFromId(GetUserId(), false)))));
 	if (write && !has_privs_of_role(GetUserId(), ROLE_PG_WRITE_SERVER_FILES))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to remove or move files of the server"),
+				 errmsg(
+					 "permission denied to remove or move files of the server"),
 				 errdetail("Only roles with privileges of the \"%s\" role may do so.",
 						   "pg_write_server_files"),
 				 errhint("Use after_load => 'keep', or grant the role.")));

@@ -57,7 +57,8 @@ enum
 };
 
 /* The words of the options, in the order of their enums. */
-static const char *const on_error_words[] = {"abort", "skip", "dead_letter", NULL};
+static const char *const on_error_words[] = {"abort", "skip", "dead_letter",
+											 NULL};
 static const char *const indexes_words[] = {"auto", "keep", "rebuild", NULL};
 static const char *const after_load_words[] = {"keep", "delete", "move", NULL};
 
@@ -66,11 +67,11 @@ static const char *const after_load_words[] = {"keep", "delete", "move", NULL};
  * and so many times larger than the table.  Rebuilding the indexes of a table
  * that is mostly there already costs more than it saves.
  */
-#define REBUILD_MIN_BYTES	(8 * 1024 * 1024)
-#define REBUILD_MIN_RATIO	4
+#define REBUILD_MIN_BYTES (8 * 1024 * 1024)
+#define REBUILD_MIN_RATIO 4
 
 /* What compressed bytes grow to, for estimates. */
-#define COMPRESSION_RATIO	4
+#define COMPRESSION_RATIO 4
 
 static bool
 arg_bool(FunctionCallInfo fcinfo, int arg)
@@ -82,9 +83,8 @@ static void
 refuse_null(FunctionCallInfo fcinfo, int arg, const char *parameter)
 {
 	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("parameter \"%s\" must not be null", parameter)));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("parameter \"%s\" must not be null", parameter)));
 }
 
 static void
@@ -101,8 +101,7 @@ static void
 read_format_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 {
 	refuse_null(fcinfo, ARG_NULL_STRINGS, "null_strings");
-	etl_layout_set_dialect(&bulk->layout,
-						   etl_arg_text(fcinfo, ARG_DELIMITER),
+	etl_layout_set_dialect(&bulk->layout, etl_arg_text(fcinfo, ARG_DELIMITER),
 						   etl_arg_text(fcinfo, ARG_QUOTE),
 						   etl_arg_text(fcinfo, ARG_ESCAPE),
 						   etl_arg_texts(fcinfo, ARG_NULL_STRINGS),
@@ -114,7 +113,9 @@ read_format_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 	bulk->compression = etl_option_word("compression",
 										etl_arg_text(fcinfo, ARG_COMPRESSION),
 										etl_compression_words);
-	bulk->skip_lines = PG_ARGISNULL(ARG_SKIP_LINES) ? 0 : PG_GETARG_INT32(ARG_SKIP_LINES);
+	bulk->skip_lines = PG_ARGISNULL(ARG_SKIP_LINES) ?
+						   0 :
+						   PG_GETARG_INT32(ARG_SKIP_LINES);
 	refuse_negative(bulk->skip_lines, "skip_lines");
 }
 
@@ -122,7 +123,8 @@ read_format_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 static void
 read_error_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 {
-	bulk->on_error = etl_option_word("on_error", etl_arg_text(fcinfo, ARG_ON_ERROR),
+	bulk->on_error = etl_option_word("on_error",
+									 etl_arg_text(fcinfo, ARG_ON_ERROR),
 									 on_error_words);
 	bulk->reject_limit = -1;
 	bulk->reject_ratio = -1;
@@ -137,24 +139,30 @@ read_error_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 		if (!(bulk->reject_ratio >= 0 && bulk->reject_ratio <= 1))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("parameter \"reject_ratio\" must be between 0 and 1")));
+					 errmsg(
+						 "parameter \"reject_ratio\" must be between 0 and 1")));
 	}
 	if (bulk->on_error == ETL_ON_ERROR_ABORT &&
 		(bulk->reject_limit >= 0 || bulk->reject_ratio >= 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("reject_limit and reject_ratio have no meaning with on_error => 'abort'"),
-				 errhint("Use on_error => 'skip' or on_error => 'dead_letter'.")));
+				 errmsg(
+					 "reject_limit and reject_ratio have no meaning with on_error => 'abort'"),
+				 errhint(
+					 "Use on_error => 'skip' or on_error => 'dead_letter'.")));
 
 	bulk->layout.on_conflict = etl_option_word("on_conflict",
-											   etl_arg_text(fcinfo, ARG_ON_CONFLICT),
+											   etl_arg_text(fcinfo,
+															ARG_ON_CONFLICT),
 											   etl_conflict_words);
 	bulk->layout.keys = etl_arg_names(fcinfo, ARG_KEYS);
-	if (bulk->layout.keys != NIL && bulk->layout.on_conflict == ETL_CONFLICT_ERROR)
+	if (bulk->layout.keys != NIL &&
+		bulk->layout.on_conflict == ETL_CONFLICT_ERROR)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("keys have no meaning with on_conflict => 'error'"),
-				 errhint("Use on_conflict => 'skip' or on_conflict => 'update'.")));
+				 errhint(
+					 "Use on_conflict => 'skip' or on_conflict => 'update'.")));
 }
 
 /* How the load is carried out, and what follows it. */
@@ -176,9 +184,8 @@ read_execution_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 									   after_load_words);
 	bulk->move_to = etl_arg_text(fcinfo, ARG_MOVE_TO);
 	if ((bulk->after_load == ETL_AFTER_LOAD_MOVE) != (bulk->move_to != NULL))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("after_load => 'move' and move_to go together")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("after_load => 'move' and move_to go together")));
 	if (bulk->move_to != NULL && !is_absolute_path(bulk->move_to))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
@@ -193,18 +200,20 @@ read_execution_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 static void
 open_target(EtlBulkCopy *bulk)
 {
-	EtlLayout	layout = bulk->layout;
+	EtlLayout layout = bulk->layout;
 	EtlSinkOptions options = etl_layout_sink_options(&layout, false, false);
 
 	bulk->target = try_table_open(bulk->target_oid,
 								  bulk->indexes == ETL_INDEXES_REBUILD ?
-								  ShareRowExclusiveLock : RowExclusiveLock);
+									  ShareRowExclusiveLock :
+									  RowExclusiveLock);
 	if (bulk->target == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", bulk->target_oid)));
-	bulk->allowed_columns = layout.columns != NIL ? layout.columns :
-		etl_insertable_columns(bulk->target);
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation with OID %u does not exist",
+							   bulk->target_oid)));
+	bulk->allowed_columns = layout.columns != NIL ?
+								layout.columns :
+								etl_insertable_columns(bulk->target);
 	if (bulk->header != ETL_HEADER_MATCH)
 		layout.columns = bulk->allowed_columns;
 	etl_sink_check_privileges(bulk->target,
@@ -216,15 +225,15 @@ open_target(EtlBulkCopy *bulk)
 static double
 estimate_bytes(EtlBulkCopy *bulk)
 {
-	double		bytes = 0;
-	ListCell   *lc;
+	double bytes = 0;
+	ListCell *lc;
 
 	foreach(lc, bulk->paths)
 	{
 		const char *path = lfirst(lc);
 		const char *suffix = strrchr(path, '.');
-		bool		compressed = suffix != NULL && (strcmp(suffix, ".gz") == 0 ||
-													strcmp(suffix, ".zst") == 0);
+		bool compressed = suffix != NULL && (strcmp(suffix, ".gz") == 0 ||
+											 strcmp(suffix, ".zst") == 0);
 		EtlFileInfo info;
 
 		etl_file_stat(path, &info);
@@ -241,8 +250,8 @@ static void
 settle_indexes(EtlBulkCopy *bulk)
 {
 	const char *reason = NULL;
-	double		bytes;
-	double		table_bytes;
+	double bytes;
+	double table_bytes;
 
 	bulk->defer_indexes = false;
 	if (bulk->indexes == ETL_INDEXES_KEEP)
@@ -257,17 +266,18 @@ settle_indexes(EtlBulkCopy *bulk)
 		table_bytes = (double) RelationGetNumberOfBlocks(bulk->target) * BLCKSZ;
 		if (bulk->indexes == ETL_INDEXES_REBUILD)
 			bulk->defer_indexes = true;
-		else if (bytes < REBUILD_MIN_BYTES || bytes < REBUILD_MIN_RATIO * table_bytes)
+		else if (bytes < REBUILD_MIN_BYTES ||
+				 bytes < REBUILD_MIN_RATIO * table_bytes)
 			reason = "rebuilding would not pay";
-		else if (!ConditionalLockRelationOid(bulk->target_oid, ShareRowExclusiveLock))
+		else if (!ConditionalLockRelationOid(bulk->target_oid,
+											 ShareRowExclusiveLock))
 			reason = "others are writing to the table";
 		else
 			bulk->defer_indexes = true;
 	}
 	else if (bulk->indexes == ETL_INDEXES_REBUILD)
-		ereport(NOTICE,
-				(errmsg("indexes of \"%s\" are not rebuilt: %s",
-						RelationGetRelationName(bulk->target), reason)));
+		ereport(NOTICE, (errmsg("indexes of \"%s\" are not rebuilt: %s",
+								RelationGetRelationName(bulk->target), reason)));
 	bulk->indexes_reason = reason;
 }
 
@@ -275,17 +285,20 @@ settle_indexes(EtlBulkCopy *bulk)
 static void
 check_reject_ratio(EtlBulkCopy *bulk)
 {
-	double		rejected = (double) bulk->run->rows_rejected;
-	double		read = (double) bulk->run->rows_read;
+	double rejected = (double) bulk->run->rows_rejected;
+	double read = (double) bulk->run->rows_read;
 
-	if (bulk->reject_ratio >= 0 && read > 0 && rejected / read > bulk->reject_ratio)
+	if (bulk->reject_ratio >= 0 && read > 0 &&
+		rejected / read > bulk->reject_ratio)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
-				 errmsg("load rejected " INT64_FORMAT " of " INT64_FORMAT " rows, more than reject_ratio allows",
+				 errmsg("load rejected " INT64_FORMAT " of " INT64_FORMAT
+						" rows, more than reject_ratio allows",
 						bulk->run->rows_rejected, bulk->run->rows_read),
 				 errdetail("The ratio is %g, the limit is %g.", rejected / read,
 						   bulk->reject_ratio),
-				 errhint("See the rejected rows with dry_run => true and no limit.")));
+				 errhint(
+					 "See the rejected rows with dry_run => true and no limit.")));
 }
 
 /* Load all files and make the indexes whole again. */
@@ -293,7 +306,7 @@ static void
 load_files(void *arg)
 {
 	EtlBulkCopy *bulk = arg;
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, bulk->paths)
 		etl_bulk_load_file(bulk, lfirst(lc));
@@ -329,7 +342,8 @@ run_detail(EtlBulkCopy *bulk)
 	initStringInfo(&json);
 	appendStringInfoString(&json, "{\"source\": ");
 	escape_json(&json, bulk->source);
-	appendStringInfo(&json, ", \"files_loaded\": " INT64_FORMAT
+	appendStringInfo(&json,
+					 ", \"files_loaded\": " INT64_FORMAT
 					 ", \"files_skipped\": " INT64_FORMAT ", \"on_error\": \"%s\""
 					 ", \"indexes\": {\"used\": \"%s\"",
 					 bulk->files_loaded, bulk->files_skipped,
@@ -342,28 +356,32 @@ run_detail(EtlBulkCopy *bulk)
 	}
 	appendStringInfoString(&json, "}, \"workers\": {\"used\": 0");
 	if (bulk->workers > 0)
-		appendStringInfo(&json, ", \"requested\": %d, \"reason\": "
-						 "\"this version loads in one process\"", bulk->workers);
+		appendStringInfo(&json,
+						 ", \"requested\": %d, \"reason\": "
+						 "\"this version loads in one process\"",
+						 bulk->workers);
 	appendStringInfoString(&json, "}, \"rejected\": {");
 	for (int i = 0; bulk->loading && i < ETL_NUM_CATEGORIES; i++)
 	{
 		if (bulk->load.rejected_by_category[i] == 0)
 			continue;
 		appendStringInfo(&json, "%s\"%s\": " INT64_FORMAT, separator,
-						 etl_category_name(i), bulk->load.rejected_by_category[i]);
+						 etl_category_name(i),
+						 bulk->load.rejected_by_category[i]);
 		separator = ", ";
 	}
 	appendStringInfo(&json, "}, \"first_rejects\": [%s]}",
 					 bulk->loading ? bulk->load.first_rejects.data : "");
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+	return DatumGetJsonbP(
+		DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
 }
 
 static Datum
 result_row(EtlBulkCopy *bulk, TupleDesc desc)
 {
-	EtlRun	   *run = bulk->run;
-	Datum		values[8];
-	bool		nulls[8] = {0};
+	EtlRun *run = bulk->run;
+	Datum values[8];
+	bool nulls[8] = {0};
 
 	values[0] = Int64GetDatum(run->run_id);
 	values[1] = Int64GetDatum(bulk->files_loaded);
@@ -385,7 +403,7 @@ Datum
 etl_bulk_copy(PG_FUNCTION_ARGS)
 {
 	EtlBulkCopy *bulk = palloc0(sizeof(EtlBulkCopy));
-	TupleDesc	result_desc = etl_result_desc(fcinfo);
+	TupleDesc result_desc = etl_result_desc(fcinfo);
 
 	refuse_null(fcinfo, ARG_TARGET, "target");
 	refuse_null(fcinfo, ARG_SOURCE, "source");

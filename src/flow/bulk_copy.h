@@ -20,33 +20,33 @@ typedef enum EtlIndexes
 typedef struct EtlBulkCopy
 {
 	/* What the caller asked for. */
-	Oid			target_oid;
+	Oid target_oid;
 	const char *source;
-	EtlLayout	layout;			/* its columns: NIL means all */
-	EtlHeader	header;
-	int			skip_lines;
+	EtlLayout layout; /* its columns: NIL means all */
+	EtlHeader header;
+	int skip_lines;
 	EtlCompression compression;
-	EtlOnError	on_error;
-	int64		reject_limit;	/* -1: none */
-	double		reject_ratio;	/* -1: none */
-	EtlIndexes	indexes;
-	int			workers;		/* -1: by file size */
-	bool		force;
+	EtlOnError on_error;
+	int64 reject_limit;	 /* -1: none */
+	double reject_ratio; /* -1: none */
+	EtlIndexes indexes;
+	int workers; /* -1: by file size */
+	bool force;
 	EtlAfterLoad after_load;
 	const char *move_to;
-	bool		dry_run;
+	bool dry_run;
 
 	/* What came of it. */
-	Relation	target;
-	List	   *allowed_columns;	/* the columns that a file may fill */
-	List	   *paths;
-	EtlRun	   *run;
-	EtlLoad		load;
-	bool		loading;		/* load has begun */
-	bool		defer_indexes;
+	Relation target;
+	List *allowed_columns; /* the columns that a file may fill */
+	List *paths;
+	EtlRun *run;
+	EtlLoad load;
+	bool loading; /* load has begun */
+	bool defer_indexes;
 	const char *indexes_reason;
-	int64		files_loaded;
-	int64		files_skipped;
+	int64 files_loaded;
+	int64 files_skipped;
 	MemoryContext load_context; /* lives as long as the call */
 	MemoryContext file_context; /* reset for every file */
 } EtlBulkCopy;
@@ -54,4 +54,4 @@ typedef struct EtlBulkCopy
 /* in bulk_file.c */
 extern void etl_bulk_load_file(EtlBulkCopy *bulk, const char *path);
 
-#endif							/* ETL_BULK_COPY_H */
+#endif /* ETL_BULK_COPY_H */

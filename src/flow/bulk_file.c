@@ -13,21 +13,23 @@
 #include "flow/bulk_copy.h"
 
 const char *const etl_header_words[] = {"match", "skip", "none", NULL};
-const char *const etl_compression_words[] = {"auto", "none", "gzip", "zstd", NULL};
+const char *const etl_compression_words[] = {"auto", "none", "gzip", "zstd",
+											 NULL};
 
 /* The fields of the header record as names. */
 static List *
 read_header_names(EtlCsvReader *reader, const EtlCsvRecord *record)
 {
-	EtlReject	reject = {0};
-	EtlField   *fields;
-	int			nfields;
-	List	   *names = NIL;
+	EtlReject reject = {0};
+	EtlField *fields;
+	int nfields;
+	List *names = NIL;
 
 	if (!etl_csv_split(reader, record, &fields, &nfields, &reject))
 		etl_reject_throw(&reject);
 	for (int i = 0; i < nfields; i++)
-		names = lappend(names, pstrdup(fields[i].data == NULL ? "" : fields[i].data));
+		names = lappend(names,
+						pstrdup(fields[i].data == NULL ? "" : fields[i].data));
 	return names;
 }
 
@@ -41,7 +43,7 @@ etl_bulk_open_csv(EtlStream *stream, const EtlCsvDialect *dialect,
 {
 	EtlCsvReader *reader = etl_csv_open(stream, dialect, skip_lines);
 	EtlCsvRecord record;
-	EtlCsvNext	next;
+	EtlCsvNext next;
 
 	*names = NIL;
 	if (header == ETL_HEADER_NONE)
@@ -76,7 +78,7 @@ is_loaded(EtlLoadedFile *file)
 static void
 settle_columns(EtlBulkCopy *bulk, List *header_names, EtlLayout *layout)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	*layout = bulk->layout;
 	layout->columns = bulk->allowed_columns;
@@ -85,8 +87,8 @@ settle_columns(EtlBulkCopy *bulk, List *header_names, EtlLayout *layout)
 
 	foreach(lc, header_names)
 	{
-		bool		allowed = false;
-		ListCell   *lc2;
+		bool allowed = false;
+		ListCell *lc2;
 
 		if (bulk->layout.columns == NIL)
 			break;
@@ -97,7 +99,8 @@ settle_columns(EtlBulkCopy *bulk, List *header_names, EtlLayout *layout)
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("column \"%s\" of the header is not in the parameter \"columns\"",
 							(char *) lfirst(lc)),
-					 errhint("List every column of the header, or use header => 'skip' to go by position.")));
+					 errhint(
+						 "List every column of the header, or use header => 'skip' to go by position.")));
 	}
 	layout->columns = header_names;
 }
@@ -107,10 +110,11 @@ static void
 set_columns(EtlBulkCopy *bulk, const EtlLayout *layout)
 {
 	AttrNumber *attnums = etl_layout_attnums(layout, bulk->target);
-	int			nfields = list_length(layout->columns);
-	EtlSinkOptions options =
-		etl_layout_sink_options(layout, bulk->on_error != ETL_ON_ERROR_ABORT,
-								bulk->defer_indexes);
+	int nfields = list_length(layout->columns);
+	EtlSinkOptions options = etl_layout_sink_options(layout,
+													 bulk->on_error !=
+														 ETL_ON_ERROR_ABORT,
+													 bulk->defer_indexes);
 
 	etl_sink_check_privileges(bulk->target, attnums, nfields, &options);
 	if (bulk->loading)
@@ -134,14 +138,14 @@ file_error_context(void *arg)
 static void
 load_new_file(EtlBulkCopy *bulk, const EtlFileInfo *info, EtlLoadedFile *file)
 {
-	EtlLoad    *load = &bulk->load;
+	EtlLoad *load = &bulk->load;
 	MemoryContext old_context;
-	EtlLayout	layout;
-	List	   *header_names;
-	EtlStream  *stream;
+	EtlLayout layout;
+	List *header_names;
+	EtlStream *stream;
 	EtlCsvReader *reader;
-	int64		loaded_before;
-	int64		rejected_before;
+	int64 loaded_before;
+	int64 rejected_before;
 	ErrorContextCallback context = {
 		.previous = error_context_stack,
 		.callback = file_error_context,
@@ -172,8 +176,8 @@ load_new_file(EtlBulkCopy *bulk, const EtlFileInfo *info, EtlLoadedFile *file)
 	etl_stream_close(stream, file->content_hash);
 	bulk->run->bytes_read += info->size_bytes;
 
-	file->rows_loaded = load->sink->counts.inserted + load->sink->counts.updated -
-		loaded_before;
+	file->rows_loaded = load->sink->counts.inserted +
+						load->sink->counts.updated - loaded_before;
 	file->rows_rejected = bulk->run->rows_rejected - rejected_before;
 	file->layout = etl_layout_to_jsonb(&layout);
 	etl_loaded_file_record(file, bulk->run);

@@ -29,12 +29,13 @@ static int64
 change_letters(const char *command, int nargs, Oid *types, Datum *values)
 {
 	EtlLedgerScope scope;
-	int			result;
-	int64		processed;
+	int result;
+	int64 processed;
 
 	values[0] = ObjectIdGetDatum(GetUserId());
 	etl_ledger_enter(&scope);
-	result = SPI_execute_with_args(command, nargs, types, values, NULL, false, 0);
+	result = SPI_execute_with_args(command, nargs, types, values, NULL, false,
+								   0);
 	if (result < 0)
 		elog(ERROR, "could not change dead letters: %s",
 			 SPI_result_code_string(result));
@@ -50,8 +51,8 @@ change_letters(const char *command, int nargs, Oid *types, Datum *values)
 Datum
 etl_dead_letter_edit(PG_FUNCTION_ARGS)
 {
-	Oid			types[] = {OIDOID, INT8OID, TEXTOID};
-	Datum		values[] = {0, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
+	Oid types[] = {OIDOID, INT8OID, TEXTOID};
+	Datum values[] = {0, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
 
 	PreventCommandIfReadOnly("etl_dead_letter_edit()");
 	if (change_letters("UPDATE etl_patterns.dead_letter SET raw_record = $3"
@@ -62,7 +63,8 @@ etl_dead_letter_edit(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("there is no pending dead letter " INT64_FORMAT,
 						PG_GETARG_INT64(0)),
-				 errhint("See your own in etl_patterns.dead_letter, where status is 'pending'.")));
+				 errhint(
+					 "See your own in etl_patterns.dead_letter, where status is 'pending'.")));
 	PG_RETURN_VOID();
 }
 
@@ -70,23 +72,24 @@ etl_dead_letter_edit(PG_FUNCTION_ARGS)
 Datum
 etl_dead_letter_discard(PG_FUNCTION_ARGS)
 {
-	Oid			types[] = {OIDOID, INT8ARRAYOID};
-	Datum		values[] = {0, PG_GETARG_DATUM(0)};
+	Oid types[] = {OIDOID, INT8ARRAYOID};
+	Datum values[] = {0, PG_GETARG_DATUM(0)};
 
 	PreventCommandIfReadOnly("etl_dead_letter_discard()");
-	PG_RETURN_INT64(change_letters("UPDATE etl_patterns.dead_letter"
-								   " SET status = 'discarded', resolved_at = clock_timestamp()"
-								   " WHERE dead_letter_id = ANY ($2) AND status = 'pending'"
-								   " AND pg_has_role($1, role, 'USAGE')",
-								   2, types, values));
+	PG_RETURN_INT64(
+		change_letters("UPDATE etl_patterns.dead_letter"
+					   " SET status = 'discarded', resolved_at = clock_timestamp()"
+					   " WHERE dead_letter_id = ANY ($2) AND status = 'pending'"
+					   " AND pg_has_role($1, role, 'USAGE')",
+					   2, types, values));
 }
 
 /* etl_dead_letter_purge(older_than): pending letters are never deleted. */
 Datum
 etl_dead_letter_purge(PG_FUNCTION_ARGS)
 {
-	Oid			types[] = {OIDOID, INTERVALOID};
-	Datum		values[] = {0, PG_GETARG_DATUM(0)};
+	Oid types[] = {OIDOID, INTERVALOID};
+	Datum values[] = {0, PG_GETARG_DATUM(0)};
 
 	PreventCommandIfReadOnly("etl_dead_letter_purge()");
 	PG_RETURN_INT64(change_letters("DELETE FROM etl_patterns.dead_letter"

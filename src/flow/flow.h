@@ -25,9 +25,9 @@
 typedef struct EtlLayout
 {
 	EtlCsvDialect dialect;
-	List	   *columns;		/* of names, in the order of the fields */
+	List *columns; /* of names, in the order of the fields */
 	EtlConflictAction on_conflict;
-	List	   *keys;			/* of names */
+	List *keys; /* of names */
 } EtlLayout;
 
 /* The words of on_conflict, in the order of EtlConflictAction. */
@@ -60,28 +60,28 @@ typedef enum EtlOnError
  */
 typedef struct EtlLoad
 {
-	EtlRun	   *run;
-	EtlOnError	on_error;
-	int64		reject_limit;	/* -1: none */
-	EtlSink    *sink;
-	EtlDeadLetters *letters;	/* with ETL_ON_ERROR_DEAD_LETTER */
-	int64		rejected_by_category[ETL_NUM_CATEGORIES];
-	StringInfoData first_rejects;	/* some of them, as elements of a JSON array */
+	EtlRun *run;
+	EtlOnError on_error;
+	int64 reject_limit; /* -1: none */
+	EtlSink *sink;
+	EtlDeadLetters *letters; /* with ETL_ON_ERROR_DEAD_LETTER */
+	int64 rejected_by_category[ETL_NUM_CATEGORIES];
+	StringInfoData first_rejects; /* some of them, as elements of a JSON array */
 
 	/* The file that is being read. */
 	const char *source_name;
-	int64		file_id;
+	int64 file_id;
 	EtlCsvReader *reader;
 	EtlConverter *converter;
-	AttrNumber *attnums;		/* the columns of the fields */
-	int			nfields;
+	AttrNumber *attnums; /* the columns of the fields */
+	int nfields;
 
 	/* The records of the sink's batch, and the one that is being read. */
 	EtlCsvRecord *records;
 	EtlCsvRecord record;
-	bool		in_record;
-	const EtlReject *thrown;	/* names column and value in an error context */
-	int			batch_rejects;
+	bool in_record;
+	const EtlReject *thrown; /* names column and value in an error context */
+	int batch_rejects;
 } EtlLoad;
 
 extern void etl_load_begin(EtlLoad *load, EtlRun *run, Relation target,
@@ -135,4 +135,4 @@ extern List *etl_arg_texts(FunctionCallInfo fcinfo, int arg);
 extern TupleDesc etl_result_desc(FunctionCallInfo fcinfo);
 extern void etl_check_file_privilege(bool write);
 
-#endif							/* ETL_FLOW_H */
+#endif /* ETL_FLOW_H */

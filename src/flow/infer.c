@@ -48,13 +48,13 @@ enum
 #define MAX_EXAMPLE_LEN 60
 
 /* Does a value look like one of the type, whatever the input function says? */
-typedef bool (*FormTest) (const EtlField *field);
+typedef bool (*FormTest)(const EtlField *field);
 
 typedef struct Candidate
 {
-	Oid			type;
+	Oid type;
 	const char *name;
-	FormTest	looks_right;
+	FormTest looks_right;
 } Candidate;
 
 static bool is_number(const EtlField *field);
@@ -75,26 +75,26 @@ static const Candidate candidates[] = {
 	{UUIDOID, "uuid", NULL},
 };
 
-#define NUM_CANDIDATES	((int) lengthof(candidates))
-#define ALL_CANDIDATES	((1 << NUM_CANDIDATES) - 1)
+#define NUM_CANDIDATES ((int) lengthof(candidates))
+#define ALL_CANDIDATES ((1 << NUM_CANDIDATES) - 1)
 
 /* What is known of one column of the file. */
 typedef struct Column
 {
 	const char *name;
-	uint32		possible;		/* bits of candidates[] */
-	bool		has_null;
-	char	   *example;		/* NULL: no value seen */
+	uint32 possible; /* bits of candidates[] */
+	bool has_null;
+	char *example; /* NULL: no value seen */
 } Column;
 
 typedef struct Inference
 {
 	EtlCsvReader *reader;
 	EtlConverter *converters[lengthof(candidates)];
-	Column	   *columns;
-	int			ncolumns;
-	int64		odd_records;
-	MemoryContext context;		/* the result's */
+	Column *columns;
+	int ncolumns;
+	int64 odd_records;
+	MemoryContext context; /* the result's */
 	MemoryContext record_context;
 } Inference;
 
@@ -108,7 +108,8 @@ is_number(const EtlField *field)
 		p++;
 	if (p[0] == '0' && isdigit((unsigned char) p[1]))
 		return false;
-	return isdigit((unsigned char) *p) || (*p == '.' && isdigit((unsigned char) p[1]));
+	return isdigit((unsigned char) *p) ||
+		   (*p == '.' && isdigit((unsigned char) p[1]));
 }
 
 static bool
@@ -121,7 +122,8 @@ is_word(const EtlField *field)
 static bool
 is_date(const EtlField *field)
 {
-	return isdigit((unsigned char) field->data[0]) && strchr(field->data, ':') == NULL;
+	return isdigit((unsigned char) field->data[0]) &&
+		   strchr(field->data, ':') == NULL;
 }
 
 /* Does something that says how far from UTC follow the time of day? */
@@ -153,7 +155,7 @@ create_converters(Inference *inference)
 
 	for (int i = 0; i < NUM_CANDIDATES; i++)
 	{
-		TupleDesc	desc = CreateTemplateTupleDesc(1);
+		TupleDesc desc = CreateTemplateTupleDesc(1);
 
 		TupleDescInitEntry(desc, 1, "value", candidates[i].type, -1, 0);
 		inference->converters[i] = etl_converter_create(desc, &attnum, 1);
@@ -177,14 +179,16 @@ look_at_value(Inference *inference, Column *column, const EtlField *field)
 													  MAX_EXAMPLE_LEN)));
 	for (int i = 0; i < NUM_CANDIDATES; i++)
 	{
-		EtlReject	reject = {0};
-		Datum		value;
-		bool		null;
+		EtlReject reject = {0};
+		Datum value;
+		bool null;
 
 		if ((column->possible & (1 << i)) == 0)
 			continue;
-		if ((candidates[i].looks_right != NULL && !candidates[i].looks_right(field)) ||
-			!etl_convert(inference->converters[i], field, 1, &value, &null, &reject))
+		if ((candidates[i].looks_right != NULL &&
+			 !candidates[i].looks_right(field)) ||
+			!etl_convert(inference->converters[i], field, 1, &value, &null,
+						 &reject))
 			column->possible &= ~(1 << i);
 		etl_converter_end_batch(inference->converters[i]);
 	}
@@ -195,9 +199,9 @@ static void
 look_at_record(Inference *inference, const EtlCsvRecord *record)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(inference->record_context);
-	EtlReject	reject = {0};
-	EtlField   *fields;
-	int			nfields;
+	EtlReject reject = {0};
+	EtlField *fields;
+	int nfields;
 
 	if (etl_csv_split(inference->reader, record, &fields, &nfields, &reject) &&
 		nfields == inference->ncolumns)
@@ -217,21 +221,25 @@ create_columns(Inference *inference, List *names, int ncolumns)
 {
 	inference->ncolumns = ncolumns;
 	inference->columns = MemoryContextAllocZero(inference->context,
-												sizeof(Column) * Max(ncolumns, 1));
+												sizeof(Column) *
+													Max(ncolumns, 1));
 	for (int i = 0; i < ncolumns; i++)
 	{
-		Column	   *column = &inference->columns[i];
+		Column *column = &inference->columns[i];
 		const char *name = names != NIL ? list_nth(names, i) : "";
 
 		column->possible = ALL_CANDIDATES;
-		column->name = MemoryContextStrdup(inference->context, name[0] != '\0' ? name :
-										   psprintf("column%d", i + 1));
+		column->name = MemoryContextStrdup(inference->context,
+										   name[0] != '\0' ?
+											   name :
+											   psprintf("column%d", i + 1));
 		if (strlen(column->name) >= NAMEDATALEN)
 			ereport(ERROR,
 					(errcode(ERRCODE_NAME_TOO_LONG),
 					 errmsg("column name \"%s\" is too long", column->name),
 					 errdetail("A name has at most %d bytes.", NAMEDATALEN - 1),
-					 errhint("Create the table by hand, and load with header => 'skip'.")));
+					 errhint(
+						 "Create the table by hand, and load with header => 'skip'.")));
 		for (int j = 0; j < i; j++)
 			if (strcmp(inference->columns[j].name, column->name) == 0)
 				ereport(ERROR,
@@ -246,8 +254,8 @@ static void
 look_at_records(Inference *inference, List *names, int64 sample_rows)
 {
 	EtlCsvRecord record;
-	EtlCsvNext	next;
-	int64		rows = 0;
+	EtlCsvNext next;
+	int64 rows = 0;
 
 	if (names != NIL)
 		create_columns(inference, names, list_length(names));
@@ -262,11 +270,12 @@ look_at_records(Inference *inference, List *names, int64 sample_rows)
 		}
 		if (inference->columns == NULL)
 		{
-			EtlReject	reject = {0};
-			EtlField   *fields;
-			int			nfields;
+			EtlReject reject = {0};
+			EtlField *fields;
+			int nfields;
 
-			if (!etl_csv_split(inference->reader, &record, &fields, &nfields, &reject))
+			if (!etl_csv_split(inference->reader, &record, &fields, &nfields,
+							   &reject))
 				etl_reject_throw(&reject);
 			create_columns(inference, NIL, nfields);
 		}
@@ -278,8 +287,8 @@ look_at_records(Inference *inference, List *names, int64 sample_rows)
 typedef struct InferCall
 {
 	FunctionCallInfo fcinfo;
-	int			first;			/* the argument that is ARG_SOURCE */
-	Inference	inference;
+	int first; /* the argument that is ARG_SOURCE */
+	Inference inference;
 } InferCall;
 
 /* Numbers that say how many are not negative. */
@@ -304,29 +313,29 @@ refuse_negative(FunctionCallInfo fcinfo, int first)
 static void
 infer(void *arg)
 {
-	InferCall  *call = arg;
+	InferCall *call = arg;
 	FunctionCallInfo fcinfo = call->fcinfo;
-	int			first = call->first;
-	Inference  *inference = &call->inference;
-	EtlLayout	layout = {0};
+	int first = call->first;
+	Inference *inference = &call->inference;
+	EtlLayout layout = {0};
 	EtlFileInfo info;
-	EtlStream  *stream;
-	EtlHeader	header;
+	EtlStream *stream;
+	EtlHeader header;
 	EtlCompression compression;
-	List	   *names;
-	List	   *paths;
+	List *names;
+	List *paths;
 
 	for (int i = 0; i < 2; i++)
 		if (PG_ARGISNULL(first + (i == 0 ? ARG_SOURCE : ARG_NULL_STRINGS)))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("parameter \"%s\" must not be null",
-							i == 0 ? "source" : "null_strings")));
+			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+							errmsg("parameter \"%s\" must not be null",
+								   i == 0 ? "source" : "null_strings")));
 	etl_layout_set_dialect(&layout, etl_arg_text(fcinfo, first + ARG_DELIMITER),
 						   etl_arg_text(fcinfo, first + ARG_QUOTE),
 						   etl_arg_text(fcinfo, first + ARG_ESCAPE),
 						   etl_arg_texts(fcinfo, first + ARG_NULL_STRINGS),
-						   !PG_ARGISNULL(first + ARG_TRIM) && PG_GETARG_BOOL(first + ARG_TRIM),
+						   !PG_ARGISNULL(first + ARG_TRIM) &&
+							   PG_GETARG_BOOL(first + ARG_TRIM),
 						   etl_arg_text(fcinfo, first + ARG_ENCODING));
 	header = etl_option_word("header", etl_arg_text(fcinfo, first + ARG_HEADER),
 							 etl_header_words);
@@ -345,21 +354,25 @@ infer(void *arg)
 	etl_file_stat(linitial(paths), &info);
 	stream = etl_stream_open_file(&info, compression);
 	inference->reader = etl_bulk_open_csv(stream, &layout.dialect,
-										  PG_ARGISNULL(first + ARG_SKIP_LINES) ? 0 :
-										  PG_GETARG_INT32(first + ARG_SKIP_LINES),
+										  PG_ARGISNULL(first + ARG_SKIP_LINES) ?
+											  0 :
+											  PG_GETARG_INT32(first +
+															  ARG_SKIP_LINES),
 										  header, &names);
-	look_at_records(inference, names, PG_ARGISNULL(first + ARG_SAMPLE_ROWS) ? -1 :
-					PG_GETARG_INT64(first + ARG_SAMPLE_ROWS));
+	look_at_records(inference, names,
+					PG_ARGISNULL(first + ARG_SAMPLE_ROWS) ?
+						-1 :
+						PG_GETARG_INT64(first + ARG_SAMPLE_ROWS));
 	etl_csv_close(inference->reader);
 	etl_stream_close(stream, NULL);
 
 	if (inference->columns == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NO_DATA),
-				 errmsg("file \"%s\" holds no records", info.path)));
+		ereport(ERROR, (errcode(ERRCODE_NO_DATA),
+						errmsg("file \"%s\" holds no records", info.path)));
 	if (inference->odd_records > 0)
 		ereport(NOTICE,
-				(errmsg(INT64_FORMAT " records were left out, because they do not have %d fields",
+				(errmsg(INT64_FORMAT
+						" records were left out, because they do not have %d fields",
 						inference->odd_records, inference->ncolumns)));
 }
 
@@ -378,15 +391,15 @@ Datum
 etl_csv_infer(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	InferCall	call = {.fcinfo = fcinfo};
+	InferCall call = {.fcinfo = fcinfo};
 
 	etl_guard_scope(infer, &call);
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < call.inference.ncolumns; i++)
 	{
-		Column	   *column = &call.inference.columns[i];
-		Datum		values[4] = {0};
-		bool		nulls[4] = {0};
+		Column *column = &call.inference.columns[i];
+		Datum values[4] = {0};
+		bool nulls[4] = {0};
 
 		values[0] = CStringGetTextDatum(column->name);
 		values[1] = CStringGetTextDatum(column_type(column));
@@ -404,22 +417,21 @@ etl_csv_infer(PG_FUNCTION_ARGS)
 Datum
 etl_create_table_from_csv(PG_FUNCTION_ARGS)
 {
-	InferCall	call = {.fcinfo = fcinfo, .first = 1};
-	RangeVar   *name;
+	InferCall call = {.fcinfo = fcinfo, .first = 1};
+	RangeVar *name;
 	StringInfoData command;
 
 	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("parameter \"%s\" must not be null", "target")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("parameter \"%s\" must not be null", "target")));
 	PreventCommandIfReadOnly("etl_create_table_from_csv()");
-	name = makeRangeVarFromNameList(textToQualifiedNameList(PG_GETARG_TEXT_PP(0)));
+	name = makeRangeVarFromNameList(
+		textToQualifiedNameList(PG_GETARG_TEXT_PP(0)));
 	if (name->catalogname != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot create table \"%s\" in another database",
-						text_to_cstring(PG_GETARG_TEXT_PP(0))),
-				 errhint("Name it as \"table\" or \"schema.table\".")));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("cannot create table \"%s\" in another database",
+							   text_to_cstring(PG_GETARG_TEXT_PP(0))),
+						errhint("Name it as \"table\" or \"schema.table\".")));
 	etl_guard_scope(infer, &call);
 
 	initStringInfo(&command);

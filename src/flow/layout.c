@@ -33,27 +33,31 @@ etl_layout_set_dialect(EtlLayout *layout, const char *delimiter,
 					   List *null_strings, bool trim, const char *encoding)
 {
 	EtlCsvDialect *dialect = &layout->dialect;
-	ListCell   *lc;
+	ListCell *lc;
 
 	dialect->delimiter = etl_option_char("delimiter", delimiter);
 	dialect->quote = etl_option_char("quote", quote);
-	dialect->escape = escape == NULL ? dialect->quote : etl_option_char("escape", escape);
+	dialect->escape = escape == NULL ? dialect->quote :
+									   etl_option_char("escape", escape);
 	dialect->trim = trim;
-	if (dialect->delimiter == dialect->quote || dialect->delimiter == dialect->escape)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("delimiter must differ from quote and escape")));
+	if (dialect->delimiter == dialect->quote ||
+		dialect->delimiter == dialect->escape)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("delimiter must differ from quote and escape")));
 
 	dialect->encoding = encoding == NULL ? pg_get_client_encoding() :
-		pg_char_to_encoding(encoding);
+										   pg_char_to_encoding(encoding);
 	if (dialect->encoding < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for parameter \"encoding\": \"%s\"", encoding),
-				 errhint("Use the name of an encoding that PostgreSQL knows, such as \"UTF8\" or \"LATIN1\".")));
+				 errmsg("invalid value for parameter \"encoding\": \"%s\"",
+						encoding),
+				 errhint(
+					 "Use the name of an encoding that PostgreSQL knows, such as \"UTF8\" or \"LATIN1\".")));
 
 	dialect->null_count = 0;
-	dialect->null_strings = palloc(sizeof(char *) * Max(list_length(null_strings), 1));
+	dialect->null_strings = palloc(sizeof(char *) *
+								   Max(list_length(null_strings), 1));
 	foreach(lc, null_strings)
 	{
 		const char *word = lfirst(lc);
@@ -64,7 +68,8 @@ etl_layout_set_dialect(EtlLayout *layout, const char *delimiter,
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("null string \"%s\" can never match", word),
-					 errdetail("Null strings are compared with unquoted fields, which hold no delimiter, quote or line break.")));
+					 errdetail(
+						 "Null strings are compared with unquoted fields, which hold no delimiter, quote or line break.")));
 		dialect->null_strings[dialect->null_count++] = word;
 	}
 }
@@ -79,7 +84,7 @@ append_string(StringInfo json, const char *key, const char *value)
 static void
 append_strings(StringInfo json, const char *key, List *values)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	appendStringInfo(json, "%s\"%s\": [", json->len > 1 ? ", " : "", key);
 	foreach(lc, values)
@@ -96,11 +101,12 @@ Jsonb *
 etl_layout_to_jsonb(const EtlLayout *layout)
 {
 	const EtlCsvDialect *dialect = &layout->dialect;
-	List	   *null_strings = NIL;
+	List *null_strings = NIL;
 	StringInfoData json;
 
 	for (int i = 0; i < dialect->null_count; i++)
-		null_strings = lappend(null_strings, unconstify(char *, dialect->null_strings[i]));
+		null_strings = lappend(null_strings,
+							   unconstify(char *, dialect->null_strings[i]));
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
@@ -114,7 +120,8 @@ etl_layout_to_jsonb(const EtlLayout *layout)
 	append_string(&json, "on_conflict", etl_conflict_words[layout->on_conflict]);
 	append_strings(&json, "keys", layout->keys);
 	appendStringInfoChar(&json, '}');
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+	return DatumGetJsonbP(
+		DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
 }
 
 static JsonbValue *
@@ -140,11 +147,12 @@ static List *
 get_strings(Jsonb *jsonb, const char *key)
 {
 	JsonbValue *array = get_value(jsonb, key);
-	List	   *strings = NIL;
+	List *strings = NIL;
 
 	for (uint32 i = 0; i < JsonContainerSize(array->val.binary.data); i++)
 	{
-		JsonbValue *value = getIthJsonbValueFromContainer(array->val.binary.data, i);
+		JsonbValue *value = getIthJsonbValueFromContainer(array->val.binary.data,
+														  i);
 
 		strings = lappend(strings, pnstrdup(value->val.string.val,
 											value->val.string.len));
@@ -157,26 +165,29 @@ void
 etl_layout_from_jsonb(EtlLayout *layout, Jsonb *jsonb)
 {
 	etl_layout_set_dialect(layout, get_string(jsonb, "delimiter"),
-						   get_string(jsonb, "quote"), get_string(jsonb, "escape"),
+						   get_string(jsonb, "quote"),
+						   get_string(jsonb, "escape"),
 						   get_strings(jsonb, "null_strings"),
 						   get_value(jsonb, "trim")->val.boolean,
 						   get_string(jsonb, "encoding"));
 	layout->columns = get_strings(jsonb, "columns");
-	layout->on_conflict = etl_option_word("on_conflict", get_string(jsonb, "on_conflict"),
+	layout->on_conflict = etl_option_word("on_conflict",
+										  get_string(jsonb, "on_conflict"),
 										  etl_conflict_words);
 	layout->keys = get_strings(jsonb, "keys");
 }
 
 /* What the sink needs to know. */
 EtlSinkOptions
-etl_layout_sink_options(const EtlLayout *layout, bool guarded, bool defer_indexes)
+etl_layout_sink_options(const EtlLayout *layout, bool guarded,
+						bool defer_indexes)
 {
 	EtlSinkOptions options = {
 		.guarded = guarded,
 		.defer_indexes = defer_indexes,
 		.on_conflict = layout->on_conflict,
 	};
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, layout->keys)
 		options.keys = lappend(options.keys, makeString(lfirst(lc)));
@@ -190,8 +201,8 @@ etl_layout_sink_options(const EtlLayout *layout, bool guarded, bool defer_indexe
 List *
 etl_insertable_columns(Relation target)
 {
-	TupleDesc	desc = RelationGetDescr(target);
-	List	   *columns = NIL;
+	TupleDesc desc = RelationGetDescr(target);
+	List *columns = NIL;
 
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -207,7 +218,7 @@ etl_insertable_columns(Relation target)
 static const char *
 missing_column_hint(const EtlLayout *layout, Relation target, const char *column)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, etl_insertable_columns(target))
 		if (pg_strcasecmp(lfirst(lc), column) == 0)
@@ -221,7 +232,7 @@ missing_column_hint(const EtlLayout *layout, Relation target, const char *column
 static AttrNumber
 attnum_of(const EtlLayout *layout, Relation target, const char *column)
 {
-	int			attnum = attnameAttNum(target, column, false);
+	int attnum = attnameAttNum(target, column, false);
 
 	if (attnum == InvalidAttrNumber)
 		ereport(ERROR,
@@ -230,10 +241,9 @@ attnum_of(const EtlLayout *layout, Relation target, const char *column)
 						column, RelationGetRelationName(target)),
 				 errhint("%s", missing_column_hint(layout, target, column))));
 	if (TupleDescAttr(RelationGetDescr(target), attnum - 1)->attgenerated != '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
-				 errmsg("column \"%s\" is a generated column", column),
-				 errdetail("Generated columns cannot be loaded.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+						errmsg("column \"%s\" is a generated column", column),
+						errdetail("Generated columns cannot be loaded.")));
 	return (AttrNumber) attnum;
 }
 
@@ -244,20 +254,20 @@ attnum_of(const EtlLayout *layout, Relation target, const char *column)
 AttrNumber *
 etl_layout_attnums(const EtlLayout *layout, Relation target)
 {
-	AttrNumber *attnums = palloc(sizeof(AttrNumber) * Max(list_length(layout->columns), 1));
-	Bitmapset  *seen = NULL;
-	int			n = 0;
-	ListCell   *lc;
+	AttrNumber *attnums = palloc(sizeof(AttrNumber) *
+								 Max(list_length(layout->columns), 1));
+	Bitmapset *seen = NULL;
+	int n = 0;
+	ListCell *lc;
 
 	foreach(lc, layout->columns)
 	{
-		AttrNumber	attnum = attnum_of(layout, target, lfirst(lc));
+		AttrNumber attnum = attnum_of(layout, target, lfirst(lc));
 
 		if (bms_is_member(attnum, seen))
-			ereport(ERROR,
-					(errcode(ERRCODE_DUPLICATE_COLUMN),
-					 errmsg("column \"%s\" specified more than once",
-							(char *) lfirst(lc))));
+			ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
+							errmsg("column \"%s\" specified more than once",
+								   (char *) lfirst(lc))));
 		seen = bms_add_member(seen, attnum);
 		attnums[n++] = attnum;
 	}

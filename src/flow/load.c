@@ -24,13 +24,13 @@
 #include "flow/flow.h"
 
 /* So many rejected records end a batch: their texts are in its memory. */
-#define MAX_BATCH_REJECTS	1000
+#define MAX_BATCH_REJECTS 1000
 
 /* The run's detail shows so many rejected records. */
-#define MAX_FIRST_REJECTS	10
+#define MAX_FIRST_REJECTS 10
 
 /* An error context shows so many bytes of a value. */
-#define MAX_VALUE_SHOWN		100
+#define MAX_VALUE_SHOWN 100
 
 /*
  * Keep the first rejected records for the run's detail, which is all that is
@@ -40,13 +40,15 @@ static void
 keep_first_rejects(EtlLoad *load, const EtlCsvRecord *record,
 				   const EtlReject *reject)
 {
-	StringInfo	json = &load->first_rejects;
+	StringInfo json = &load->first_rejects;
 
 	if (load->run->rows_rejected > MAX_FIRST_REJECTS)
 		return;
-	appendStringInfoString(json, json->len == 0 ? "{\"file\": " : ", {\"file\": ");
+	appendStringInfoString(json,
+						   json->len == 0 ? "{\"file\": " : ", {\"file\": ");
 	escape_json(json, load->source_name);
-	appendStringInfo(json, ", \"line\": " INT64_FORMAT ", \"category\": \"%s\", "
+	appendStringInfo(json,
+					 ", \"line\": " INT64_FORMAT ", \"category\": \"%s\", "
 					 "\"error_code\": \"%s\", \"message\": ",
 					 record->line_no, etl_category_name(reject->category),
 					 unpack_sql_state(reject->sqlerrcode));
@@ -80,12 +82,13 @@ reject_record(EtlLoad *load, const EtlCsvRecord *record, const EtlReject *reject
 						load->reject_limit),
 				 errdetail("The last one was line " INT64_FORMAT " of \"%s\": %s",
 						   record->line_no, load->source_name, reject->message),
-				 errhint("Raise reject_limit, or see the rejected rows with dry_run => true and no limit.")));
+				 errhint(
+					 "Raise reject_limit, or see the rejected rows with dry_run => true and no limit.")));
 	keep_first_rejects(load, record, reject);
 
 	if (load->on_error == ETL_ON_ERROR_DEAD_LETTER)
 	{
-		EtlOrigin	origin = {
+		EtlOrigin origin = {
 			.source_name = load->source_name,
 			.file_id = load->file_id,
 			.line_no = record->line_no,
@@ -110,7 +113,7 @@ reject_record(EtlLoad *load, const EtlCsvRecord *record, const EtlReject *reject
 static void
 reject_row(void *arg, int row, const EtlReject *reject)
 {
-	EtlLoad    *load = arg;
+	EtlLoad *load = arg;
 
 	reject_record(load, &load->records[row], reject);
 }
@@ -119,7 +122,7 @@ reject_row(void *arg, int row, const EtlReject *reject)
 static void
 set_converter(EtlLoad *load, const AttrNumber *attnums, int nfields)
 {
-	Size		size = sizeof(AttrNumber) * nfields;
+	Size size = sizeof(AttrNumber) * nfields;
 
 	load->converter = etl_converter_create(RelationGetDescr(load->sink->target),
 										   attnums, nfields);
@@ -183,12 +186,12 @@ flush_batch(EtlLoad *load)
 static void
 load_record(EtlLoad *load)
 {
-	EtlSink    *sink = load->sink;
+	EtlSink *sink = load->sink;
 	MemoryContext old_context = MemoryContextSwitchTo(sink->batch_context);
 	TupleTableSlot *slot = etl_sink_next_slot(sink);
-	EtlReject	reject = {0};
-	EtlField   *fields;
-	int			nfields;
+	EtlReject reject = {0};
+	EtlField *fields;
+	int nfields;
 
 	load->run->rows_read++;
 	if (etl_csv_split(load->reader, &load->record, &fields, &nfields, &reject) &&
@@ -218,10 +221,10 @@ load_record(EtlLoad *load)
 static void
 load_error_context(void *arg)
 {
-	EtlLoad    *load = arg;
-	int			row = load->sink->current_row;
+	EtlLoad *load = arg;
+	int row = load->sink->current_row;
 	const char *value;
-	int			len;
+	int len;
 
 	if (row >= 0 && load->sink->options.guarded)
 		return;
@@ -257,7 +260,7 @@ etl_load_records(EtlLoad *load)
 		.callback = load_error_context,
 		.arg = load,
 	};
-	EtlCsvNext	next;
+	EtlCsvNext next;
 
 	error_context_stack = &context;
 	load->in_record = false;

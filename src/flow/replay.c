@@ -33,61 +33,61 @@
 PG_FUNCTION_INFO_V1(etl_dead_letter_replay);
 
 /* So many letters, or so many bytes of them, are in memory at a time. */
-#define LETTERS_PER_BATCH	500
-#define BYTES_PER_BATCH		(4 * 1024 * 1024)
+#define LETTERS_PER_BATCH 500
+#define BYTES_PER_BATCH	  (4 * 1024 * 1024)
 
 /* One letter of the batch, and what became of it. */
 typedef struct Letter
 {
-	int64		id;
-	char	   *record;
-	int			record_len;
-	bool		is_bytes;		/* record is in the file's encoding */
-	bool		failed;
-	EtlReject	reject;
+	int64 id;
+	char *record;
+	int record_len;
+	bool is_bytes; /* record is in the file's encoding */
+	bool failed;
+	EtlReject reject;
 } Letter;
 
 typedef struct Replay
 {
-	Datum		target_filter;	/* arguments of the call */
-	bool		all_targets;
-	Datum		id_filter;
-	bool		all_ids;
+	Datum target_filter; /* arguments of the call */
+	bool all_targets;
+	Datum id_filter;
+	bool all_ids;
 
-	EtlRun	   *run;
-	int64		replayed;
-	int64		rejected;
+	EtlRun *run;
+	int64 replayed;
+	int64 rejected;
 
 	/* The group of letters that is being replayed. */
-	Oid			target_oid;
-	int64		file_id;		/* 0: the letters are not from a file */
-	Relation	target;
-	EtlLayout	layout;
-	EtlSink    *sink;
+	Oid target_oid;
+	int64 file_id; /* 0: the letters are not from a file */
+	Relation target;
+	EtlLayout layout;
+	EtlSink *sink;
 	EtlConverter *converter;
-	int			nfields;
+	int nfields;
 
 	MemoryContext batch_context;
-	Letter	   *letters;
-	int			nletters;
-	int		   *row_letters;	/* which letter a row of the sink's batch is */
+	Letter *letters;
+	int nletters;
+	int *row_letters; /* which letter a row of the sink's batch is */
 } Replay;
 
 /* What restricts a query to the letters that this call may and should take. */
-#define LETTERS_TO_REPLAY \
-	" FROM etl_patterns.dead_letter" \
+#define LETTERS_TO_REPLAY                                   \
+	" FROM etl_patterns.dead_letter"                        \
 	" WHERE status = 'pending' AND operation = 'bulk_copy'" \
-	" AND ($1 IS NULL OR target = $1)" \
-	" AND ($2 IS NULL OR dead_letter_id = ANY ($2))" \
+	" AND ($1 IS NULL OR target = $1)"                      \
+	" AND ($2 IS NULL OR dead_letter_id = ANY ($2))"        \
 	" AND pg_has_role($3, role, 'USAGE')"
 
 /* The arguments of a query over LETTERS_TO_REPLAY. */
 typedef struct ReplayQuery
 {
-	int			nargs;
-	Oid			types[6];
-	Datum		values[6];
-	char		nulls[6];
+	int nargs;
+	Oid types[6];
+	Datum values[6];
+	char nulls[6];
 } ReplayQuery;
 
 /* Fill $1 to $3 from the call, and what follows from more. */
@@ -131,19 +131,20 @@ find_groups(Replay *replay, List **targets, List **files)
 	if (SPI_execute_with_args("SELECT target, coalesce(file_id, 0)" LETTERS_TO_REPLAY
 							  " AND EXISTS (SELECT FROM pg_class c WHERE c.oid = target)"
 							  " GROUP BY 1, 2 ORDER BY min(dead_letter_id)",
-							  query.nargs, query.types, query.values, query.nulls,
-							  false, 0) != SPI_OK_SELECT)
+							  query.nargs, query.types, query.values,
+							  query.nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read dead letters");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		HeapTuple	tuple = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		TupleDesc desc = SPI_tuptable->tupdesc;
 		MemoryContext spi_context = MemoryContextSwitchTo(context);
-		int64	   *file_id = palloc(sizeof(int64));
-		bool		null;
+		int64 *file_id = palloc(sizeof(int64));
+		bool null;
 
 		*targets = lappend_oid(*targets,
-							   DatumGetObjectId(SPI_getbinval(tuple, desc, 1, &null)));
+							   DatumGetObjectId(
+								   SPI_getbinval(tuple, desc, 1, &null)));
 		*file_id = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &null));
 		*files = lappend(*files, file_id);
 		MemoryContextSwitchTo(spi_context);
@@ -155,8 +156,8 @@ find_groups(Replay *replay, List **targets, List **files)
 static void
 copy_letter(Letter *letter, HeapTuple tuple, TupleDesc desc)
 {
-	bool		null;
-	Datum		record;
+	bool null;
+	Datum record;
 	struct varlena *copy;
 
 	memset(letter, 0, sizeof(Letter));
@@ -185,29 +186,28 @@ static void
 fetch_letters(Replay *replay, int64 after)
 {
 	static const Oid more_types[] = {OIDOID, INT8OID, INT8OID};
-	Datum		more_values[] = {ObjectIdGetDatum(replay->target_oid),
-		Int64GetDatum(replay->file_id),
-	Int64GetDatum(after)};
+	Datum more_values[] = {ObjectIdGetDatum(replay->target_oid),
+						   Int64GetDatum(replay->file_id), Int64GetDatum(after)};
 	ReplayQuery query;
 	EtlLedgerScope scope;
-	Portal		portal;
-	int64		bytes = 0;
+	Portal portal;
+	int64 bytes = 0;
 
 	replay->nletters = 0;
 	fill_query(&query, replay, 3, more_types, more_values);
 	etl_ledger_enter(&scope);
-	portal = SPI_cursor_open_with_args(NULL,
-									   "SELECT dead_letter_id, raw_record, raw_bytes"
-									   LETTERS_TO_REPLAY
-									   " AND target = $4 AND coalesce(file_id, 0) = $5"
-									   " AND dead_letter_id > $6"
-									   " ORDER BY dead_letter_id FOR UPDATE",
-									   query.nargs, query.types, query.values,
-									   query.nulls, false, 0);
+	portal =
+		SPI_cursor_open_with_args(NULL,
+								  "SELECT dead_letter_id, raw_record, raw_bytes" LETTERS_TO_REPLAY
+								  " AND target = $4 AND coalesce(file_id, 0) = $5"
+								  " AND dead_letter_id > $6"
+								  " ORDER BY dead_letter_id FOR UPDATE",
+								  query.nargs, query.types, query.values,
+								  query.nulls, false, 0);
 	while (replay->nletters < LETTERS_PER_BATCH && bytes < BYTES_PER_BATCH)
 	{
 		MemoryContext spi_context;
-		Letter	   *letter = &replay->letters[replay->nletters];
+		Letter *letter = &replay->letters[replay->nletters];
 
 		CHECK_FOR_INTERRUPTS();
 		SPI_cursor_fetch(portal, true, 1);
@@ -229,21 +229,23 @@ static void
 fail_letter(Replay *replay, Letter *letter, const EtlReject *reject)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(replay->batch_context);
-	EtlReject  *copy = &letter->reject;
+	EtlReject *copy = &letter->reject;
 
 	letter->failed = true;
 	*copy = *reject;
 	copy->message = pstrdup(reject->message);
 	copy->detail = reject->detail ? pstrdup(reject->detail) : NULL;
-	copy->column_name = reject->column_name ? pstrdup(reject->column_name) : NULL;
-	copy->field_value = reject->field_value ? pstrdup(reject->field_value) : NULL;
+	copy->column_name = reject->column_name ? pstrdup(reject->column_name) :
+											  NULL;
+	copy->field_value = reject->field_value ? pstrdup(reject->field_value) :
+											  NULL;
 	MemoryContextSwitchTo(old_context);
 }
 
 static void
 reject_row(void *arg, int row, const EtlReject *reject)
 {
-	Replay	   *replay = arg;
+	Replay *replay = arg;
 
 	fail_letter(replay, &replay->letters[replay->row_letters[row]], reject);
 }
@@ -257,7 +259,7 @@ read_record(EtlCsvReader *reader, EtlCsvRecord *record, EtlReject *reject)
 {
 	EtlCsvRecord extra;
 
-	EtlCsvNext	next;
+	EtlCsvNext next;
 
 	while ((next = etl_csv_next(reader, record)) == ETL_CSV_NEED_FILL)
 		etl_csv_fill(reader);
@@ -267,7 +269,8 @@ read_record(EtlCsvReader *reader, EtlCsvRecord *record, EtlReject *reject)
 	reject->category = ETL_CATEGORY_STRUCTURE;
 	reject->sqlerrcode = ERRCODE_BAD_COPY_FILE_FORMAT;
 	reject->message = next == ETL_CSV_RECORD ?
-		"dead letter holds more than one record" : "dead letter holds no record";
+						  "dead letter holds more than one record" :
+						  "dead letter holds no record";
 	return false;
 }
 
@@ -275,17 +278,18 @@ read_record(EtlCsvReader *reader, EtlCsvRecord *record, EtlReject *reject)
 static void
 replay_letter(Replay *replay, int index)
 {
-	Letter	   *letter = &replay->letters[index];
-	EtlSink    *sink = replay->sink;
+	Letter *letter = &replay->letters[index];
+	EtlSink *sink = replay->sink;
 	MemoryContext old_context = MemoryContextSwitchTo(sink->batch_context);
 	TupleTableSlot *slot = etl_sink_next_slot(sink);
 	EtlCsvDialect dialect = replay->layout.dialect;
-	EtlReject	reject = {0};
+	EtlReject reject = {0};
 	EtlCsvReader *reader;
 	EtlCsvRecord record;
-	EtlField   *fields;
-	int			nfields;
-	EtlStream  *stream = etl_stream_open_memory(letter->record, letter->record_len);
+	EtlField *fields;
+	int nfields;
+	EtlStream *stream = etl_stream_open_memory(letter->record,
+											   letter->record_len);
 
 	if (!letter->is_bytes)
 		dialect.encoding = GetDatabaseEncoding();
@@ -306,14 +310,15 @@ replay_letter(Replay *replay, int index)
 }
 
 /* Columns of the command that marks letters which failed again. */
-#define FAILED_COLUMNS	7
+#define FAILED_COLUMNS 7
 
 /* Add a text to an array that is being built. */
 static void
 add_text(ArrayBuildState **array, const char *text)
 {
 	*array = accumArrayResult(*array,
-							  text == NULL ? (Datum) 0 : CStringGetTextDatum(text),
+							  text == NULL ? (Datum) 0 :
+											 CStringGetTextDatum(text),
 							  text == NULL, TEXTOID, CurrentMemoryContext);
 }
 
@@ -328,9 +333,9 @@ add_id(ArrayBuildState **array, int64 id)
 static void
 close_letters(Replay *replay, ArrayBuildState *ids)
 {
-	Oid			types[] = {INT8ARRAYOID, INT8OID};
-	Datum		values[] = {makeArrayResult(ids, CurrentMemoryContext),
-	Int64GetDatum(replay->run->run_id)};
+	Oid types[] = {INT8ARRAYOID, INT8OID};
+	Datum values[] = {makeArrayResult(ids, CurrentMemoryContext),
+					  Int64GetDatum(replay->run->run_id)};
 
 	if (SPI_execute_with_args("UPDATE etl_patterns.dead_letter"
 							  " SET status = 'replayed', attempts = attempts + 1,"
@@ -344,10 +349,10 @@ close_letters(Replay *replay, ArrayBuildState *ids)
 static void
 mark_letters(ArrayBuildState **columns)
 {
-	Oid			types[FAILED_COLUMNS] = {INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-	TEXTARRAYOID};
-	Datum		values[FAILED_COLUMNS];
+	Oid types[FAILED_COLUMNS] = {INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+								 TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+								 TEXTARRAYOID};
+	Datum values[FAILED_COLUMNS];
 
 	for (int i = 0; i < FAILED_COLUMNS; i++)
 		values[i] = makeArrayResult(columns[i], CurrentMemoryContext);
@@ -375,8 +380,8 @@ settle_letters(Replay *replay)
 	etl_ledger_enter(&scope);
 	for (int i = 0; i < replay->nletters; i++)
 	{
-		Letter	   *letter = &replay->letters[i];
-		EtlReject  *reject = &letter->reject;
+		Letter *letter = &replay->letters[i];
+		EtlReject *reject = &letter->reject;
 
 		if (!letter->failed)
 		{
@@ -410,7 +415,7 @@ begin_group(Replay *replay)
 {
 	EtlSinkOptions options;
 	AttrNumber *attnums;
-	Jsonb	   *layout;
+	Jsonb *layout;
 
 	replay->target = try_table_open(replay->target_oid, RowExclusiveLock);
 	if (replay->target == NULL)
@@ -424,19 +429,20 @@ begin_group(Replay *replay)
 	}
 	layout = etl_loaded_file_layout(replay->file_id);
 	if (layout == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NO_DATA_FOUND),
-				 errmsg("dead letters of file " INT64_FORMAT " cannot be replayed",
-						replay->file_id),
-				 errdetail("How the file was read is no longer known.")));
+		ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
+						errmsg("dead letters of file " INT64_FORMAT
+							   " cannot be replayed",
+							   replay->file_id),
+						errdetail("How the file was read is no longer known.")));
 	etl_layout_from_jsonb(&replay->layout, layout);
 	options = etl_layout_sink_options(&replay->layout, true, false);
 
 	attnums = etl_layout_attnums(&replay->layout, replay->target);
 	replay->nfields = list_length(replay->layout.columns);
-	etl_sink_check_privileges(replay->target, attnums, replay->nfields, &options);
-	replay->sink = etl_sink_open(replay->target, attnums, replay->nfields, &options,
-								 reject_row, replay);
+	etl_sink_check_privileges(replay->target, attnums, replay->nfields,
+							  &options);
+	replay->sink = etl_sink_open(replay->target, attnums, replay->nfields,
+								 &options, reject_row, replay);
 	replay->converter = etl_converter_create(RelationGetDescr(replay->target),
 											 attnums, replay->nfields);
 	replay->row_letters = palloc(sizeof(int) * replay->sink->batch_limit);
@@ -460,7 +466,7 @@ end_group(Replay *replay)
 static void
 replay_group(Replay *replay)
 {
-	int64		last_id = 0;
+	int64 last_id = 0;
 
 	if (!begin_group(replay))
 		return;
@@ -495,11 +501,11 @@ replay_group(Replay *replay)
 static void
 replay_groups(void *arg)
 {
-	Replay	   *replay = arg;
-	List	   *targets;
-	List	   *files;
-	ListCell   *target;
-	ListCell   *file;
+	Replay *replay = arg;
+	List *targets;
+	List *files;
+	ListCell *target;
+	ListCell *file;
 
 	find_groups(replay, &targets, &files);
 	forboth(target, targets, file, files)
@@ -517,10 +523,10 @@ replay_groups(void *arg)
 Datum
 etl_dead_letter_replay(PG_FUNCTION_ARGS)
 {
-	Replay	   *replay = palloc0(sizeof(Replay));
-	TupleDesc	result_desc = etl_result_desc(fcinfo);
-	Datum		values[2];
-	bool		nulls[2] = {0};
+	Replay *replay = palloc0(sizeof(Replay));
+	TupleDesc result_desc = etl_result_desc(fcinfo);
+	Datum values[2];
+	bool nulls[2] = {0};
 
 	PreventCommandIfReadOnly("etl_dead_letter_replay()");
 	replay->all_targets = PG_ARGISNULL(0);
@@ -528,7 +534,8 @@ etl_dead_letter_replay(PG_FUNCTION_ARGS)
 	replay->all_ids = PG_ARGISNULL(1);
 	replay->id_filter = PG_GETARG_DATUM(1);
 	replay->run = etl_run_start("dead_letter_replay", NULL,
-								replay->all_targets ? InvalidOid : PG_GETARG_OID(0));
+								replay->all_targets ? InvalidOid :
+													  PG_GETARG_OID(0));
 	replay->batch_context = AllocSetContextCreate(CurrentMemoryContext,
 												  "etl_patterns replay",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -541,5 +548,6 @@ etl_dead_letter_replay(PG_FUNCTION_ARGS)
 
 	values[0] = Int64GetDatum(replay->replayed);
 	values[1] = Int64GetDatum(replay->rejected);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(result_desc, values, nulls)));
+	PG_RETURN_DATUM(
+		HeapTupleGetDatum(heap_form_tuple(result_desc, values, nulls)));
 }

@@ -65,14 +65,14 @@ enum
 
 struct EtlDeadLetters
 {
-	EtlRun	   *run;
-	Oid			sequence;
-	TupleDesc	desc;
+	EtlRun *run;
+	Oid sequence;
+	TupleDesc desc;
 	TupleTableSlot *slots[INSERT_ROWS];
 
-	MemoryContext batch_context;	/* what follows, and the letters */
-	List	   *batch;			/* of HeapTuple */
-	Size		batch_bytes;
+	MemoryContext batch_context; /* what follows, and the letters */
+	List *batch;				 /* of HeapTuple */
+	Size batch_bytes;
 };
 
 /* Begin to record the rejected rows of a run. */
@@ -80,7 +80,7 @@ EtlDeadLetters *
 etl_dead_letters_open(EtlRun *run)
 {
 	EtlDeadLetters *letters = palloc0(sizeof(EtlDeadLetters));
-	Relation	rel = etl_ledger_open("dead_letter", RowExclusiveLock);
+	Relation rel = etl_ledger_open("dead_letter", RowExclusiveLock);
 
 	letters->run = run;
 	letters->sequence = etl_ledger_relid("dead_letter_id_seq");
@@ -100,10 +100,10 @@ static HeapTuple
 form_letter(EtlDeadLetters *letters, const EtlOrigin *origin,
 			const EtlReject *reject)
 {
-	Datum		values[LETTER_NATTS] = {0};
-	bool		nulls[LETTER_NATTS] = {0};
-	EtlRun	   *run = letters->run;
-	HeapTuple	tuple;
+	Datum values[LETTER_NATTS] = {0};
+	bool nulls[LETTER_NATTS] = {0};
+	EtlRun *run = letters->run;
+	HeapTuple tuple;
 
 	values[LETTER_ID] = Int64GetDatum(nextval_internal(letters->sequence, false));
 	values[LETTER_RUN_ID] = Int64GetDatum(run->run_id);
@@ -119,24 +119,26 @@ form_letter(EtlDeadLetters *letters, const EtlOrigin *origin,
 						 origin->line_no, 0);
 	etl_ledger_set_int64(&values[LETTER_ROW_NO], &nulls[LETTER_ROW_NO],
 						 origin->row_no, 0);
-	etl_ledger_set_int64(&values[LETTER_BYTE_OFFSET], &nulls[LETTER_BYTE_OFFSET],
-						 origin->byte_offset, -1);
+	etl_ledger_set_int64(&values[LETTER_BYTE_OFFSET],
+						 &nulls[LETTER_BYTE_OFFSET], origin->byte_offset, -1);
 	etl_ledger_set_text(&values[LETTER_COLUMN_NAME], &nulls[LETTER_COLUMN_NAME],
 						reject->column_name);
 	etl_ledger_set_text(&values[LETTER_FIELD_VALUE], &nulls[LETTER_FIELD_VALUE],
 						reject->field_value);
-	values[LETTER_CATEGORY] = CStringGetTextDatum(etl_category_name(reject->category));
-	values[LETTER_ERROR_CODE] = CStringGetTextDatum(unpack_sql_state(reject->sqlerrcode));
+	values[LETTER_CATEGORY] = CStringGetTextDatum(
+		etl_category_name(reject->category));
+	values[LETTER_ERROR_CODE] = CStringGetTextDatum(
+		unpack_sql_state(reject->sqlerrcode));
 	values[LETTER_ERROR_MESSAGE] = CStringGetTextDatum(reject->message);
-	etl_ledger_set_text(&values[LETTER_ERROR_DETAIL], &nulls[LETTER_ERROR_DETAIL],
-						reject->detail);
+	etl_ledger_set_text(&values[LETTER_ERROR_DETAIL],
+						&nulls[LETTER_ERROR_DETAIL], reject->detail);
 	etl_ledger_set_text(&values[LETTER_RAW_RECORD], &nulls[LETTER_RAW_RECORD],
 						origin->raw_record);
 	nulls[LETTER_RAW_BYTES] = origin->raw_bytes == NULL;
 	if (origin->raw_bytes != NULL)
-		values[LETTER_RAW_BYTES] =
-			PointerGetDatum(cstring_to_text_with_len(origin->raw_bytes,
-													 (int) origin->raw_bytes_len));
+		values[LETTER_RAW_BYTES] = PointerGetDatum(
+			cstring_to_text_with_len(origin->raw_bytes,
+									 (int) origin->raw_bytes_len));
 	values[LETTER_PAYLOAD] = PointerGetDatum(origin->payload);
 	nulls[LETTER_PAYLOAD] = origin->payload == NULL;
 	values[LETTER_ATTEMPTS] = Int32GetDatum(0);
@@ -166,7 +168,7 @@ etl_dead_letters_add(EtlDeadLetters *letters, const EtlOrigin *origin,
 					 const EtlReject *reject)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(letters->batch_context);
-	HeapTuple	tuple = form_letter(letters, origin, reject);
+	HeapTuple tuple = form_letter(letters, origin, reject);
 
 	letters->batch = lappend(letters->batch, tuple);
 	letters->batch_bytes += tuple->t_len;
@@ -178,7 +180,7 @@ bool
 etl_dead_letters_full(const EtlDeadLetters *letters)
 {
 	return list_length(letters->batch) >= BATCH_ROWS ||
-		letters->batch_bytes >= BATCH_BYTES;
+		   letters->batch_bytes >= BATCH_BYTES;
 }
 
 /* Write the letters that are in the slots. */
@@ -201,10 +203,10 @@ insert_pending(EtlDeadLetters *letters, Relation rel, CatalogIndexState indexes,
 void
 etl_dead_letters_flush(EtlDeadLetters *letters)
 {
-	Relation	rel;
+	Relation rel;
 	CatalogIndexState indexes;
-	int			pending = 0;
-	ListCell   *lc;
+	int pending = 0;
+	ListCell *lc;
 
 	if (letters->batch == NIL)
 		return;
@@ -213,7 +215,7 @@ etl_dead_letters_flush(EtlDeadLetters *letters)
 	indexes = CatalogOpenIndexes(rel);
 	foreach(lc, letters->batch)
 	{
-		HeapTuple	tuple = lfirst(lc);
+		HeapTuple tuple = lfirst(lc);
 
 		CHECK_FOR_INTERRUPTS();
 		if (tuple->t_len > TOAST_TUPLE_THRESHOLD)

@@ -33,8 +33,8 @@
 Oid
 etl_ledger_relid(const char *name)
 {
-	Oid			schema = get_namespace_oid(ETL_SCHEMA, false);
-	Oid			relid = get_relname_relid(name, schema);
+	Oid schema = get_namespace_oid(ETL_SCHEMA, false);
+	Oid relid = get_relname_relid(name, schema);
 
 	if (!OidIsValid(relid))
 		elog(ERROR, "relation \"%s.%s\" does not exist", ETL_SCHEMA, name);
@@ -59,7 +59,7 @@ etl_ledger_next_id(const char *sequence)
 void
 etl_ledger_insert(Relation rel, Datum *values, bool *nulls)
 {
-	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+	HeapTuple tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
 
 	CatalogTupleInsert(rel, tuple);
 	heap_freetuple(tuple);
@@ -74,8 +74,8 @@ void
 etl_ledger_update(Relation rel, HeapTuple old, Datum *values, bool *nulls,
 				  bool *replace)
 {
-	HeapTuple	tuple = heap_modify_tuple(old, RelationGetDescr(rel), values,
-										  nulls, replace);
+	HeapTuple tuple = heap_modify_tuple(old, RelationGetDescr(rel), values,
+										nulls, replace);
 
 	CatalogTupleUpdate(rel, &old->t_self, tuple);
 	heap_freetuple(tuple);
@@ -89,15 +89,15 @@ etl_ledger_update(Relation rel, HeapTuple old, Datum *values, bool *nulls,
 void
 etl_ledger_enter(EtlLedgerScope *scope)
 {
-	Relation	rel = etl_ledger_open("run", AccessShareLock);
-	Oid			owner = rel->rd_rel->relowner;
+	Relation rel = etl_ledger_open("run", AccessShareLock);
+	Oid owner = rel->rd_rel->relowner;
 
 	table_close(rel, AccessShareLock);
 
 	GetUserIdAndSecContext(&scope->user, &scope->security_context);
 	SetUserIdAndSecContext(owner, scope->security_context |
-						   SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
+									  SECURITY_LOCAL_USERID_CHANGE |
+									  SECURITY_RESTRICTED_OPERATION);
 	scope->guc_level = NewGUCNestLevel();
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);

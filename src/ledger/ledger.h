@@ -21,15 +21,15 @@
 
 typedef struct EtlLedgerScope
 {
-	Oid			user;
-	int			security_context;
-	int			guc_level;
+	Oid user;
+	int security_context;
+	int guc_level;
 } EtlLedgerScope;
 
 extern void etl_ledger_enter(EtlLedgerScope *scope);
 extern void etl_ledger_leave(EtlLedgerScope *scope);
 extern bool etl_ledger_is_ours(Oid role);
-extern Oid	etl_ledger_relid(const char *name);
+extern Oid etl_ledger_relid(const char *name);
 extern Relation etl_ledger_open(const char *name, LOCKMODE lockmode);
 extern int64 etl_ledger_next_id(const char *sequence);
 extern void etl_ledger_insert(Relation rel, Datum *values, bool *nulls);
@@ -48,19 +48,19 @@ extern void etl_ledger_set_int64(Datum *value, bool *null, int64 number,
  */
 typedef struct EtlRun
 {
-	int64		run_id;
+	int64 run_id;
 	const char *operation;
 	const char *name;
-	Oid			target;
-	Oid			role;
+	Oid target;
+	Oid role;
 	TimestampTz started_at;
-	int64		rows_read;
-	int64		rows_inserted;
-	int64		rows_updated;
-	int64		rows_deleted;
-	int64		rows_unchanged;
-	int64		rows_rejected;
-	int64		bytes_read;
+	int64 rows_read;
+	int64 rows_inserted;
+	int64 rows_updated;
+	int64 rows_deleted;
+	int64 rows_unchanged;
+	int64 rows_rejected;
+	int64 bytes_read;
 	const char *watermark_low;
 	const char *watermark_high;
 } EtlRun;
@@ -76,14 +76,14 @@ extern void etl_run_finish(EtlRun *run, const char *status, Jsonb *detail);
 typedef struct EtlOrigin
 {
 	const char *source_name;
-	int64		file_id;		/* 0: not from a file */
-	int64		line_no;		/* 0: unknown; likewise the next two */
-	int64		row_no;
-	int64		byte_offset;	/* -1: unknown */
-	const char *raw_record;		/* server encoding, or NULL */
-	const char *raw_bytes;		/* when it has no text form, or NULL */
-	size_t		raw_bytes_len;
-	Jsonb	   *payload;
+	int64 file_id; /* 0: not from a file */
+	int64 line_no; /* 0: unknown; likewise the next two */
+	int64 row_no;
+	int64 byte_offset;		/* -1: unknown */
+	const char *raw_record; /* server encoding, or NULL */
+	const char *raw_bytes;	/* when it has no text form, or NULL */
+	size_t raw_bytes_len;
+	Jsonb *payload;
 } EtlOrigin;
 
 typedef struct EtlDeadLetters EtlDeadLetters;
@@ -101,22 +101,22 @@ extern void etl_dead_letters_close(EtlDeadLetters *letters);
 
 typedef struct EtlLoadedFile
 {
-	int64		file_id;
-	Oid			target;
+	int64 file_id;
+	Oid target;
 	const char *path;
-	int64		size_bytes;
+	int64 size_bytes;
 	TimestampTz modified_at;
-	uint8		content_hash[ETL_SHA256_LEN];
-	int64		rows_loaded;
-	int64		rows_rejected;
-	Jsonb	   *layout;
+	uint8 content_hash[ETL_SHA256_LEN];
+	int64 rows_loaded;
+	int64 rows_rejected;
+	Jsonb *layout;
 } EtlLoadedFile;
 
 typedef enum EtlFileKnown
 {
-	ETL_FILE_NEW,				/* no loaded file of this size */
-	ETL_FILE_LOADED,			/* same path, size and time: is loaded */
-	ETL_FILE_SAME_SIZE			/* its content must decide */
+	ETL_FILE_NEW,	   /* no loaded file of this size */
+	ETL_FILE_LOADED,   /* same path, size and time: is loaded */
+	ETL_FILE_SAME_SIZE /* its content must decide */
 } EtlFileKnown;
 
 extern EtlFileKnown etl_loaded_file_look(const EtlLoadedFile *file);
@@ -130,13 +130,13 @@ extern Jsonb *etl_loaded_file_layout(int64 file_id);
 typedef struct EtlWatermark
 {
 	const char *pipeline;
-	bool		exists;
-	Oid			role;
-	Oid			source;			/* InvalidOid: not read yet */
-	const char *cursor_column;	/* likewise NULL */
+	bool exists;
+	Oid role;
+	Oid source;				   /* InvalidOid: not read yet */
+	const char *cursor_column; /* likewise NULL */
 	const char *value;
-	int64		run_id;			/* 0: set by hand */
-	Jsonb	   *detail;
+	int64 run_id; /* 0: set by hand */
+	Jsonb *detail;
 } EtlWatermark;
 
 extern void etl_watermark_read(EtlWatermark *watermark, const char *pipeline,
@@ -144,4 +144,4 @@ extern void etl_watermark_read(EtlWatermark *watermark, const char *pipeline,
 extern void etl_watermark_move(const EtlWatermark *watermark);
 extern void etl_watermark_forget(const EtlWatermark *watermark);
 
-#endif							/* ETL_LEDGER_H */
+#endif /* ETL_LEDGER_H */

@@ -51,8 +51,8 @@ enum
 /* A scan over loaded files. */
 typedef struct FileScan
 {
-	Relation	rel;
-	Snapshot	snapshot;
+	Relation rel;
+	Snapshot snapshot;
 	SysScanDesc scan;
 } FileScan;
 
@@ -91,7 +91,7 @@ begin_scan_of_size(FileScan *scan, const EtlLoadedFile *file, bool with_time)
 static Datum
 column(FileScan *scan, HeapTuple tuple, int column)
 {
-	bool		null;
+	bool null;
 
 	/* The columns that are read here are all NOT NULL. */
 	return heap_getattr(tuple, column + 1, RelationGetDescr(scan->rel), &null);
@@ -106,10 +106,11 @@ EtlFileKnown
 etl_loaded_file_look(const EtlLoadedFile *file)
 {
 	EtlFileKnown known = ETL_FILE_NEW;
-	uint16		size_hash = (uint16) hash_bytes((const unsigned char *) &file->size_bytes,
-												sizeof(file->size_bytes));
-	FileScan	scan;
-	HeapTuple	tuple;
+	uint16 size_hash = (uint16)
+		hash_bytes((const unsigned char *) &file->size_bytes,
+				   sizeof(file->size_bytes));
+	FileScan scan;
+	HeapTuple tuple;
 
 	LockDatabaseObject(etl_ledger_relid("loaded_file"), file->target, size_hash,
 					   ExclusiveLock);
@@ -118,9 +119,10 @@ etl_loaded_file_look(const EtlLoadedFile *file)
 	while (known != ETL_FILE_LOADED &&
 		   HeapTupleIsValid(tuple = systable_getnext(scan.scan)))
 	{
-		char	   *path = TextDatumGetCString(column(&scan, tuple, FILE_PATH));
+		char *path = TextDatumGetCString(column(&scan, tuple, FILE_PATH));
 
-		known = strcmp(path, file->path) == 0 ? ETL_FILE_LOADED : ETL_FILE_SAME_SIZE;
+		known = strcmp(path, file->path) == 0 ? ETL_FILE_LOADED :
+												ETL_FILE_SAME_SIZE;
 		pfree(path);
 	}
 	end_scan(&scan);
@@ -138,16 +140,16 @@ etl_loaded_file_look(const EtlLoadedFile *file)
 bool
 etl_loaded_file_has_content(const EtlLoadedFile *file)
 {
-	bool		found;
-	FileScan	scan;
+	bool found;
+	FileScan scan;
 	ScanKeyData keys[2];
-	text	   *hash = cstring_to_text_with_len((const char *) file->content_hash,
-												ETL_SHA256_LEN);
+	text *hash = cstring_to_text_with_len((const char *) file->content_hash,
+										  ETL_SHA256_LEN);
 
 	ScanKeyInit(&keys[0], FILE_TARGET + 1, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(file->target));
-	ScanKeyInit(&keys[1], FILE_CONTENT_HASH + 1, BTEqualStrategyNumber, F_BYTEAEQ,
-				PointerGetDatum(hash));
+	ScanKeyInit(&keys[1], FILE_CONTENT_HASH + 1, BTEqualStrategyNumber,
+				F_BYTEAEQ, PointerGetDatum(hash));
 	begin_scan(&scan, "loaded_file_target_content_idx", keys, 2);
 	found = HeapTupleIsValid(systable_getnext(scan.scan));
 	end_scan(&scan);
@@ -159,9 +161,9 @@ etl_loaded_file_has_content(const EtlLoadedFile *file)
 void
 etl_loaded_file_record(const EtlLoadedFile *file, EtlRun *run)
 {
-	Datum		values[FILE_NATTS] = {0};
-	bool		nulls[FILE_NATTS] = {0};
-	Relation	rel;
+	Datum values[FILE_NATTS] = {0};
+	bool nulls[FILE_NATTS] = {0};
+	Relation rel;
 
 	values[FILE_ID] = Int64GetDatum(file->file_id);
 	values[FILE_TARGET] = ObjectIdGetDatum(file->target);
@@ -169,9 +171,9 @@ etl_loaded_file_record(const EtlLoadedFile *file, EtlRun *run)
 	values[FILE_PATH] = CStringGetTextDatum(file->path);
 	values[FILE_SIZE_BYTES] = Int64GetDatum(file->size_bytes);
 	values[FILE_MODIFIED_AT] = TimestampTzGetDatum(file->modified_at);
-	values[FILE_CONTENT_HASH] =
-		PointerGetDatum(cstring_to_text_with_len((const char *) file->content_hash,
-												 ETL_SHA256_LEN));
+	values[FILE_CONTENT_HASH] = PointerGetDatum(
+		cstring_to_text_with_len((const char *) file->content_hash,
+								 ETL_SHA256_LEN));
 	values[FILE_RUN_ID] = Int64GetDatum(run->run_id);
 	values[FILE_ROWS_LOADED] = Int64GetDatum(file->rows_loaded);
 	values[FILE_ROWS_REJECTED] = Int64GetDatum(file->rows_rejected);
@@ -190,10 +192,10 @@ etl_loaded_file_record(const EtlLoadedFile *file, EtlRun *run)
 Jsonb *
 etl_loaded_file_layout(int64 file_id)
 {
-	Jsonb	   *layout = NULL;
+	Jsonb *layout = NULL;
 	ScanKeyData key;
-	FileScan	scan;
-	HeapTuple	tuple;
+	FileScan scan;
+	HeapTuple tuple;
 
 	ScanKeyInit(&key, FILE_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(file_id));

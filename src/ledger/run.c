@@ -52,7 +52,7 @@ enum
 EtlRun *
 etl_run_start(const char *operation, const char *name, Oid target)
 {
-	EtlRun	   *run = palloc0(sizeof(EtlRun));
+	EtlRun *run = palloc0(sizeof(EtlRun));
 
 	run->run_id = etl_ledger_next_id("run_id_seq");
 	run->operation = operation;
@@ -70,19 +70,20 @@ etl_run_start(const char *operation, const char *name, Oid target)
 void
 etl_run_finish(EtlRun *run, const char *status, Jsonb *detail)
 {
-	Datum		values[RUN_NATTS] = {0};
-	bool		nulls[RUN_NATTS] = {0};
-	Relation	rel;
+	Datum values[RUN_NATTS] = {0};
+	bool nulls[RUN_NATTS] = {0};
+	Relation rel;
 
 	if (run->rows_read != run->rows_inserted + run->rows_updated +
-		run->rows_deleted + run->rows_unchanged + run->rows_rejected)
-		elog(ERROR, "counts of run " INT64_FORMAT " do not add up: "
-			 INT64_FORMAT " rows read, " INT64_FORMAT " inserted, "
-			 INT64_FORMAT " updated, " INT64_FORMAT " deleted, "
-			 INT64_FORMAT " unchanged, " INT64_FORMAT " rejected",
-			 run->run_id, run->rows_read, run->rows_inserted,
-			 run->rows_updated, run->rows_deleted, run->rows_unchanged,
-			 run->rows_rejected);
+							  run->rows_deleted + run->rows_unchanged +
+							  run->rows_rejected)
+		elog(ERROR,
+			 "counts of run " INT64_FORMAT " do not add up: " INT64_FORMAT
+			 " rows read, " INT64_FORMAT " inserted, " INT64_FORMAT
+			 " updated, " INT64_FORMAT " deleted, " INT64_FORMAT
+			 " unchanged, " INT64_FORMAT " rejected",
+			 run->run_id, run->rows_read, run->rows_inserted, run->rows_updated,
+			 run->rows_deleted, run->rows_unchanged, run->rows_rejected);
 
 	values[RUN_ID] = Int64GetDatum(run->run_id);
 	values[RUN_OPERATION] = CStringGetTextDatum(run->operation);

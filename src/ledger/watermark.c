@@ -51,10 +51,10 @@ enum
 static HeapTuple
 find_row(Relation rel, const char *pipeline)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	ScanKeyData key;
 	SysScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	ScanKeyInit(&key, MARK_PIPELINE + 1, BTEqualStrategyNumber, F_TEXTEQ,
 				CStringGetTextDatum(pipeline));
@@ -76,10 +76,11 @@ find_row(Relation rel, const char *pipeline)
 void
 etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 {
-	Relation	rel = etl_ledger_open("watermark", lock ? RowExclusiveLock : AccessShareLock);
-	Datum		values[MARK_NATTS];
-	bool		nulls[MARK_NATTS];
-	HeapTuple	tuple;
+	Relation rel = etl_ledger_open("watermark",
+								   lock ? RowExclusiveLock : AccessShareLock);
+	Datum values[MARK_NATTS];
+	bool nulls[MARK_NATTS];
+	HeapTuple tuple;
 
 	memset(watermark, 0, sizeof(EtlWatermark));
 	watermark->pipeline = pipeline;
@@ -100,7 +101,8 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 		if (!nulls[MARK_SOURCE])
 			watermark->source = DatumGetObjectId(values[MARK_SOURCE]);
 		if (!nulls[MARK_CURSOR_COLUMN])
-			watermark->cursor_column = pstrdup(NameStr(*DatumGetName(values[MARK_CURSOR_COLUMN])));
+			watermark->cursor_column = pstrdup(
+				NameStr(*DatumGetName(values[MARK_CURSOR_COLUMN])));
 		if (!nulls[MARK_VALUE])
 			watermark->value = TextDatumGetCString(values[MARK_VALUE]);
 		if (!nulls[MARK_RUN_ID])
@@ -111,7 +113,8 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					 errmsg("pipeline \"%s\" belongs to another role", pipeline),
-					 errhint("Choose another name, or become a member of the role that owns the pipeline.")));
+					 errhint(
+						 "Choose another name, or become a member of the role that owns the pipeline.")));
 	}
 	table_close(rel, NoLock);
 }
@@ -123,10 +126,10 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 void
 etl_watermark_move(const EtlWatermark *watermark)
 {
-	Relation	rel = etl_ledger_open("watermark", RowExclusiveLock);
-	Datum		values[MARK_NATTS] = {0};
-	bool		nulls[MARK_NATTS] = {0};
-	NameData	cursor_column;
+	Relation rel = etl_ledger_open("watermark", RowExclusiveLock);
+	Datum values[MARK_NATTS] = {0};
+	bool nulls[MARK_NATTS] = {0};
+	NameData cursor_column;
 
 	values[MARK_PIPELINE] = CStringGetTextDatum(watermark->pipeline);
 	values[MARK_ROLE] = ObjectIdGetDatum(watermark->role);
@@ -138,7 +141,8 @@ etl_watermark_move(const EtlWatermark *watermark)
 		namestrcpy(&cursor_column, watermark->cursor_column);
 		values[MARK_CURSOR_COLUMN] = NameGetDatum(&cursor_column);
 	}
-	etl_ledger_set_text(&values[MARK_VALUE], &nulls[MARK_VALUE], watermark->value);
+	etl_ledger_set_text(&values[MARK_VALUE], &nulls[MARK_VALUE],
+						watermark->value);
 	values[MARK_UPDATED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
 	etl_ledger_set_int64(&values[MARK_RUN_ID], &nulls[MARK_RUN_ID],
 						 watermark->run_id, 0);
@@ -147,11 +151,11 @@ etl_watermark_move(const EtlWatermark *watermark)
 
 	if (watermark->exists)
 	{
-		bool		replace[MARK_NATTS];
+		bool replace[MARK_NATTS];
 
 		memset(replace, true, sizeof(replace));
-		etl_ledger_update(rel, find_row(rel, watermark->pipeline), values, nulls,
-						  replace);
+		etl_ledger_update(rel, find_row(rel, watermark->pipeline), values,
+						  nulls, replace);
 	}
 	else
 		etl_ledger_insert(rel, values, nulls);
@@ -162,7 +166,7 @@ etl_watermark_move(const EtlWatermark *watermark)
 void
 etl_watermark_forget(const EtlWatermark *watermark)
 {
-	Relation	rel = etl_ledger_open("watermark", RowExclusiveLock);
+	Relation rel = etl_ledger_open("watermark", RowExclusiveLock);
 
 	if (watermark->exists)
 	{

@@ -15,23 +15,23 @@
 #include "nodes/execnodes.h"
 
 /* Rows and values of a batch at the most; a sink's slots are so many. */
-#define ETL_MAX_BATCH_ROWS		1000
-#define ETL_MAX_BATCH_VALUES	1000000
+#define ETL_MAX_BATCH_ROWS	 1000
+#define ETL_MAX_BATCH_VALUES 1000000
 
 /* ------------------------------------------------------------------ */
 /* in columns.c: which columns are supplied, and what the others get     */
 
 typedef struct EtlColumns
 {
-	AttrNumber *attnums;		/* supplied by the caller */
-	int			natts;
-	AttrNumber *null_attnums;	/* not supplied, no default */
-	int			n_null;
-	AttrNumber *default_attnums;	/* not supplied, computed here */
+	AttrNumber *attnums; /* supplied by the caller */
+	int natts;
+	AttrNumber *null_attnums; /* not supplied, no default */
+	int n_null;
+	AttrNumber *default_attnums; /* not supplied, computed here */
 	ExprState **default_exprs;
-	int			n_default;
-	bool		defaults_read_tables;	/* may look at the target */
-	EState	   *estate;
+	int n_default;
+	bool defaults_read_tables; /* may look at the target */
+	EState *estate;
 } EtlColumns;
 
 extern EtlColumns *etl_columns_create(Relation target,
@@ -39,8 +39,7 @@ extern EtlColumns *etl_columns_create(Relation target,
 extern bool etl_calls_user_function(Node *node, void *context);
 extern void etl_columns_free(EtlColumns *columns);
 extern void etl_columns_fill_nulls(EtlColumns *columns, TupleTableSlot *slot);
-extern void etl_columns_fill_defaults(EtlColumns *columns,
-									  TupleTableSlot *slot);
+extern void etl_columns_fill_defaults(EtlColumns *columns, TupleTableSlot *slot);
 
 /* ------------------------------------------------------------------ */
 /* in append_heap.c: the sink                                           */
@@ -49,9 +48,9 @@ extern void etl_columns_fill_defaults(EtlColumns *columns,
 typedef enum EtlRowState
 {
 	ETL_ROW_PENDING,
-	ETL_ROW_SUSPECT,			/* will fail, but how is still to be found */
+	ETL_ROW_SUSPECT, /* will fail, but how is still to be found */
 	ETL_ROW_WRITTEN,
-	ETL_ROW_SUPPRESSED,			/* a BEFORE trigger dropped it */
+	ETL_ROW_SUPPRESSED, /* a BEFORE trigger dropped it */
 	ETL_ROW_REJECTED
 } EtlRowState;
 
@@ -59,38 +58,37 @@ typedef struct EtlHeapWriter EtlHeapWriter;
 
 typedef struct EtlHeapSink
 {
-	EtlSink		base;
-	MemoryContext context;		/* holds the sink */
+	EtlSink base;
+	MemoryContext context; /* holds the sink */
 	EtlColumns *columns;
-	EtlHeapWriter *writer;		/* lives as long as the sink */
-	EtlRowState *states;		/* by row of the batch */
-	EtlReject  *rejects;
+	EtlHeapWriter *writer; /* lives as long as the sink */
+	EtlRowState *states;   /* by row of the batch */
+	EtlReject *rejects;
 
 	/* what there is to check; see append_guarded.c */
-	bool		partitioned;
-	bool		has_not_null;
-	bool		has_generated;
-	bool		prechecks;		/* check before writing */
-	bool		plain;			/* writing cannot fail for a row's fault */
-	bool		delete_duplicates;	/* once written; see append_guarded.c */
+	bool partitioned;
+	bool has_not_null;
+	bool has_generated;
+	bool prechecks;			/* check before writing */
+	bool plain;				/* writing cannot fail for a row's fault */
+	bool delete_duplicates; /* once written; see append_guarded.c */
 	MemoryContext check_context;
-	EState	   *check_estate;
+	EState *check_estate;
 	ResultRelInfo *check_rri;
 	MemoryContext attempt_context;
-	int			attempt_rows;	/* how many to try at once */
-	int			gap;			/* rows written since the last failure */
-	int			probe_batches;	/* look before writing, for so many more */
+	int attempt_rows;  /* how many to try at once */
+	int gap;		   /* rows written since the last failure */
+	int probe_batches; /* look before writing, for so many more */
 } EtlHeapSink;
 
-extern void etl_heap_reject(EtlHeapSink *sink, int row,
-							const ErrorData *edata);
+extern void etl_heap_reject(EtlHeapSink *sink, int row, const ErrorData *edata);
 
 /* ------------------------------------------------------------------ */
 /* in append_writer.c: the executor's machinery around table_multi_insert */
 
-#define ETL_WRITER_INDEXES		0x01	/* maintain indexes */
-#define ETL_WRITER_STATEMENT	0x02	/* fire statement triggers */
-#define ETL_WRITER_EACH_ROW		0x04	/* AFTER triggers fire row by row */
+#define ETL_WRITER_INDEXES	 0x01 /* maintain indexes */
+#define ETL_WRITER_STATEMENT 0x02 /* fire statement triggers */
+#define ETL_WRITER_EACH_ROW	 0x04 /* AFTER triggers fire row by row */
 
 extern EtlHeapWriter *etl_heap_writer_open(EtlHeapSink *sink, int flags);
 extern void etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
@@ -116,4 +114,4 @@ extern List *etl_conflict_keys(Relation target, const EtlSinkOptions *options);
 extern const EtlSinkOps etl_append_heap_ops;
 extern const EtlSinkOps etl_append_sql_ops;
 
-#endif							/* ETL_APPEND_H */
+#endif /* ETL_APPEND_H */

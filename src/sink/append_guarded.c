@@ -48,22 +48,22 @@
 #include "utils/memutils.h"
 
 /* Batches without a duplicate after which probing stops. */
-#define PROBE_BATCHES	8
+#define PROBE_BATCHES 8
 
 /* A run over the rows, or an attempt to write them, in a guard. */
 typedef struct GuardedRun
 {
 	EtlHeapSink *sink;
-	int			first;
-	int			end;
-	bool		one_by_one;
-	void		(*visit) (EtlHeapSink *sink, int row);
+	int first;
+	int end;
+	bool one_by_one;
+	void (*visit)(EtlHeapSink *sink, int row);
 } GuardedRun;
 
 static bool may_delete_duplicates(Relation target);
 static bool relation_is_plain(Relation target, bool defer_indexes);
 static void visit_rows(EtlHeapSink *sink, MemoryContext context,
-					   void (*visit) (EtlHeapSink *, int));
+					   void (*visit)(EtlHeapSink *, int));
 static void run_visit(void *arg);
 static void visit_default(EtlHeapSink *sink, int row);
 static void visit_check(EtlHeapSink *sink, int row);
@@ -84,19 +84,18 @@ static void reject_row(EtlHeapSink *sink, int row, ErrorData *edata);
 void
 etl_heap_guarded_setup(EtlHeapSink *sink)
 {
-	Relation	target = sink->base.target;
-	TupleDesc	desc = RelationGetDescr(target);
-	bool		before_row = target->trigdesc != NULL &&
-		target->trigdesc->trig_insert_before_row;
+	Relation target = sink->base.target;
+	TupleDesc desc = RelationGetDescr(target);
+	bool before_row = target->trigdesc != NULL &&
+					  target->trigdesc->trig_insert_before_row;
 
 	sink->has_not_null = false;
 	for (int i = 0; i < desc->natts; i++)
 		if (TupleDescAttr(desc, i)->attnotnull)
 			sink->has_not_null = true;
 	sink->has_generated = desc->constr != NULL &&
-		desc->constr->has_generated_stored;
-	sink->prechecks = !before_row &&
-		!(sink->partitioned && sink->has_generated);
+						  desc->constr->has_generated_stored;
+	sink->prechecks = !before_row && !(sink->partitioned && sink->has_generated);
 	sink->delete_duplicates = may_delete_duplicates(target);
 	sink->plain = relation_is_plain(target, sink->base.options.defer_indexes);
 
@@ -126,9 +125,9 @@ static bool
 may_delete_duplicates(Relation target)
 {
 	TriggerDesc *trigdesc = target->trigdesc;
-	bool		result = true;
-	List	   *indexes;
-	ListCell   *lc;
+	bool result = true;
+	List *indexes;
+	ListCell *lc;
 
 	if (target->rd_rel->relkind != RELKIND_RELATION ||
 		RelationIsLogicallyLogged(target))
@@ -140,7 +139,7 @@ may_delete_duplicates(Relation target)
 	indexes = RelationGetIndexList(target);
 	foreach(lc, indexes)
 	{
-		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
+		Relation index = index_open(lfirst_oid(lc), RowExclusiveLock);
 
 		if (index->rd_index->indisexclusion ||
 			RelationGetIndexExpressions(index) != NIL ||
@@ -157,9 +156,9 @@ static bool
 relation_is_plain(Relation target, bool defer_indexes)
 {
 	TriggerDesc *trigdesc = target->trigdesc;
-	bool		plain = true;
-	List	   *indexes;
-	ListCell   *lc;
+	bool plain = true;
+	List *indexes;
+	ListCell *lc;
 
 	if (target->rd_rel->relkind != RELKIND_RELATION)
 		return false;
@@ -170,7 +169,7 @@ relation_is_plain(Relation target, bool defer_indexes)
 	indexes = RelationGetIndexList(target);
 	foreach(lc, indexes)
 	{
-		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
+		Relation index = index_open(lfirst_oid(lc), RowExclusiveLock);
 
 		if (!defer_indexes || !etl_index_is_deferrable(index))
 			plain = false;
@@ -217,8 +216,8 @@ etl_heap_guarded_write(EtlHeapSink *sink)
 {
 	if (sink->plain && rows_fit_pages(sink))
 	{
-		etl_heap_writer_write(sink->writer, 0, sink->base.batch_rows,
-							  false, false);
+		etl_heap_writer_write(sink->writer, 0, sink->base.batch_rows, false,
+							  false);
 		return;
 	}
 	write_in_attempts(sink);
@@ -232,12 +231,11 @@ etl_heap_guarded_write(EtlHeapSink *sink)
  */
 static void
 visit_rows(EtlHeapSink *sink, MemoryContext context,
-		   void (*visit) (EtlHeapSink *, int))
+		   void (*visit)(EtlHeapSink *, int))
 {
-	GuardedRun	run = {.sink = sink, .end = sink->base.batch_rows,
-	.visit = visit};
-	EtlGuard	guard = {0};
-	ErrorData  *edata;
+	GuardedRun run = {.sink = sink, .end = sink->base.batch_rows, .visit = visit};
+	EtlGuard guard = {0};
+	ErrorData *edata;
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 
 	while (run.first < run.end)
@@ -282,7 +280,7 @@ static void
 visit_check(EtlHeapSink *sink, int row)
 {
 	TupleTableSlot *slot = sink->base.slots[row];
-	EState	   *estate;
+	EState *estate;
 
 	if (sink->check_estate == NULL)
 		open_check(sink);
@@ -315,7 +313,7 @@ static void
 open_check(EtlHeapSink *sink)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(sink->check_context);
-	EState	   *estate = CreateExecutorState();
+	EState *estate = CreateExecutorState();
 	ResultRelInfo *rri;
 
 	MemoryContextSwitchTo(estate->es_query_cxt);
@@ -341,7 +339,7 @@ static bool
 row_has_null(EtlHeapSink *sink, int row)
 {
 	TupleTableSlot *slot = sink->base.slots[row];
-	TupleDesc	desc = slot->tts_tupleDescriptor;
+	TupleDesc desc = slot->tts_tupleDescriptor;
 
 	for (int i = 0; i < desc->natts; i++)
 		if (slot->tts_isnull[i] && TupleDescAttr(desc, i)->attnotnull)
@@ -367,8 +365,8 @@ rows_fit_pages(EtlHeapSink *sink)
 		slot_getallattrs(slot);
 		if (heap_compute_data_size(slot->tts_tupleDescriptor, slot->tts_values,
 								   slot->tts_isnull) +
-			MAXALIGN(SizeofHeapTupleHeader +
-					 BITMAPLEN(slot->tts_tupleDescriptor->natts)) >
+				MAXALIGN(SizeofHeapTupleHeader +
+						 BITMAPLEN(slot->tts_tupleDescriptor->natts)) >
 			TOAST_TUPLE_THRESHOLD)
 			return false;
 	}
@@ -379,17 +377,17 @@ rows_fit_pages(EtlHeapSink *sink)
 static void
 write_in_attempts(EtlHeapSink *sink)
 {
-	int			nrows = sink->base.batch_rows;
-	int			first = 0;
-	int			failed_row = -1;	/* at the end of what is tried, if known */
-	ErrorData  *failed_error = NULL;
-	bool		one_by_one = false;
+	int nrows = sink->base.batch_rows;
+	int first = 0;
+	int failed_row = -1; /* at the end of what is tried, if known */
+	ErrorData *failed_error = NULL;
+	bool one_by_one = false;
 
 	while (first < nrows)
 	{
-		int			end = Min(first + sink->attempt_rows, nrows);
-		bool		single;
-		ErrorData  *edata;
+		int end = Min(first + sink->attempt_rows, nrows);
+		bool single;
+		ErrorData *edata;
 
 		if (sink->states[first] != ETL_ROW_PENDING)
 		{
@@ -469,7 +467,7 @@ write_suspects(EtlHeapSink *sink)
 {
 	for (int row = 0; row < sink->base.batch_rows; row++)
 	{
-		ErrorData  *edata;
+		ErrorData *edata;
 
 		if (sink->states[row] != ETL_ROW_SUSPECT)
 			continue;
@@ -487,13 +485,15 @@ static bool
 attempt(EtlHeapSink *sink, int first, int end, bool one_by_one,
 		ErrorData **edata)
 {
-	GuardedRun	run = {.sink = sink, .first = first, .end = end,
-	.one_by_one = one_by_one};
-	EtlGuard	guard = {0};
+	GuardedRun run = {.sink = sink,
+					  .first = first,
+					  .end = end,
+					  .one_by_one = one_by_one};
+	EtlGuard guard = {0};
 	MemoryContext oldcontext = MemoryContextSwitchTo(sink->base.batch_context);
-	Size		size = sizeof(EtlRowState) * (end - first);
+	Size size = sizeof(EtlRowState) * (end - first);
 	EtlRowState *saved = palloc(size);
-	bool		ok;
+	bool ok;
 
 	memcpy(saved, sink->states + first, size);
 	sink->base.current_row = -1;

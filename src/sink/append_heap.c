@@ -25,8 +25,8 @@
 
 static bool heap_serves(Relation target, const EtlSinkOptions *options);
 static bool partitions_are_heaps(Relation target);
-static EtlSink *heap_open(Relation target, const AttrNumber *attnums,
-						  int natts, const EtlSinkOptions *options);
+static EtlSink *heap_open(Relation target, const AttrNumber *attnums, int natts,
+						  const EtlSinkOptions *options);
 static void open_writer(EtlHeapSink *sink);
 static void heap_set_columns(EtlSink *base, const AttrNumber *attnums,
 							 int natts);
@@ -53,7 +53,8 @@ heap_serves(Relation target, const EtlSinkOptions *options)
 {
 	if (options->on_conflict != ETL_CONFLICT_ERROR)
 		return false;
-	if (check_enable_rls(RelationGetRelid(target), InvalidOid, false) == RLS_ENABLED)
+	if (check_enable_rls(RelationGetRelid(target), InvalidOid, false) ==
+		RLS_ENABLED)
 		return false;
 	if (options->guarded && target->trigdesc != NULL &&
 		target->trigdesc->trig_insert_new_table)
@@ -76,15 +77,14 @@ heap_serves(Relation target, const EtlSinkOptions *options)
 static bool
 partitions_are_heaps(Relation target)
 {
-	List	   *children = find_all_inheritors(RelationGetRelid(target),
-											   NoLock, NULL);
-	ListCell   *lc;
-	bool		result = true;
+	List *children = find_all_inheritors(RelationGetRelid(target), NoLock, NULL);
+	ListCell *lc;
+	bool result = true;
 
 	foreach(lc, children)
 	{
-		HeapTuple	tuple = SearchSysCache1(RELOID,
-											ObjectIdGetDatum(lfirst_oid(lc)));
+		HeapTuple tuple = SearchSysCache1(RELOID,
+										  ObjectIdGetDatum(lfirst_oid(lc)));
 		Form_pg_class form;
 
 		if (!HeapTupleIsValid(tuple))
@@ -134,7 +134,7 @@ static void
 open_writer(EtlHeapSink *sink)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(sink->context);
-	int			flags = ETL_WRITER_STATEMENT;
+	int flags = ETL_WRITER_STATEMENT;
 
 	if (!sink->base.options.guarded || sink->plain)
 		flags |= ETL_WRITER_INDEXES;
@@ -163,7 +163,7 @@ heap_set_columns(EtlSink *base, const AttrNumber *attnums, int natts)
 static void
 set_batch_limit(EtlHeapSink *sink)
 {
-	int			natts = RelationGetDescr(sink->base.target)->natts;
+	int natts = RelationGetDescr(sink->base.target)->natts;
 
 	sink->base.batch_limit = Min(ETL_MAX_BATCH_ROWS,
 								 ETL_MAX_BATCH_VALUES / Max(natts, 1));
@@ -175,7 +175,7 @@ static void
 heap_flush(EtlSink *base)
 {
 	EtlHeapSink *sink = (EtlHeapSink *) base;
-	int			nrows = base->batch_rows;
+	int nrows = base->batch_rows;
 
 	for (int row = 0; row < nrows; row++)
 	{
@@ -218,7 +218,7 @@ etl_heap_reject(EtlHeapSink *sink, int row, const ErrorData *edata)
 static void
 count_rows(EtlHeapSink *sink)
 {
-	EtlSink    *base = &sink->base;
+	EtlSink *base = &sink->base;
 
 	base->current_row = -1;
 	for (int row = 0; row < base->batch_rows; row++)
@@ -236,8 +236,8 @@ count_rows(EtlHeapSink *sink)
 				base->reject(base->reject_arg, row, &sink->rejects[row]);
 				break;
 			default:
-				elog(ERROR, "row %d of a batch was left in state %d",
-					 row, (int) sink->states[row]);
+				elog(ERROR, "row %d of a batch was left in state %d", row,
+					 (int) sink->states[row]);
 		}
 	}
 }

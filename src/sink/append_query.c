@@ -45,9 +45,9 @@ etl_sql_prepare(EtlSqlSink *sink, const AttrNumber *attnums, int natts)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(sink->query_context);
 	EphemeralNamedRelationData enr = {0};
-	SPIPlanPtr	plan;
-	char	   *query;
-	int			rc;
+	SPIPlanPtr plan;
+	char *query;
+	int rc;
 
 	sink->natts = natts;
 	sink->attnums = palloc(sizeof(AttrNumber) * (natts + 1));
@@ -85,9 +85,9 @@ etl_sql_prepare(EtlSqlSink *sink, const AttrNumber *attnums, int natts)
 List *
 etl_conflict_keys(Relation target, const EtlSinkOptions *options)
 {
-	List	   *keys = options->keys;
-	bool		nulls_equal;
-	ListCell   *lc;
+	List *keys = options->keys;
+	bool nulls_equal;
+	ListCell *lc;
 
 	if (target->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
 		ereport(ERROR,
@@ -112,7 +112,8 @@ etl_conflict_keys(Relation target, const EtlSinkOptions *options)
 				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 				 errmsg("there is no unique constraint on the key columns of \"%s\"",
 						RelationGetRelationName(target)),
-				 errhint("Create a unique index on exactly these columns, not deferrable and not partial, or name the columns of one in \"keys\".")));
+				 errhint(
+					 "Create a unique index on exactly these columns, not deferrable and not partial, or name the columns of one in \"keys\".")));
 	return keys;
 }
 
@@ -120,7 +121,7 @@ etl_conflict_keys(Relation target, const EtlSinkOptions *options)
 static void
 set_row_desc(EtlSqlSink *sink)
 {
-	TupleDesc	desc = RelationGetDescr(sink->base.target);
+	TupleDesc desc = RelationGetDescr(sink->base.target);
 
 	sink->row_desc = CreateTemplateTupleDesc(sink->natts + 1);
 	for (int i = 0; i < sink->natts; i++)
@@ -131,18 +132,18 @@ set_row_desc(EtlSqlSink *sink)
 						   att->atttypid, att->atttypmod, att->attndims);
 		TupleDescInitEntryCollation(sink->row_desc, i + 1, att->attcollation);
 	}
-	TupleDescInitEntry(sink->row_desc, sink->natts + 1, ETL_SQL_ORDER,
-					   INT4OID, -1, 0);
+	TupleDescInitEntry(sink->row_desc, sink->natts + 1, ETL_SQL_ORDER, INT4OID,
+					   -1, 0);
 }
 
 /* The statement's text. */
 static char *
 build_query(EtlSqlSink *sink)
 {
-	Relation	target = sink->base.target;
+	Relation target = sink->base.target;
 	EtlConflictAction action = sink->base.options.on_conflict;
-	List	   *keys = NIL;
-	bool		newest;
+	List *keys = NIL;
+	bool newest;
 	StringInfoData buf;
 
 	if (action != ETL_CONFLICT_ERROR)
@@ -151,7 +152,8 @@ build_query(EtlSqlSink *sink)
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "INSERT INTO %s",
-					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(target)),
+					 quote_qualified_identifier(get_namespace_name(
+													RelationGetNamespace(target)),
 												RelationGetRelationName(target)));
 	for (int i = 0; i < sink->natts; i++)
 		appendStringInfo(&buf, "%s%s", i == 0 ? " (" : ", ",
@@ -165,7 +167,8 @@ build_query(EtlSqlSink *sink)
 		append_conflict(&buf, sink, keys);
 	sink->telling = newest ? choose_telling(target) : ETL_TELLS_NOTHING;
 	if (sink->telling == ETL_TELLS_INSERTED)
-		appendStringInfoString(&buf, " RETURNING xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid");
+		appendStringInfoString(&buf,
+							   " RETURNING xmax OPERATOR(pg_catalog.=) '0'::pg_catalog.xid");
 	else if (sink->telling == ETL_TELLS_PLACE)
 		appendStringInfoString(&buf, " RETURNING tableoid, ctid");
 	return buf.data;
@@ -179,7 +182,7 @@ build_query(EtlSqlSink *sink)
 static void
 append_source(StringInfo buf, EtlSqlSink *sink, List *keys, bool newest)
 {
-	bool		nulls_equal = false;
+	bool nulls_equal = false;
 
 	appendStringInfoString(buf, "SELECT ");
 	for (int i = 0; i < sink->natts; i++)
@@ -191,12 +194,14 @@ append_source(StringInfo buf, EtlSqlSink *sink, List *keys, bool newest)
 	}
 
 	(void) find_key_index(sink->base.target, keys, &nulls_equal);
-	appendStringInfoString(buf, " FROM (SELECT *, pg_catalog.row_number() OVER (PARTITION BY ");
+	appendStringInfoString(buf,
+						   " FROM (SELECT *, pg_catalog.row_number() OVER (PARTITION BY ");
 	for (int i = 0, n = 0; i < sink->natts; i++)
 		if (is_key(keys, column_name(sink, i)))
 			appendStringInfo(buf, "%sc%d", n++ == 0 ? "" : ", ", i + 1);
-	appendStringInfoString(buf, " ORDER BY " ETL_SQL_ORDER " DESC) AS newest FROM "
-						   ETL_SQL_BATCH ") AS b WHERE newest OPERATOR(pg_catalog.=) 1");
+	appendStringInfoString(buf, " ORDER BY " ETL_SQL_ORDER
+								" DESC) AS newest FROM " ETL_SQL_BATCH
+								") AS b WHERE newest OPERATOR(pg_catalog.=) 1");
 	for (int i = 0; i < sink->natts && !nulls_equal; i++)
 		if (is_key(keys, column_name(sink, i)))
 			appendStringInfo(buf, " OR c%d IS NULL", i + 1);
@@ -208,13 +213,13 @@ static void
 append_conflict(StringInfo buf, EtlSqlSink *sink, List *keys)
 {
 	EtlConflictAction action = sink->base.options.on_conflict;
-	bool		first = true;
-	ListCell   *lc;
+	bool first = true;
+	ListCell *lc;
 
 	foreach(lc, keys)
 	{
 		const char *key = strVal(lfirst(lc));
-		bool		supplied = false;
+		bool supplied = false;
 
 		for (int i = 0; i < sink->natts; i++)
 			if (strcmp(column_name(sink, i), key) == 0)
@@ -224,7 +229,8 @@ append_conflict(StringInfo buf, EtlSqlSink *sink, List *keys)
 					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 					 errmsg("key column \"%s\" is not among the columns to load",
 							key),
-					 errhint("Load the column, or name other columns in \"keys\".")));
+					 errhint(
+						 "Load the column, or name other columns in \"keys\".")));
 		appendStringInfo(buf, "%s%s", first ? " ON CONFLICT (" : ", ",
 						 quote_identifier(key));
 		first = false;
@@ -268,10 +274,10 @@ has_other_columns(EtlSqlSink *sink, List *keys)
 static EtlTelling
 choose_telling(Relation target)
 {
-	if (pg_class_aclcheck(RelationGetRelid(target), GetUserId(),
-						  ACL_SELECT) != ACLCHECK_OK ||
-		check_enable_rls(RelationGetRelid(target), InvalidOid,
-						 true) == RLS_ENABLED)
+	if (pg_class_aclcheck(RelationGetRelid(target), GetUserId(), ACL_SELECT) !=
+			ACLCHECK_OK ||
+		check_enable_rls(RelationGetRelid(target), InvalidOid, true) ==
+			RLS_ENABLED)
 		return ETL_TELLS_NOTHING;
 	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
 		return ETL_TELLS_PLACE;
@@ -285,7 +291,7 @@ choose_telling(Relation target)
 static const char *
 column_name(EtlSqlSink *sink, int i)
 {
-	TupleDesc	desc = RelationGetDescr(sink->base.target);
+	TupleDesc desc = RelationGetDescr(sink->base.target);
 
 	return NameStr(TupleDescAttr(desc, sink->attnums[i] - 1)->attname);
 }
@@ -293,7 +299,7 @@ column_name(EtlSqlSink *sink, int i)
 static bool
 is_key(List *keys, const char *name)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, keys)
 		if (strcmp(strVal(lfirst(lc)), name) == 0)
@@ -305,18 +311,18 @@ is_key(List *keys, const char *name)
 static List *
 primary_key_columns(Relation target)
 {
-	List	   *indexes = RelationGetIndexList(target);
-	List	   *keys = NIL;
-	ListCell   *lc;
+	List *indexes = RelationGetIndexList(target);
+	List *keys = NIL;
+	ListCell *lc;
 
 	foreach(lc, indexes)
 	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
 		Form_pg_index form = index->rd_index;
 
 		for (int i = 0; form->indisprimary && i < form->indnkeyatts; i++)
 		{
-			AttrNumber	attnum = form->indkey.values[i];
+			AttrNumber attnum = form->indkey.values[i];
 			Form_pg_attribute att = TupleDescAttr(RelationGetDescr(target),
 												  attnum - 1);
 
@@ -347,7 +353,7 @@ index_matches(Relation index, Relation target, List *keys)
 		return false;
 	for (int i = 0; i < form->indnkeyatts; i++)
 	{
-		AttrNumber	attnum = form->indkey.values[i];
+		AttrNumber attnum = form->indkey.values[i];
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(target),
 											  attnum - 1);
 
@@ -361,14 +367,14 @@ index_matches(Relation index, Relation target, List *keys)
 static bool
 find_key_index(Relation target, List *keys, bool *nulls_equal)
 {
-	List	   *indexes = RelationGetIndexList(target);
-	bool		found = false;
-	ListCell   *lc;
+	List *indexes = RelationGetIndexList(target);
+	bool found = false;
+	ListCell *lc;
 
 	*nulls_equal = false;
 	foreach(lc, indexes)
 	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
 
 		if (index_matches(index, target, keys))
 		{

@@ -35,16 +35,15 @@
 typedef struct SqlAttempt
 {
 	EtlSqlSink *sink;
-	int			first;
-	int			end;
+	int first;
+	int end;
 	EtlSinkCounts counts;
 } SqlAttempt;
 
 static bool sql_serves(Relation target, const EtlSinkOptions *options);
-static EtlSink *sql_open(Relation target, const AttrNumber *attnums,
-						 int natts, const EtlSinkOptions *options);
-static void sql_set_columns(EtlSink *base, const AttrNumber *attnums,
-							int natts);
+static EtlSink *sql_open(Relation target, const AttrNumber *attnums, int natts,
+						 const EtlSinkOptions *options);
+static void sql_set_columns(EtlSink *base, const AttrNumber *attnums, int natts);
 static void drop_plan(void *arg);
 static void sql_flush(EtlSink *base);
 static void write_rows(EtlSqlSink *sink);
@@ -89,8 +88,9 @@ sql_open(Relation target, const AttrNumber *attnums, int natts,
 	sink->base.options = *options;
 	sink->base.options.keys = copyObject(options->keys);
 	sink->base.current_row = -1;
-	sink->base.batch_limit = Min(ETL_MAX_BATCH_ROWS, ETL_MAX_BATCH_VALUES /
-								 Max(RelationGetDescr(target)->natts, 1));
+	sink->base.batch_limit = Min(ETL_MAX_BATCH_ROWS,
+								 ETL_MAX_BATCH_VALUES /
+									 Max(RelationGetDescr(target)->natts, 1));
 	sink->base.batch_context = AllocSetContextCreate(context, "etl batch",
 													 ALLOCSET_DEFAULT_SIZES);
 	sink->base.slots = palloc0(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
@@ -126,7 +126,7 @@ static void
 drop_plan(void *arg)
 {
 	EtlSqlSink *sink = (EtlSqlSink *) arg;
-	SPIPlanPtr	plan = sink->plan;
+	SPIPlanPtr plan = sink->plan;
 
 	sink->plan = NULL;
 	if (plan != NULL)
@@ -151,13 +151,13 @@ static void
 write_rows(EtlSqlSink *sink)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(sink->base.batch_context);
-	int			first = 0;
+	int first = 0;
 
 	while (first < sink->base.batch_rows)
 	{
-		SqlAttempt	run = {.sink = sink, .first = first};
-		EtlGuard	guard = {0};
-		ErrorData  *edata;
+		SqlAttempt run = {.sink = sink, .first = first};
+		EtlGuard guard = {0};
+		ErrorData *edata;
 
 		CHECK_FOR_INTERRUPTS();
 		run.end = Min(first + sink->attempt_rows, sink->base.batch_rows);
@@ -187,7 +187,7 @@ write_rows(EtlSqlSink *sink)
 static void
 report_rejects(EtlSqlSink *sink)
 {
-	EtlSink    *base = &sink->base;
+	EtlSink *base = &sink->base;
 
 	base->current_row = -1;
 	for (int row = 0; row < base->batch_rows; row++)
@@ -214,7 +214,7 @@ run_attempt(void *arg)
 	EtlSqlSink *sink = run->sink;
 	EphemeralNamedRelationData enr = {0};
 	Tuplestorestate *store;
-	int			rc;
+	int rc;
 
 	MemoryContextSwitchTo(sink->attempt_context);
 	sink->base.current_row = run->end - run->first == 1 ? run->first : -1;
@@ -245,8 +245,8 @@ store_rows(SqlAttempt *run)
 {
 	EtlSqlSink *sink = run->sink;
 	Tuplestorestate *store = tuplestore_begin_heap(true, false, work_mem);
-	Datum	   *values = palloc(sizeof(Datum) * (sink->natts + 1));
-	bool	   *isnull = palloc(sizeof(bool) * (sink->natts + 1));
+	Datum *values = palloc(sizeof(Datum) * (sink->natts + 1));
+	bool *isnull = palloc(sizeof(bool) * (sink->natts + 1));
 
 	isnull[sink->natts] = false;
 	for (int row = run->first; row < run->end; row++)
@@ -272,18 +272,17 @@ store_rows(SqlAttempt *run)
 static void
 count_result(SqlAttempt *run)
 {
-	int64		written = (int64) SPI_processed;
+	int64 written = (int64) SPI_processed;
 
 	if (run->sink->telling == ETL_TELLS_PLACE)
 		run->counts.inserted = count_new_in_partitions(SPI_tuptable, written);
 	else if (run->sink->telling == ETL_TELLS_INSERTED)
 		for (int64 i = 0; i < written; i++)
 		{
-			bool		isnull;
+			bool isnull;
 
 			if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i],
-										   SPI_tuptable->tupdesc, 1,
-										   &isnull)))
+										   SPI_tuptable->tupdesc, 1, &isnull)))
 				run->counts.inserted++;
 		}
 	else
@@ -296,18 +295,16 @@ count_result(SqlAttempt *run)
 static int64
 count_new_in_partitions(SPITupleTable *places, int64 nplaces)
 {
-	Relation	leaf = NULL;
+	Relation leaf = NULL;
 	TupleTableSlot *slot = NULL;
-	int64		count = 0;
+	int64 count = 0;
 
 	for (int64 i = 0; i < nplaces; i++)
 	{
-		bool		isnull;
-		Oid			relid = DatumGetObjectId(SPI_getbinval(places->vals[i],
-														   places->tupdesc,
-														   1, &isnull));
-		Datum		tid = SPI_getbinval(places->vals[i], places->tupdesc, 2,
-										&isnull);
+		bool isnull;
+		Oid relid = DatumGetObjectId(
+			SPI_getbinval(places->vals[i], places->tupdesc, 1, &isnull));
+		Datum tid = SPI_getbinval(places->vals[i], places->tupdesc, 2, &isnull);
 
 		if (leaf == NULL || RelationGetRelid(leaf) != relid)
 		{
@@ -322,9 +319,8 @@ count_new_in_partitions(SPITupleTable *places, int64 nplaces)
 		if (table_tuple_fetch_row_version(leaf,
 										  (ItemPointer) DatumGetPointer(tid),
 										  SnapshotAny, slot) &&
-			!TransactionIdIsValid(DatumGetTransactionId(slot_getsysattr(slot,
-																		MaxTransactionIdAttributeNumber,
-																		&isnull))))
+			!TransactionIdIsValid(DatumGetTransactionId(
+				slot_getsysattr(slot, MaxTransactionIdAttributeNumber, &isnull))))
 			count++;
 		ExecClearTuple(slot);
 	}

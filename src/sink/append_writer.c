@@ -36,43 +36,43 @@
 #include "utils/snapmgr.h"
 
 /* Slots that the leaf partitions may keep from batch to batch, all together. */
-#define MAX_OWN_SLOTS	(8 * ETL_MAX_BATCH_ROWS)
+#define MAX_OWN_SLOTS (8 * ETL_MAX_BATCH_ROWS)
 
 /* One table that rows go to: the target itself or a leaf partition. */
 typedef struct HeapLeaf
 {
 	ResultRelInfo *rri;
 	BulkInsertState bistate;
-	TupleTableSlot *single;		/* a row that is written on its own */
-	TupleTableSlot **own;		/* rows in a leaf's form, made on demand */
-	int			n_own;
-	TupleTableSlot **slots;		/* rows gathered for one multi-insert */
-	int		   *rows;
-	int			nrows;
-	List	   *nothrow_indexes;	/* unique ones that report duplicates */
-	bool		before_row;
-	bool		after_row;
-	bool		in_order;		/* each row after all before it is done with */
-	bool		generated;
-	bool		check_partition;
+	TupleTableSlot *single; /* a row that is written on its own */
+	TupleTableSlot **own;	/* rows in a leaf's form, made on demand */
+	int n_own;
+	TupleTableSlot **slots; /* rows gathered for one multi-insert */
+	int *rows;
+	int nrows;
+	List *nothrow_indexes; /* unique ones that report duplicates */
+	bool before_row;
+	bool after_row;
+	bool in_order; /* each row after all before it is done with */
+	bool generated;
+	bool check_partition;
 } HeapLeaf;
 
 struct EtlHeapWriter
 {
 	EtlHeapSink *sink;
-	int			flags;
-	bool		in_statement;	/* an AFTER trigger level is open */
-	EState	   *estate;
+	int flags;
+	bool in_statement; /* an AFTER trigger level is open */
+	EState *estate;
 	ResultRelInfo *root;
 	ModifyTableState *mtstate;
 	PartitionTupleRouting *proute;
 	TransitionCaptureState *capture;
-	HeapLeaf   *only;			/* not partitioned */
-	List	   *leaves;
-	int			options;
-	int			n_own;			/* slots that leaves have made */
-	CommandId	cid;
-	bool		probe;
+	HeapLeaf *only; /* not partitioned */
+	List *leaves;
+	int options;
+	int n_own; /* slots that leaves have made */
+	CommandId cid;
+	bool probe;
 };
 
 static void open_target(EtlHeapWriter *writer, Relation target);
@@ -107,7 +107,7 @@ EtlHeapWriter *
 etl_heap_writer_open(EtlHeapSink *sink, int flags)
 {
 	EtlHeapWriter *writer = palloc0(sizeof(EtlHeapWriter));
-	Relation	target = sink->base.target;
+	Relation target = sink->base.target;
 	MemoryContext oldcontext;
 	TriggerDesc *trigdesc;
 
@@ -152,10 +152,10 @@ etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 					  bool one_by_one, bool probe)
 {
 	EtlHeapSink *sink = writer->sink;
-	bool		own_level = writer->capture == NULL &&
-		!(writer->flags & ETL_WRITER_EACH_ROW);
+	bool own_level = writer->capture == NULL &&
+					 !(writer->flags & ETL_WRITER_EACH_ROW);
 	MemoryContext oldcontext;
-	ListCell   *lc;
+	ListCell *lc;
 
 	Assert(one_by_one || !probe);
 	oldcontext = MemoryContextSwitchTo(writer->estate->es_query_cxt);
@@ -176,7 +176,7 @@ etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 	}
 	foreach(lc, writer->leaves)
 	{
-		HeapLeaf   *leaf = (HeapLeaf *) lfirst(lc);
+		HeapLeaf *leaf = (HeapLeaf *) lfirst(lc);
 
 		/* A pin for each of many partitions would be too many. */
 		flush_leaf(writer, leaf);
@@ -197,7 +197,7 @@ etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 void
 etl_heap_writer_close(EtlHeapWriter *writer)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	if (writer->in_statement)
 	{
@@ -212,7 +212,7 @@ etl_heap_writer_close(EtlHeapWriter *writer)
 	drop_own_slots(writer);
 	foreach(lc, writer->leaves)
 	{
-		HeapLeaf   *leaf = (HeapLeaf *) lfirst(lc);
+		HeapLeaf *leaf = (HeapLeaf *) lfirst(lc);
 
 		FreeBulkInsertState(leaf->bistate);
 		table_finish_bulk_insert(leaf->rri->ri_RelationDesc, writer->options);
@@ -235,8 +235,8 @@ open_target(EtlHeapWriter *writer, Relation target)
 	ModifyTableState *mtstate;
 	ResultRelInfo *rri = makeNode(ResultRelInfo);
 
-	etl_init_target_range_table(writer->estate, target,
-								columns->attnums, columns->natts);
+	etl_init_target_range_table(writer->estate, target, columns->attnums,
+								columns->natts);
 	ExecInitResultRelation(writer->estate, rri, 1);
 	writer->root = rri;
 
@@ -268,11 +268,11 @@ open_target(EtlHeapWriter *writer, Relation target)
 static void
 drop_deferred_indexes(ResultRelInfo *rri)
 {
-	int			kept = 0;
+	int kept = 0;
 
 	for (int i = 0; i < rri->ri_NumIndices; i++)
 	{
-		Relation	index = rri->ri_IndexRelationDescs[i];
+		Relation index = rri->ri_IndexRelationDescs[i];
 
 		if (etl_index_is_deferrable(index))
 		{
@@ -290,8 +290,8 @@ drop_deferred_indexes(ResultRelInfo *rri)
 static HeapLeaf *
 make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 {
-	HeapLeaf   *leaf = palloc0(sizeof(HeapLeaf));
-	Relation	rel = rri->ri_RelationDesc;
+	HeapLeaf *leaf = palloc0(sizeof(HeapLeaf));
+	Relation rel = rri->ri_RelationDesc;
 	TupleConstr *constr = rel->rd_att->constr;
 
 	if (rri->ri_FdwRoutine != NULL)
@@ -311,13 +311,14 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 		leaf->before_row = rri->ri_TrigDesc->trig_insert_before_row;
 		leaf->after_row = rri->ri_TrigDesc->trig_insert_after_row;
 		leaf->in_order = leaf->before_row ||
-			((writer->flags & ETL_WRITER_EACH_ROW) && triggers_look(writer, rel));
+						 ((writer->flags & ETL_WRITER_EACH_ROW) &&
+						  triggers_look(writer, rel));
 	}
 	leaf->generated = constr != NULL && constr->has_generated_stored;
 	if (writer->sink->delete_duplicates)
 		leaf->nothrow_indexes = immediate_unique_indexes(rri);
 	leaf->check_partition = rel->rd_rel->relispartition &&
-		(writer->proute == NULL || leaf->before_row);
+							(writer->proute == NULL || leaf->before_row);
 	rri->ri_CopyMultiInsertBuffer = (struct CopyMultiInsertBuffer *) leaf;
 	writer->leaves = lappend(writer->leaves, leaf);
 	return leaf;
@@ -332,14 +333,15 @@ triggers_look(EtlHeapWriter *writer, Relation rel)
 {
 	for (int i = 0; i < rel->trigdesc->numtriggers; i++)
 	{
-		Trigger    *trigger = &rel->trigdesc->triggers[i];
+		Trigger *trigger = &rel->trigdesc->triggers[i];
 
 		if (TRIGGER_FOR_AFTER(trigger->tgtype) &&
 			TRIGGER_FOR_ROW(trigger->tgtype) &&
 			TRIGGER_FOR_INSERT(trigger->tgtype) &&
 			(RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_FK ||
 			 trigger->tgconstrrelid == RelationGetRelid(rel) ||
-			 trigger->tgconstrrelid == RelationGetRelid(writer->sink->base.target)))
+			 trigger->tgconstrrelid ==
+				 RelationGetRelid(writer->sink->base.target)))
 			return true;
 	}
 	return false;
@@ -351,8 +353,8 @@ route(EtlHeapWriter *writer, TupleTableSlot *slot)
 {
 	ResultRelInfo *rri;
 
-	rri = ExecFindPartition(writer->mtstate, writer->root, writer->proute,
-							slot, writer->estate);
+	rri = ExecFindPartition(writer->mtstate, writer->root, writer->proute, slot,
+							writer->estate);
 	if (rri->ri_CopyMultiInsertBuffer != NULL)
 		return (HeapLeaf *) rri->ri_CopyMultiInsertBuffer;
 	return make_leaf(writer, rri);
@@ -368,7 +370,7 @@ leaf_slot(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 {
 	TupleTableSlot *result = leaf->single;
 	TupleConversionMap *map = NULL;
-	int			natts = slot->tts_tupleDescriptor->natts;
+	int natts = slot->tts_tupleDescriptor->natts;
 
 	if (!single)
 	{
@@ -376,8 +378,8 @@ leaf_slot(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 			leaf->own = palloc(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
 		if (leaf->nrows == leaf->n_own)
 		{
-			leaf->own[leaf->n_own++] =
-				table_slot_create(leaf->rri->ri_RelationDesc, NULL);
+			leaf->own[leaf->n_own++] = table_slot_create(leaf->rri->ri_RelationDesc,
+														 NULL);
 			writer->n_own++;
 		}
 		result = leaf->own[leaf->nrows];
@@ -400,26 +402,28 @@ static void
 write_row(EtlHeapWriter *writer, int row, bool one_by_one)
 {
 	EtlHeapSink *sink = writer->sink;
-	EState	   *estate = writer->estate;
+	EState *estate = writer->estate;
 	TupleTableSlot *slot = sink->base.slots[row];
-	HeapLeaf   *leaf = writer->only;
-	bool		single;
+	HeapLeaf *leaf = writer->only;
+	bool single;
 
 	slot->tts_tableOid = RelationGetRelid(sink->base.target);
 	if (leaf == NULL)
 		leaf = route(writer, slot);
 	single = one_by_one || leaf->in_order ||
-		(writer->capture != NULL && writer->proute != NULL);
+			 (writer->capture != NULL && writer->proute != NULL);
 	if (writer->capture != NULL)
-		writer->capture->tcs_original_insert_tuple =
-			writer->proute != NULL && !leaf->before_row ? slot : NULL;
+		writer->capture->tcs_original_insert_tuple = writer->proute != NULL &&
+															 !leaf->before_row ?
+														 slot :
+														 NULL;
 	if (single || writer->proute != NULL)
 		slot = leaf_slot(writer, leaf, slot, single);
 	slot->tts_tableOid = RelationGetRelid(leaf->rri->ri_RelationDesc);
 
 	if (leaf->in_order)
 	{
-		ListCell   *lc;
+		ListCell *lc;
 
 		/* A trigger may look at the rows before this one, not after it. */
 		foreach(lc, writer->leaves)
@@ -462,17 +466,17 @@ check_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot)
 
 /* Index entries and AFTER ROW triggers of a row that is in the heap. */
 static void
-finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
-		   int row)
+finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot, int row)
 {
-	bool		each_row = (writer->flags & ETL_WRITER_EACH_ROW) != 0;
-	List	   *recheck = NIL;
-	bool		conflict = false;
+	bool each_row = (writer->flags & ETL_WRITER_EACH_ROW) != 0;
+	List *recheck = NIL;
+	bool conflict = false;
 
 	if (leaf->nothrow_indexes != NIL)
 	{
-		recheck = etl_insert_index_tuples_nothrow(leaf->rri, slot, writer->estate,
-												  &conflict, leaf->nothrow_indexes);
+		recheck = etl_insert_index_tuples_nothrow(leaf->rri, slot,
+												  writer->estate, &conflict,
+												  leaf->nothrow_indexes);
 		if (conflict && delete_duplicate(writer, leaf, slot, row))
 		{
 			list_free(recheck);
@@ -498,11 +502,11 @@ finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 static void
 drop_own_slots(EtlHeapWriter *writer)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, writer->leaves)
 	{
-		HeapLeaf   *leaf = (HeapLeaf *) lfirst(lc);
+		HeapLeaf *leaf = (HeapLeaf *) lfirst(lc);
 
 		for (int i = 0; i < leaf->n_own; i++)
 			ExecDropSingleTupleTableSlot(leaf->own[i]);
@@ -515,9 +519,9 @@ drop_own_slots(EtlHeapWriter *writer)
 static void
 flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf)
 {
-	EtlSink    *sink = &writer->sink->base;
-	bool		done = leaf->rri->ri_NumIndices == 0 && !leaf->after_row &&
-		writer->capture == NULL;
+	EtlSink *sink = &writer->sink->base;
+	bool done = leaf->rri->ri_NumIndices == 0 && !leaf->after_row &&
+				writer->capture == NULL;
 	MemoryContext oldcontext;
 
 	if (leaf->nrows == 0)
@@ -549,22 +553,22 @@ flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf)
 static bool
 index_is_immediate_unique(ResultRelInfo *rri, int i)
 {
-	IndexInfo  *info = rri->ri_IndexRelationInfo[i];
+	IndexInfo *info = rri->ri_IndexRelationInfo[i];
 
 	return info->ii_Unique && info->ii_ExclusionOps == NULL &&
-		info->ii_ReadyForInserts &&
-		rri->ri_IndexRelationDescs[i]->rd_index->indimmediate;
+		   info->ii_ReadyForInserts &&
+		   rri->ri_IndexRelationDescs[i]->rd_index->indimmediate;
 }
 
 static List *
 immediate_unique_indexes(ResultRelInfo *rri)
 {
-	List	   *indexes = NIL;
+	List *indexes = NIL;
 
 	for (int i = 0; i < rri->ri_NumIndices; i++)
 		if (index_is_immediate_unique(rri, i))
-			indexes = lappend_oid(indexes,
-								  RelationGetRelid(rri->ri_IndexRelationDescs[i]));
+			indexes = lappend_oid(indexes, RelationGetRelid(
+											   rri->ri_IndexRelationDescs[i]));
 	return indexes;
 }
 
@@ -581,7 +585,7 @@ static bool
 delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 				 int row)
 {
-	Relation	rel = leaf->rri->ri_RelationDesc;
+	Relation rel = leaf->rri->ri_RelationDesc;
 
 	if (GetCurrentCommandId(false) == writer->cid)
 		CommandCounterIncrement();
@@ -599,18 +603,17 @@ delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
  * exclusion constraint before: the first index has its say.
  */
 static bool
-probe_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
-		  int row)
+probe_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot, int row)
 {
 	ResultRelInfo *rri = leaf->rri;
 
 	for (int i = 0; i < rri->ri_NumIndices; i++)
 	{
-		Relation	index = rri->ri_IndexRelationDescs[i];
-		IndexInfo  *info = rri->ri_IndexRelationInfo[i];
+		Relation index = rri->ri_IndexRelationDescs[i];
+		IndexInfo *info = rri->ri_IndexRelationInfo[i];
 		ItemPointerData conflict;
-		List	   *arbiter;
-		bool		clear;
+		List *arbiter;
+		bool clear;
 
 		if ((!info->ii_Unique && info->ii_ExclusionOps == NULL) ||
 			!info->ii_ReadyForInserts || !index->rd_index->indimmediate)
@@ -639,12 +642,12 @@ reject_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, int i,
 				 TupleTableSlot *slot, int row)
 {
 	EtlHeapSink *sink = writer->sink;
-	Relation	index = leaf->rri->ri_IndexRelationDescs[i];
-	EtlReject  *reject = &sink->rejects[row];
-	Datum		values[INDEX_MAX_KEYS];
-	bool		isnull[INDEX_MAX_KEYS];
+	Relation index = leaf->rri->ri_IndexRelationDescs[i];
+	EtlReject *reject = &sink->rejects[row];
+	Datum values[INDEX_MAX_KEYS];
+	bool isnull[INDEX_MAX_KEYS];
 	MemoryContext oldcontext;
-	char	   *key;
+	char *key;
 
 	GetPerTupleExprContext(writer->estate)->ecxt_scantuple = slot;
 	FormIndexDatum(leaf->rri->ri_IndexRelationInfo[i], slot, writer->estate,

@@ -34,7 +34,7 @@ EtlColumns *
 etl_columns_create(Relation target, const AttrNumber *attnums, int natts)
 {
 	EtlColumns *columns = palloc0(sizeof(EtlColumns));
-	int			nmax = RelationGetDescr(target)->natts;
+	int nmax = RelationGetDescr(target)->natts;
 
 	columns->natts = natts;
 	columns->attnums = palloc(sizeof(AttrNumber) * (natts + 1));
@@ -85,11 +85,10 @@ etl_columns_fill_defaults(EtlColumns *columns, TupleTableSlot *slot)
 
 	for (int i = 0; i < columns->n_default; i++)
 	{
-		int			att = columns->default_attnums[i] - 1;
+		int att = columns->default_attnums[i] - 1;
 
 		slot->tts_values[att] = ExecEvalExpr(columns->default_exprs[i],
-											 econtext,
-											 &slot->tts_isnull[att]);
+											 econtext, &slot->tts_isnull[att]);
 	}
 	ResetPerTupleExprContext(columns->estate);
 }
@@ -98,8 +97,8 @@ etl_columns_fill_defaults(EtlColumns *columns, TupleTableSlot *slot)
 static void
 plan_missing(EtlColumns *columns, Relation target)
 {
-	TupleDesc	desc = RelationGetDescr(target);
-	bool	   *supplied = palloc0(sizeof(bool) * (desc->natts + 1));
+	TupleDesc desc = RelationGetDescr(target);
+	bool *supplied = palloc0(sizeof(bool) * (desc->natts + 1));
 
 	for (int i = 0; i < columns->natts; i++)
 		supplied[columns->attnums[i]] = true;
@@ -107,7 +106,7 @@ plan_missing(EtlColumns *columns, Relation target)
 	for (AttrNumber attnum = 1; attnum <= desc->natts; attnum++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, attnum - 1);
-		Expr	   *expr = NULL;
+		Expr *expr = NULL;
 
 		if (supplied[attnum])
 			continue;
@@ -116,7 +115,7 @@ plan_missing(EtlColumns *columns, Relation target)
 		if (expr != NULL)
 		{
 			MemoryContext oldcontext;
-			int			i = columns->n_default++;
+			int i = columns->n_default++;
 
 			oldcontext = MemoryContextSwitchTo(columns->estate->es_query_cxt);
 			expr = expression_planner(expr);
@@ -148,5 +147,5 @@ static bool
 is_volatile_user_function(Oid funcid, void *context pg_attribute_unused())
 {
 	return funcid >= FirstNormalObjectId &&
-		func_volatile(funcid) == PROVOLATILE_VOLATILE;
+		   func_volatile(funcid) == PROVOLATILE_VOLATILE;
 }

@@ -45,7 +45,7 @@ etl_index_is_deferrable(Relation index)
 	Form_pg_index form = index->rd_index;
 
 	return !form->indisunique && !form->indisexclusion && !form->indisprimary &&
-		form->indisvalid && form->indisready && form->indislive;
+		   form->indisvalid && form->indisready && form->indislive;
 }
 
 /*
@@ -55,7 +55,7 @@ etl_index_is_deferrable(Relation index)
 bool
 etl_indexes_can_defer(Relation target, const char **reason)
 {
-	List	   *indexes;
+	List *indexes;
 
 	*reason = NULL;
 	if (target->rd_rel->relkind != RELKIND_RELATION ||
@@ -65,8 +65,8 @@ etl_indexes_can_defer(Relation target, const char **reason)
 		*reason = "only the owner of a table may rebuild its indexes";
 	else if (IsSystemRelation(target))
 		*reason = "the target is a system catalog";
-	else if (check_enable_rls(RelationGetRelid(target), InvalidOid,
-							  true) == RLS_ENABLED)
+	else if (check_enable_rls(RelationGetRelid(target), InvalidOid, true) ==
+			 RLS_ENABLED)
 		*reason = "row-level security applies to the target";
 	else if (!triggers_allow(target))
 		*reason = "the target has triggers or deferrable constraints";
@@ -88,8 +88,8 @@ etl_indexes_can_defer(Relation target, const char **reason)
 void
 etl_indexes_rebuild(Relation target)
 {
-	List	   *indexes = deferrable_indexes(target);
-	ListCell   *lc;
+	List *indexes = deferrable_indexes(target);
+	ListCell *lc;
 
 	CheckTableNotInUse(target, "REINDEX");
 	foreach(lc, indexes)
@@ -116,7 +116,7 @@ triggers_allow(Relation target)
 
 	for (int i = 0; trigdesc != NULL && i < trigdesc->numtriggers; i++)
 	{
-		Trigger    *trigger = &trigdesc->triggers[i];
+		Trigger *trigger = &trigdesc->triggers[i];
 
 		if (!TRIGGER_FOR_INSERT(trigger->tgtype))
 			continue;
@@ -152,23 +152,23 @@ expressions_allow(Relation target)
 static bool
 is_used_elsewhere(Relation target)
 {
-	int			expected = target->rd_isnailed ? 2 : 1;
+	int expected = target->rd_isnailed ? 2 : 1;
 
 	return target->rd_refcnt != expected ||
-		AfterTriggerPendingOnRel(RelationGetRelid(target));
+		   AfterTriggerPendingOnRel(RelationGetRelid(target));
 }
 
 /* The OIDs of the indexes that a load leaves out. */
 static List *
 deferrable_indexes(Relation target)
 {
-	List	   *indexes = RelationGetIndexList(target);
-	List	   *result = NIL;
-	ListCell   *lc;
+	List *indexes = RelationGetIndexList(target);
+	List *result = NIL;
+	ListCell *lc;
 
 	foreach(lc, indexes)
 	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
 
 		if (etl_index_is_deferrable(index))
 			result = lappend_oid(result, lfirst_oid(lc));

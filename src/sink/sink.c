@@ -30,10 +30,8 @@ static const EtlSinkOps *const sinks[] = {
 
 static void check_kind(Relation target);
 static void check_foreign_table(Relation target);
-static void check_columns(Relation target, const AttrNumber *attnums,
-						  int natts);
-static void check_column_acl(Relation target, AttrNumber attnum,
-							 AclMode mode);
+static void check_columns(Relation target, const AttrNumber *attnums, int natts);
+static void check_column_acl(Relation target, AttrNumber attnum, AclMode mode);
 static void check_conflict_acl(Relation target, const AttrNumber *attnums,
 							   int natts, const EtlSinkOptions *options);
 
@@ -42,10 +40,10 @@ static void check_conflict_acl(Relation target, const AttrNumber *attnums,
  * Throws what an INSERT would throw, before any row is read.
  */
 void
-etl_sink_check_privileges(Relation target, const AttrNumber *attnums,
-						  int natts, const EtlSinkOptions *options)
+etl_sink_check_privileges(Relation target, const AttrNumber *attnums, int natts,
+						  const EtlSinkOptions *options)
 {
-	Oid			relid = RelationGetRelid(target);
+	Oid relid = RelationGetRelid(target);
 
 	check_kind(target);
 	check_columns(target, attnums, natts);
@@ -79,8 +77,8 @@ etl_sink_open(Relation target, const AttrNumber *attnums, int natts,
 			  const EtlSinkOptions *options, EtlSinkRejectCall reject,
 			  void *reject_arg)
 {
-	EtlSink    *sink;
-	int			i = 0;
+	EtlSink *sink;
+	int i = 0;
 
 	while (!sinks[i]->serves(target, options))
 	{
@@ -175,7 +173,8 @@ check_foreign_table(Relation target)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot insert into foreign table \"%s\"",
 						RelationGetRelationName(target)),
-				 errdetail("Its foreign-data wrapper or its options do not allow it.")));
+				 errdetail(
+					 "Its foreign-data wrapper or its options do not allow it.")));
 }
 
 /* Refuses what INSERT refuses, with a word on the way out. */
@@ -197,20 +196,23 @@ check_kind(Relation target)
 			ereport(ERROR,
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("cannot load into materialized view \"%s\"", name),
-					 errhint("Load into the tables that it reads, then use REFRESH MATERIALIZED VIEW.")));
+					 errhint(
+						 "Load into the tables that it reads, then use REFRESH MATERIALIZED VIEW.")));
 			break;
 		case RELKIND_SEQUENCE:
 			ereport(ERROR,
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("cannot load into sequence \"%s\"", name),
-					 errhint("The target must be a table, a foreign table or an updatable view.")));
+					 errhint(
+						 "The target must be a table, a foreign table or an updatable view.")));
 			break;
 		default:
 			ereport(ERROR,
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("cannot load into \"%s\"", name),
 					 errdetail_relkind_not_supported(target->rd_rel->relkind),
-					 errhint("The target must be a table, a foreign table or an updatable view.")));
+					 errhint(
+						 "The target must be a table, a foreign table or an updatable view.")));
 	}
 	if (!allowSystemTableMods && IsSystemRelation(target))
 		ereport(ERROR,
@@ -226,8 +228,8 @@ check_kind(Relation target)
 static void
 check_columns(Relation target, const AttrNumber *attnums, int natts)
 {
-	TupleDesc	desc = RelationGetDescr(target);
-	Bitmapset  *seen = NULL;
+	TupleDesc desc = RelationGetDescr(target);
+	Bitmapset *seen = NULL;
 
 	for (int i = 0; i < natts; i++)
 	{
@@ -248,10 +250,9 @@ check_columns(Relation target, const AttrNumber *attnums, int natts)
 					 errdetail("Generated columns are computed, not loaded."),
 					 errhint("Leave the column out.")));
 		if (bms_is_member(attnums[i], seen))
-			ereport(ERROR,
-					(errcode(ERRCODE_DUPLICATE_COLUMN),
-					 errmsg("column \"%s\" specified more than once",
-							NameStr(att->attname))));
+			ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
+							errmsg("column \"%s\" specified more than once",
+								   NameStr(att->attname))));
 		seen = bms_add_member(seen, attnums[i]);
 	}
 	bms_free(seen);
@@ -261,7 +262,7 @@ check_columns(Relation target, const AttrNumber *attnums, int natts)
 static void
 check_column_acl(Relation target, AttrNumber attnum, AclMode mode)
 {
-	Oid			relid = RelationGetRelid(target);
+	Oid relid = RelationGetRelid(target);
 
 	if (pg_class_aclcheck(relid, GetUserId(), mode) != ACLCHECK_OK &&
 		pg_attribute_aclcheck(relid, attnum, GetUserId(), mode) != ACLCHECK_OK)
@@ -278,14 +279,14 @@ static void
 check_conflict_acl(Relation target, const AttrNumber *attnums, int natts,
 				   const EtlSinkOptions *options)
 {
-	List	   *keys = etl_conflict_keys(target, options);
-	ListCell   *lc;
-	Bitmapset  *key_set = NULL;
+	List *keys = etl_conflict_keys(target, options);
+	ListCell *lc;
+	Bitmapset *key_set = NULL;
 
 	foreach(lc, keys)
 	{
-		AttrNumber	attnum = get_attnum(RelationGetRelid(target),
-										strVal(lfirst(lc)));
+		AttrNumber attnum = get_attnum(RelationGetRelid(target),
+									   strVal(lfirst(lc)));
 
 		check_column_acl(target, attnum, ACL_SELECT);
 		key_set = bms_add_member(key_set, attnum);

@@ -24,51 +24,51 @@ typedef enum EtlConflictAction
 
 typedef struct EtlSinkOptions
 {
-	bool		guarded;		/* report row errors instead of throwing */
-	bool		defer_indexes;	/* leave non-unique indexes to the end */
+	bool guarded;		/* report row errors instead of throwing */
+	bool defer_indexes; /* leave non-unique indexes to the end */
 	EtlConflictAction on_conflict;
-	List	   *keys;			/* of String nodes; with on_conflict */
+	List *keys; /* of String nodes; with on_conflict */
 } EtlSinkOptions;
 
 typedef struct EtlSinkCounts
 {
-	int64		inserted;
-	int64		updated;
-	int64		unchanged;		/* left alone by on_conflict => 'skip' */
-	int64		rejected;
+	int64 inserted;
+	int64 updated;
+	int64 unchanged; /* left alone by on_conflict => 'skip' */
+	int64 rejected;
 } EtlSinkCounts;
 
 typedef struct EtlSink EtlSink;
 
 /* row: its index in the batch.  The reject's strings live until it returns. */
-typedef void (*EtlSinkRejectCall) (void *arg, int row, const EtlReject *reject);
+typedef void (*EtlSinkRejectCall)(void *arg, int row, const EtlReject *reject);
 
 struct EtlSink
 {
 	const struct EtlSinkOps *ops;
-	Relation	target;
+	Relation target;
 	EtlSinkOptions options;
 	EtlSinkCounts counts;
 	EtlSinkRejectCall reject;
-	void	   *reject_arg;
+	void *reject_arg;
 
 	/* The batch: slots are filled by the caller, values of the given columns. */
-	int			batch_rows;		/* rows stored so far */
-	int			batch_limit;	/* the caller flushes when this many */
-	int			current_row;	/* being written, or -1: for error contexts */
+	int batch_rows;	 /* rows stored so far */
+	int batch_limit; /* the caller flushes when this many */
+	int current_row; /* being written, or -1: for error contexts */
 	TupleTableSlot **slots;
-	MemoryContext batch_context;	/* values live here; reset by flush */
+	MemoryContext batch_context; /* values live here; reset by flush */
 };
 
 typedef struct EtlSinkOps
 {
 	const char *name;
-	bool		(*serves) (Relation target, const EtlSinkOptions *options);
-	EtlSink    *(*open) (Relation target, const AttrNumber *attnums, int natts,
-						 const EtlSinkOptions *options);
-	void		(*set_columns) (EtlSink *sink, const AttrNumber *attnums, int natts);
-	void		(*flush) (EtlSink *sink);
-	void		(*close) (EtlSink *sink);
+	bool (*serves)(Relation target, const EtlSinkOptions *options);
+	EtlSink *(*open)(Relation target, const AttrNumber *attnums, int natts,
+					 const EtlSinkOptions *options);
+	void (*set_columns)(EtlSink *sink, const AttrNumber *attnums, int natts);
+	void (*flush)(EtlSink *sink);
+	void (*close)(EtlSink *sink);
 } EtlSinkOps;
 
 /*
@@ -78,9 +78,8 @@ typedef struct EtlSinkOps
  * defer_indexes) and opens, flushes and closes the sink at one subtransaction
  * level, with no guard open.  It calls etl_sink_check_privileges() first.
  */
-extern void etl_sink_check_privileges(Relation target,
-									  const AttrNumber *attnums, int natts,
-									  const EtlSinkOptions *options);
+extern void etl_sink_check_privileges(Relation target, const AttrNumber *attnums,
+									  int natts, const EtlSinkOptions *options);
 extern EtlSink *etl_sink_open(Relation target, const AttrNumber *attnums,
 							  int natts, const EtlSinkOptions *options,
 							  EtlSinkRejectCall reject, void *reject_arg);
@@ -95,4 +94,4 @@ extern void etl_sink_close(EtlSink *sink);
 extern bool etl_indexes_can_defer(Relation target, const char **reason);
 extern void etl_indexes_rebuild(Relation target);
 
-#endif							/* ETL_SINK_H */
+#endif /* ETL_SINK_H */

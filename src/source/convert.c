@@ -64,11 +64,13 @@ static void init_column(EtlConverter *converter, EtlColumnConverter *column,
 						Form_pg_attribute att);
 static void choose_fast(EtlColumnConverter *column, Oid type);
 static bool convert_guarded(EtlConverter *converter, EtlColumnConverter *column,
-							const EtlField *field, Datum *value, EtlReject *reject);
+							const EtlField *field, Datum *value,
+							EtlReject *reject);
 static void call_input_function(void *arg);
-static void prepare_input_function(MemoryContext parent, EtlColumnConverter *column);
-static bool has_extra_field(const EtlConverter *converter, const EtlField *fields,
-							int nfields);
+static void prepare_input_function(MemoryContext parent,
+								   EtlColumnConverter *column);
+static bool has_extra_field(const EtlConverter *converter,
+							const EtlField *fields, int nfields);
 static bool reject_structure(EtlReject *reject, const char *message,
 							 const char *column_name);
 
@@ -85,8 +87,7 @@ etl_converter_create(TupleDesc desc, const AttrNumber *attnums, int nfields)
 	MemoryContext caller_context;
 	EtlConverter *converter;
 
-	context = AllocSetContextCreate(CurrentMemoryContext,
-									"etl converter",
+	context = AllocSetContextCreate(CurrentMemoryContext, "etl converter",
 									ALLOCSET_DEFAULT_SIZES);
 	caller_context = MemoryContextSwitchTo(context);
 
@@ -103,8 +104,7 @@ etl_converter_create(TupleDesc desc, const AttrNumber *attnums, int nfields)
 		if (attnums[i] < 1 || attnums[i] > desc->natts ||
 			TupleDescAttr(desc, attnums[i] - 1)->attisdropped)
 			elog(ERROR, "invalid attribute number %d", attnums[i]);
-		init_column(converter,
-					&converter->columns[i],
+		init_column(converter, &converter->columns[i],
 					TupleDescAttr(desc, attnums[i] - 1));
 	}
 
@@ -114,7 +114,8 @@ etl_converter_create(TupleDesc desc, const AttrNumber *attnums, int nfields)
 
 /* Looks up how the column's values are read. */
 static void
-init_column(EtlConverter *converter, EtlColumnConverter *column, Form_pg_attribute att)
+init_column(EtlConverter *converter, EtlColumnConverter *column,
+			Form_pg_attribute att)
 {
 	column->attnum = att->attnum;
 	column->name = pstrdup(NameStr(att->attname));
@@ -194,13 +195,14 @@ choose_fast(EtlColumnConverter *column, Oid type)
  * may then be set.
  */
 bool
-etl_convert(EtlConverter *converter, const EtlField *fields, int nfields, Datum *values,
-			bool *isnull, EtlReject *reject)
+etl_convert(EtlConverter *converter, const EtlField *fields, int nfields,
+			Datum *values, bool *isnull, EtlReject *reject)
 {
 	EtlRowArena *arena = &converter->arena;
 
 	if (has_extra_field(converter, fields, nfields))
-		return reject_structure(reject, "extra data after last expected column", NULL);
+		return reject_structure(reject, "extra data after last expected column",
+								NULL);
 
 	arena->next = NULL;
 	arena->left = 0;
@@ -217,7 +219,8 @@ etl_convert(EtlConverter *converter, const EtlField *fields, int nfields, Datum 
 									column->name ?
 										psprintf("missing data for column \"%s\"",
 												 column->name) :
-										psprintf("missing data for field %d", i + 1),
+										psprintf("missing data for field %d",
+												 i + 1),
 									column->name);
 		if (column->attnum == InvalidAttrNumber)
 			continue;
@@ -227,7 +230,8 @@ etl_convert(EtlConverter *converter, const EtlField *fields, int nfields, Datum 
 			values[index] = (Datum) 0;
 		else if ((field->data == NULL || column->fast == NULL ||
 				  !column->fast(column, field, &values[index])) &&
-				 !convert_guarded(converter, column, field, &values[index], reject))
+				 !convert_guarded(converter, column, field, &values[index],
+								  reject))
 			return false;
 	}
 	return true;
@@ -292,10 +296,8 @@ call_input_function(void *arg)
 	InputCall *call = arg;
 	EtlColumnConverter *column = call->column;
 
-	call->value = InputFunctionCall(&column->io_function,
-									call->string,
-									column->type_ioparam,
-									column->typmod);
+	call->value = InputFunctionCall(&column->io_function, call->string,
+									column->type_ioparam, column->typmod);
 }
 
 /*
@@ -307,7 +309,8 @@ prepare_input_function(MemoryContext parent, EtlColumnConverter *column)
 {
 	MemoryContext context;
 
-	context = AllocSetContextCreate(parent, "etl input function", ALLOCSET_SMALL_SIZES);
+	context = AllocSetContextCreate(parent, "etl input function",
+									ALLOCSET_SMALL_SIZES);
 	fmgr_info_cxt(column->type_input, &column->io_function, context);
 	column->io_context = context;
 }
@@ -317,7 +320,8 @@ prepare_input_function(MemoryContext parent, EtlColumnConverter *column)
  * field, which is what a table without columns expects.
  */
 static bool
-has_extra_field(const EtlConverter *converter, const EtlField *fields, int nfields)
+has_extra_field(const EtlConverter *converter, const EtlField *fields,
+				int nfields)
 {
 	if (nfields <= converter->nfields)
 		return false;

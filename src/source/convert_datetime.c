@@ -45,9 +45,11 @@ typedef struct IsoTime
 static bool scan_two(const char *p, int *number);
 static bool scan_date(const char *p, IsoDate *date);
 static bool scan_time(const char **text, int precision, IsoTime *time);
-static bool scan_timestamp(const EtlColumnConverter *column, const EtlField *field,
-						   IsoDate *date, IsoTime *time, const char **rest);
-static bool scan_zone(const EtlColumnConverter *column, const char *p, int *seconds_east);
+static bool scan_timestamp(const EtlColumnConverter *column,
+						   const EtlField *field, IsoDate *date, IsoTime *time,
+						   const char **rest);
+static bool scan_zone(const EtlColumnConverter *column, const char *p,
+					  int *seconds_east);
 static int days_since_2000(const IsoDate *date);
 static int64 time_of_day(const IsoTime *time);
 static int session_seconds_east(const IsoDate *date, const IsoTime *time);
@@ -65,7 +67,8 @@ etl_convert_date(const EtlColumnConverter *column pg_attribute_unused(),
 }
 
 bool
-etl_convert_time(const EtlColumnConverter *column, const EtlField *field, Datum *value)
+etl_convert_time(const EtlColumnConverter *column, const EtlField *field,
+				 Datum *value)
 {
 	const char *p = field->data;
 	IsoTime time;
@@ -108,7 +111,8 @@ etl_convert_timestamptz(const EtlColumnConverter *column, const EtlField *field,
 	else if (!scan_zone(column, rest, &seconds_east))
 		return false;
 	*value = TimestampGetDatum(days_since_2000(&date) * USECS_PER_DAY +
-							   time_of_day(&time) - seconds_east * USECS_PER_SEC);
+							   time_of_day(&time) -
+							   seconds_east * USECS_PER_SEC);
 	return true;
 }
 
@@ -152,11 +156,13 @@ scan_date(const char *p, IsoDate *date)
 	int year;
 
 	if (!scan_two(p, &century) || !scan_two(p + 2, &year) || p[4] != '-' ||
-		!scan_two(p + 5, &date->month) || p[7] != '-' || !scan_two(p + 8, &date->day))
+		!scan_two(p + 5, &date->month) || p[7] != '-' ||
+		!scan_two(p + 8, &date->day))
 		return false;
 	date->year = century * 100 + year;
-	return date->year >= 1 && date->month >= 1 && date->month <= MONTHS_PER_YEAR &&
-		   date->day >= 1 && date->day <= day_tab[isleap(date->year)][date->month - 1];
+	return date->year >= 1 && date->month >= 1 &&
+		   date->month <= MONTHS_PER_YEAR && date->day >= 1 &&
+		   date->day <= day_tab[isleap(date->year)][date->month - 1];
 }
 
 /*
@@ -172,8 +178,9 @@ scan_time(const char **text, int precision, IsoTime *time)
 	int decimals = 0;
 	int fraction = 0;
 
-	if (!scan_two(p, &time->hour) || p[2] != ':' || !scan_two(p + 3, &time->minute) ||
-		p[5] != ':' || !scan_two(p + 6, &time->second) || time->hour > 23 ||
+	if (!scan_two(p, &time->hour) || p[2] != ':' ||
+		!scan_two(p + 3, &time->minute) || p[5] != ':' ||
+		!scan_two(p + 6, &time->second) || time->hour > 23 ||
 		time->minute > 59 || time->second > 59)
 		return false;
 
@@ -196,8 +203,8 @@ scan_time(const char **text, int precision, IsoTime *time)
 
 /* Reads date and time; *rest is what follows them. */
 static bool
-scan_timestamp(const EtlColumnConverter *column, const EtlField *field, IsoDate *date,
-			   IsoTime *time, const char **rest)
+scan_timestamp(const EtlColumnConverter *column, const EtlField *field,
+			   IsoDate *date, IsoTime *time, const char **rest)
 {
 	const char *p = field->data;
 
@@ -244,8 +251,9 @@ scan_zone(const EtlColumnConverter *column, const char *p, int *seconds_east)
 static int
 days_since_2000(const IsoDate *date)
 {
-	static const int days_before_month[MONTHS_PER_YEAR] =
-		{0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+	static const int days_before_month[MONTHS_PER_YEAR] = {0,	31,	 59,  90,
+														   120, 151, 181, 212,
+														   243, 273, 304, 334};
 	const int days_before_2000 = 730119; /* from 0001-01-01 */
 	int years = date->year - 1;
 	int days = years * 365 + years / 4 - years / 100 + years / 400;

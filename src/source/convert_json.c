@@ -59,14 +59,15 @@ may_have_exponent(const EtlField *field)
 static bool
 is_json(const EtlField *field)
 {
-	JsonLexContext *lex =
-		etl_make_json_lexer(field->data, field->len, GetDatabaseEncoding());
+	JsonLexContext *lex = etl_make_json_lexer(field->data, field->len,
+											  GetDatabaseEncoding());
 
 	return pg_parse_json(lex, &nullSemAction) == JSON_SUCCESS;
 }
 
 bool
-etl_convert_json(const EtlColumnConverter *column, const EtlField *field, Datum *value)
+etl_convert_json(const EtlColumnConverter *column, const EtlField *field,
+				 Datum *value)
 {
 	return parses_quietly(field) && is_json(field) &&
 		   etl_convert_text(column, field, value);

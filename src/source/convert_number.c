@@ -50,7 +50,8 @@ typedef struct PlainDecimal
 
 #define DIGITS_PER_GROUP   4
 #define MAX_INTEGER_DIGITS 128
-#define MAX_GROUPS		   ((MAX_INTEGER_DIGITS + NUMERIC_FORM_MAX_SCALE) / DIGITS_PER_GROUP + 2)
+#define MAX_GROUPS \
+	((MAX_INTEGER_DIGITS + NUMERIC_FORM_MAX_SCALE) / DIGITS_PER_GROUP + 2)
 
 /* 18 digits and the next one times ten still fit into 64 bits. */
 #define MAX_INT_DIGITS 18
@@ -58,10 +59,11 @@ typedef struct PlainDecimal
 static bool scan_int(const EtlField *field, int64 *result);
 static bool scan_decimal(const EtlField *field, PlainDecimal *decimal);
 static bool scan_exponent(const char *text);
-static bool small_mantissa(const PlainDecimal *decimal, uint64 limit, int max_scale,
-						   uint64 *mantissa);
+static bool small_mantissa(const PlainDecimal *decimal, uint64 limit,
+						   int max_scale, uint64 *mantissa);
 static int group_digits(const PlainDecimal *decimal, int16 *groups, int *weight);
-static Datum form_numeric(EtlRowArena *arena, const PlainDecimal *decimal, int scale);
+static Datum form_numeric(EtlRowArena *arena, const PlainDecimal *decimal,
+						  int scale);
 
 static inline bool
 is_digit(char c)
@@ -75,7 +77,8 @@ etl_convert_int2(const EtlColumnConverter *column pg_attribute_unused(),
 {
 	int64 number;
 
-	if (!scan_int(field, &number) || number < PG_INT16_MIN || number > PG_INT16_MAX)
+	if (!scan_int(field, &number) || number < PG_INT16_MIN ||
+		number > PG_INT16_MAX)
 		return false;
 	*value = Int16GetDatum((int16) number);
 	return true;
@@ -87,7 +90,8 @@ etl_convert_int4(const EtlColumnConverter *column pg_attribute_unused(),
 {
 	int64 number;
 
-	if (!scan_int(field, &number) || number < PG_INT32_MIN || number > PG_INT32_MAX)
+	if (!scan_int(field, &number) || number < PG_INT32_MIN ||
+		number > PG_INT32_MAX)
 		return false;
 	*value = Int32GetDatum((int32) number);
 	return true;
@@ -147,14 +151,12 @@ etl_convert_float4(const EtlColumnConverter *column pg_attribute_unused(),
 
 #if FLT_EVAL_METHOD == 0
 	{
-		static const float powers[] =
-			{1e0f, 1e1f, 1e2f, 1e3f, 1e4f, 1e5f, 1e6f, 1e7f, 1e8f, 1e9f, 1e10f};
+		static const float powers[] = {1e0f, 1e1f, 1e2f, 1e3f, 1e4f, 1e5f,
+									   1e6f, 1e7f, 1e8f, 1e9f, 1e10f};
 		uint64 mantissa;
 
-		if (small_mantissa(&decimal,
-						   UINT64CONST(1) << FLT_MANT_DIG,
-						   lengthof(powers) - 1,
-						   &mantissa))
+		if (small_mantissa(&decimal, UINT64CONST(1) << FLT_MANT_DIG,
+						   lengthof(powers) - 1, &mantissa))
 		{
 			number = (float) mantissa / powers[decimal.fraction_len];
 			*value = Float4GetDatum(decimal.negative ? -number : number);
@@ -185,15 +187,14 @@ etl_convert_float8(const EtlColumnConverter *column pg_attribute_unused(),
 
 #if FLT_EVAL_METHOD == 0
 	{
-		static const double powers[] = {1e0,  1e1,	1e2,  1e3,	1e4,  1e5,	1e6,  1e7,
-										1e8,  1e9,	1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
-										1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+		static const double powers[] = {1e0,  1e1,	1e2,  1e3,	1e4,  1e5,
+										1e6,  1e7,	1e8,  1e9,	1e10, 1e11,
+										1e12, 1e13, 1e14, 1e15, 1e16, 1e17,
+										1e18, 1e19, 1e20, 1e21, 1e22};
 		uint64 mantissa;
 
-		if (small_mantissa(&decimal,
-						   UINT64CONST(1) << DBL_MANT_DIG,
-						   lengthof(powers) - 1,
-						   &mantissa))
+		if (small_mantissa(&decimal, UINT64CONST(1) << DBL_MANT_DIG,
+						   lengthof(powers) - 1, &mantissa))
 		{
 			number = (double) mantissa / powers[decimal.fraction_len];
 			*value = Float8GetDatum(decimal.negative ? -number : number);
@@ -215,7 +216,8 @@ etl_convert_float8(const EtlColumnConverter *column pg_attribute_unused(),
  * worth at most limit, and not more than max_scale follow the point.
  */
 static bool
-small_mantissa(const PlainDecimal *decimal, uint64 limit, int max_scale, uint64 *mantissa)
+small_mantissa(const PlainDecimal *decimal, uint64 limit, int max_scale,
+			   uint64 *mantissa)
 {
 	uint64 number = 0;
 
@@ -310,7 +312,8 @@ etl_numeric_typmod(EtlColumnConverter *column)
  * scale; a longer one would be rounded, which is not done here.
  */
 bool
-etl_convert_numeric(const EtlColumnConverter *column, const EtlField *field, Datum *value)
+etl_convert_numeric(const EtlColumnConverter *column, const EtlField *field,
+					Datum *value)
 {
 	PlainDecimal decimal;
 	int scale;
@@ -331,7 +334,8 @@ etl_convert_numeric(const EtlColumnConverter *column, const EtlField *field, Dat
 			decimal.integer_len > column->precision - scale)
 			return false;
 	}
-	if (scale > NUMERIC_FORM_MAX_SCALE || decimal.integer_len > MAX_INTEGER_DIGITS)
+	if (scale > NUMERIC_FORM_MAX_SCALE ||
+		decimal.integer_len > MAX_INTEGER_DIGITS)
 		return false;
 
 	*value = form_numeric(column->arena, &decimal, scale);
@@ -390,7 +394,8 @@ group_digits(const PlainDecimal *decimal, int16 *groups, int *weight)
 	int tail;
 	int16 group;
 
-	*weight = (decimal->integer_len + DIGITS_PER_GROUP - 1) / DIGITS_PER_GROUP - 1;
+	*weight = (decimal->integer_len + DIGITS_PER_GROUP - 1) / DIGITS_PER_GROUP -
+			  1;
 
 	if (lead > 0)
 	{
@@ -400,15 +405,15 @@ group_digits(const PlainDecimal *decimal, int16 *groups, int *weight)
 		groups[ngroups++] = group;
 	}
 	for (; p < end; p += DIGITS_PER_GROUP)
-		groups[ngroups++] = (p[0] - '0') * 1000 + (p[1] - '0') * 100 + (p[2] - '0') * 10 +
-							(p[3] - '0');
+		groups[ngroups++] = (p[0] - '0') * 1000 + (p[1] - '0') * 100 +
+							(p[2] - '0') * 10 + (p[3] - '0');
 
 	p = decimal->fraction;
 	tail = decimal->fraction_len % DIGITS_PER_GROUP;
 	end = p + decimal->fraction_len - tail;
 	for (; p < end; p += DIGITS_PER_GROUP)
-		groups[ngroups++] = (p[0] - '0') * 1000 + (p[1] - '0') * 100 + (p[2] - '0') * 10 +
-							(p[3] - '0');
+		groups[ngroups++] = (p[0] - '0') * 1000 + (p[1] - '0') * 100 +
+							(p[2] - '0') * 10 + (p[3] - '0');
 	if (tail > 0)
 	{
 		group = 0;

@@ -18,8 +18,9 @@
 
 #define UUID_TEXT_LEN 36
 
-static inline bool store_bytes(const EtlColumnConverter *column, const char *data,
-							   size_t len, size_t padding, Datum *value);
+static inline bool store_bytes(const EtlColumnConverter *column,
+							   const char *data, size_t len, size_t padding,
+							   Datum *value);
 static int count_chars(const char *data, int len);
 static int count_utf8_chars(const char *data, int len);
 static bool decode_hex(const char *text, size_t nbytes, unsigned char *bytes);
@@ -46,13 +47,15 @@ etl_convert_bool(const EtlColumnConverter *column pg_attribute_unused(),
 }
 
 bool
-etl_convert_text(const EtlColumnConverter *column, const EtlField *field, Datum *value)
+etl_convert_text(const EtlColumnConverter *column, const EtlField *field,
+				 Datum *value)
 {
 	return store_bytes(column, field->data, field->len, 0, value);
 }
 
 bool
-etl_convert_varchar(const EtlColumnConverter *column, const EtlField *field, Datum *value)
+etl_convert_varchar(const EtlColumnConverter *column, const EtlField *field,
+					Datum *value)
 {
 	if (column->max_chars >= 0 && field->len > column->max_chars &&
 		count_chars(field->data, field->len) > column->max_chars)
@@ -62,7 +65,8 @@ etl_convert_varchar(const EtlColumnConverter *column, const EtlField *field, Dat
 
 /* char(n): filled up with blanks to n characters. */
 bool
-etl_convert_bpchar(const EtlColumnConverter *column, const EtlField *field, Datum *value)
+etl_convert_bpchar(const EtlColumnConverter *column, const EtlField *field,
+				   Datum *value)
 {
 	int chars;
 
@@ -71,12 +75,14 @@ etl_convert_bpchar(const EtlColumnConverter *column, const EtlField *field, Datu
 	chars = count_chars(field->data, field->len);
 	if (chars > column->max_chars)
 		return false;
-	return store_bytes(column, field->data, field->len, column->max_chars - chars, value);
+	return store_bytes(column, field->data, field->len,
+					   column->max_chars - chars, value);
 }
 
 /* Hexadecimal, or bytes as they are with nothing escaped. */
 bool
-etl_convert_bytea(const EtlColumnConverter *column, const EtlField *field, Datum *value)
+etl_convert_bytea(const EtlColumnConverter *column, const EtlField *field,
+				  Datum *value)
 {
 	size_t nbytes;
 	bytea *result;
@@ -94,12 +100,14 @@ etl_convert_bytea(const EtlColumnConverter *column, const EtlField *field, Datum
 	result = etl_row_alloc(column->arena, VARHDRSZ + nbytes);
 	SET_VARSIZE(result, VARHDRSZ + nbytes);
 	*value = PointerGetDatum(result);
-	return decode_hex(field->data + 2, nbytes, (unsigned char *) VARDATA(result));
+	return decode_hex(field->data + 2, nbytes,
+					  (unsigned char *) VARDATA(result));
 }
 
 /* The canonical form: 8-4-4-4-12 hexadecimal digits. */
 bool
-etl_convert_uuid(const EtlColumnConverter *column, const EtlField *field, Datum *value)
+etl_convert_uuid(const EtlColumnConverter *column, const EtlField *field,
+				 Datum *value)
 {
 	const char *text = field->data;
 	pg_uuid_t *uuid;
@@ -109,7 +117,8 @@ etl_convert_uuid(const EtlColumnConverter *column, const EtlField *field, Datum 
 		return false;
 	uuid = etl_row_alloc(column->arena, sizeof(pg_uuid_t));
 	*value = UUIDPGetDatum(uuid);
-	return decode_hex(text, 4, uuid->data) && decode_hex(text + 9, 2, uuid->data + 4) &&
+	return decode_hex(text, 4, uuid->data) &&
+		   decode_hex(text + 9, 2, uuid->data + 4) &&
 		   decode_hex(text + 14, 2, uuid->data + 6) &&
 		   decode_hex(text + 19, 2, uuid->data + 8) &&
 		   decode_hex(text + 24, 6, uuid->data + 10);

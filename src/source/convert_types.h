@@ -17,8 +17,8 @@ typedef struct EtlColumnConverter EtlColumnConverter;
  * Converts a field that is not null, without ever throwing for what is in
  * it.  False means "not certain": then the type's input function decides.
  */
-typedef bool (*EtlFastConverter)(const EtlColumnConverter *column, const EtlField *field,
-								 Datum *value);
+typedef bool (*EtlFastConverter)(const EtlColumnConverter *column,
+								 const EtlField *field, Datum *value);
 
 /*
  * Where the values of one row go: a piece of the caller's memory context.
@@ -73,49 +73,49 @@ etl_row_alloc(EtlRowArena *arena, size_t size)
 }
 
 /* in convert_number.c */
-extern bool etl_convert_int2(const EtlColumnConverter *column, const EtlField *field,
-							 Datum *value);
-extern bool etl_convert_int4(const EtlColumnConverter *column, const EtlField *field,
-							 Datum *value);
-extern bool etl_convert_int8(const EtlColumnConverter *column, const EtlField *field,
-							 Datum *value);
-extern bool etl_convert_float4(const EtlColumnConverter *column, const EtlField *field,
-							   Datum *value);
-extern bool etl_convert_float8(const EtlColumnConverter *column, const EtlField *field,
-							   Datum *value);
+extern bool etl_convert_int2(const EtlColumnConverter *column,
+							 const EtlField *field, Datum *value);
+extern bool etl_convert_int4(const EtlColumnConverter *column,
+							 const EtlField *field, Datum *value);
+extern bool etl_convert_int8(const EtlColumnConverter *column,
+							 const EtlField *field, Datum *value);
+extern bool etl_convert_float4(const EtlColumnConverter *column,
+							   const EtlField *field, Datum *value);
+extern bool etl_convert_float8(const EtlColumnConverter *column,
+							   const EtlField *field, Datum *value);
 extern void etl_numeric_typmod(EtlColumnConverter *column);
-extern bool etl_convert_numeric(const EtlColumnConverter *column, const EtlField *field,
-								Datum *value);
+extern bool etl_convert_numeric(const EtlColumnConverter *column,
+								const EtlField *field, Datum *value);
 
 /* in convert_datetime.c */
-extern bool etl_convert_date(const EtlColumnConverter *column, const EtlField *field,
-							 Datum *value);
-extern bool etl_convert_time(const EtlColumnConverter *column, const EtlField *field,
-							 Datum *value);
-extern bool etl_convert_timestamp(const EtlColumnConverter *column, const EtlField *field,
-								  Datum *value);
+extern bool etl_convert_date(const EtlColumnConverter *column,
+							 const EtlField *field, Datum *value);
+extern bool etl_convert_time(const EtlColumnConverter *column,
+							 const EtlField *field, Datum *value);
+extern bool etl_convert_timestamp(const EtlColumnConverter *column,
+								  const EtlField *field, Datum *value);
 extern bool etl_convert_timestamptz(const EtlColumnConverter *column,
 									const EtlField *field, Datum *value);
 extern bool etl_zulu_is_utc(void);
 
 /* in convert_text.c */
-extern bool etl_convert_bool(const EtlColumnConverter *column, const EtlField *field,
-							 Datum *value);
-extern bool etl_convert_text(const EtlColumnConverter *column, const EtlField *field,
-							 Datum *value);
-extern bool etl_convert_varchar(const EtlColumnConverter *column, const EtlField *field,
-								Datum *value);
-extern bool etl_convert_bpchar(const EtlColumnConverter *column, const EtlField *field,
-							   Datum *value);
-extern bool etl_convert_bytea(const EtlColumnConverter *column, const EtlField *field,
-							  Datum *value);
-extern bool etl_convert_uuid(const EtlColumnConverter *column, const EtlField *field,
-							 Datum *value);
+extern bool etl_convert_bool(const EtlColumnConverter *column,
+							 const EtlField *field, Datum *value);
+extern bool etl_convert_text(const EtlColumnConverter *column,
+							 const EtlField *field, Datum *value);
+extern bool etl_convert_varchar(const EtlColumnConverter *column,
+								const EtlField *field, Datum *value);
+extern bool etl_convert_bpchar(const EtlColumnConverter *column,
+							   const EtlField *field, Datum *value);
+extern bool etl_convert_bytea(const EtlColumnConverter *column,
+							  const EtlField *field, Datum *value);
+extern bool etl_convert_uuid(const EtlColumnConverter *column,
+							 const EtlField *field, Datum *value);
 
 /* in convert_json.c */
-extern bool etl_convert_json(const EtlColumnConverter *column, const EtlField *field,
-							 Datum *value);
-extern bool etl_convert_jsonb(const EtlColumnConverter *column, const EtlField *field,
-							  Datum *value);
+extern bool etl_convert_json(const EtlColumnConverter *column,
+							 const EtlField *field, Datum *value);
+extern bool etl_convert_jsonb(const EtlColumnConverter *column,
+							  const EtlField *field, Datum *value);
 
 #endif /* ETL_CONVERT_TYPES_H */

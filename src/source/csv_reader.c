@@ -30,19 +30,19 @@
 #include "miscadmin.h"
 
 /* Bytes framed one by one between two looks at the cancel flag, about. */
-#define FRAME_SLICE	(1024 * 1024)
+#define FRAME_SLICE (1024 * 1024)
 
-#define HIGH_BITS	UINT64CONST(0x8080808080808080)
+#define HIGH_BITS UINT64CONST(0x8080808080808080)
 
 /* The first byte above 127 in s[0..len), or len. */
 static size_t
 find_high(const char *s, size_t len)
 {
-	size_t		i = 0;
+	size_t i = 0;
 
 	for (; i + 32 <= len; i += 32)
 	{
-		uint64		w[4];
+		uint64 w[4];
 
 		memcpy(w, s + i, sizeof(w));
 		if ((w[0] | w[1] | w[2] | w[3]) & HIGH_BITS)
@@ -74,7 +74,7 @@ next_mark(EtlCsvFramer *framer, EtlCsvMark mark, char byte, size_t from)
 static void
 reset_marks(EtlCsvFramer *framer)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < ETL_CSV_NUM_MARKS; i++)
 		framer->mark[i] = -1;
@@ -115,18 +115,18 @@ frame_cr(EtlCsvFramer *framer, size_t pos, size_t *next, bool *wait)
  * record ends at *end and the next one starts at *next.
  */
 static bool
-frame_fast(EtlCsvFramer *framer, char quote, char delimiter,
-		   size_t *end, size_t *next)
+frame_fast(EtlCsvFramer *framer, char quote, char delimiter, size_t *end,
+		   size_t *next)
 {
 	const char *buf = framer->buf;
-	size_t		len = framer->len;
+	size_t len = framer->len;
 
 	for (;;)
 	{
-		size_t		q = next_mark(framer, ETL_CSV_MARK_QUOTE, quote, framer->scan);
-		size_t		lf;
-		size_t		cr;
-		bool		wait;
+		size_t q = next_mark(framer, ETL_CSV_MARK_QUOTE, quote, framer->scan);
+		size_t lf;
+		size_t cr;
+		bool wait;
 
 		if (framer->in_quote)
 		{
@@ -140,8 +140,8 @@ frame_fast(EtlCsvFramer *framer, char quote, char delimiter,
 				continue;
 			}
 			framer->in_quote = false;
-			if (q + 1 < len && buf[q + 1] != delimiter &&
-				buf[q + 1] != '\n' && buf[q + 1] != '\r')
+			if (q + 1 < len && buf[q + 1] != delimiter && buf[q + 1] != '\n' &&
+				buf[q + 1] != '\r')
 				framer->flags |= ETL_CSV_ODD;
 			continue;
 		}
@@ -184,28 +184,29 @@ frame_fast(EtlCsvFramer *framer, char quote, char delimiter,
  * encodings whose trail bytes look like ASCII.
  */
 static bool
-frame_bytewise(EtlCsvReader *reader, EtlCsvFramer *framer,
-			   size_t *end, size_t *next)
+frame_bytewise(EtlCsvReader *reader, EtlCsvFramer *framer, size_t *end,
+			   size_t *next)
 {
-	char		quote = reader->dialect.quote;
-	char		escape = reader->dialect.escape;
-	bool		own_escape = (escape != quote);
-	bool		wait;
+	char quote = reader->dialect.quote;
+	char escape = reader->dialect.escape;
+	bool own_escape = (escape != quote);
+	bool wait;
 
 	for (; framer->scan < framer->len; framer->scan++)
 	{
-		char		c = framer->buf[framer->scan];
+		char c = framer->buf[framer->scan];
 
 		if ((framer->scan & (FRAME_SLICE - 1)) == 0)
 			CHECK_FOR_INTERRUPTS();
 		if (reader->embeds_ascii && IS_HIGHBIT_SET(c))
 		{
-			size_t		left = framer->len - framer->scan;
+			size_t left = framer->len - framer->scan;
 
 			if (left < MAX_MULTIBYTE_CHAR_LEN && !framer->eof)
 				return false;
 			framer->scan += etl_csv_char_len(reader, framer->buf + framer->scan,
-											 left) - 1;
+											 left) -
+							1;
 			framer->escaped = false;
 			continue;
 		}
@@ -253,7 +254,7 @@ etl_csv_count_lines(const EtlCsvFramer *framer, size_t from, size_t to)
 	const char *s = framer->buf + from;
 	const char *stop = framer->buf + to;
 	const char *hit;
-	int64		count = 0;
+	int64 count = 0;
 
 	while (s < stop && (hit = memchr(s, '\n', stop - s)) != NULL)
 	{
@@ -262,7 +263,8 @@ etl_csv_count_lines(const EtlCsvFramer *framer, size_t from, size_t to)
 	}
 	if (framer->eol != ETL_CSV_EOL_CR)
 		return count;
-	for (s = framer->buf + from; s < stop && (hit = memchr(s, '\r', stop - s)) != NULL; s = hit + 1)
+	for (s = framer->buf + from;
+		 s < stop && (hit = memchr(s, '\r', stop - s)) != NULL; s = hit + 1)
 	{
 		if (hit + 1 >= framer->buf + framer->len || hit[1] != '\n')
 			count++;
@@ -292,7 +294,7 @@ static void
 emit_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t end, size_t next)
 {
 	EtlCsvFramer *framer = &reader->framer;
-	int64		inner = 0;
+	int64 inner = 0;
 
 	record->raw = framer->buf + framer->start;
 	record->raw_len = end - framer->start;
@@ -302,8 +304,10 @@ emit_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t end, size_t next)
 	if (next_mark(framer, ETL_CSV_MARK_NUL, '\0', framer->start) < end)
 		framer->flags |= ETL_CSV_NUL;
 	if (framer->mark[ETL_CSV_MARK_HIGH] < (int64) framer->start)
-		framer->mark[ETL_CSV_MARK_HIGH] = (int64)
-			(framer->start + find_high(record->raw, framer->len - framer->start));
+		framer->mark[ETL_CSV_MARK_HIGH] = (int64) (framer->start +
+												   find_high(record->raw,
+															 framer->len -
+																 framer->start));
 	if (framer->mark[ETL_CSV_MARK_HIGH] < (int64) end)
 		framer->flags |= ETL_CSV_NONASCII;
 	if (next_mark(framer, ETL_CSV_MARK_SPACE, ' ', framer->start) < end ||
@@ -331,12 +335,12 @@ static bool
 skip_line(EtlCsvReader *reader)
 {
 	EtlCsvFramer *framer = &reader->framer;
-	size_t		pos;
+	size_t pos;
 
 	for (pos = framer->start; pos < framer->len; pos++)
 	{
-		size_t		next = pos + 1;
-		bool		wait = false;
+		size_t next = pos + 1;
+		bool wait = false;
 
 		if (framer->buf[pos] == '\n')
 		{
@@ -365,8 +369,8 @@ EtlCsvNext
 etl_csv_next(EtlCsvReader *reader, EtlCsvRecord *record)
 {
 	EtlCsvFramer *framer = &reader->framer;
-	size_t		end;
-	size_t		next;
+	size_t end;
+	size_t next;
 
 	if (reader->skipping && !skip_line(reader))
 	{
@@ -404,9 +408,8 @@ read_buffer(EtlCsvReader *reader)
 
 	while (framer->len < reader->size)
 	{
-		size_t		got = etl_stream_read(reader->stream,
-										  framer->buf + framer->len,
-										  reader->size - framer->len);
+		size_t got = etl_stream_read(reader->stream, framer->buf + framer->len,
+									 reader->size - framer->len);
 
 		if (got == 0)
 		{
@@ -429,10 +432,10 @@ look_ahead(EtlCsvReader *reader)
 {
 	EtlCsvFramer *framer = &reader->framer;
 	EtlCsvFramer probe = *framer;
-	int64		before = (int64) (framer->scan - framer->start);
-	size_t		end = 0;
-	size_t		next = 0;
-	bool		found = false;
+	int64 before = (int64) (framer->scan - framer->start);
+	size_t end = 0;
+	size_t next = 0;
+	bool found = false;
 
 	probe.len = framer->len - framer->scan;
 	probe.buf = palloc(probe.len + ETL_CSV_CHUNK + MAX_MULTIBYTE_CHAR_LEN);
@@ -440,14 +443,15 @@ look_ahead(EtlCsvReader *reader)
 	probe.start = probe.scan = 0;
 	while (!found && !probe.eof && before <= ETL_CSV_MAX_RECORD)
 	{
-		size_t		got;
+		size_t got;
 
 		CHECK_FOR_INTERRUPTS();
 		memmove(probe.buf, probe.buf + probe.scan, probe.len - probe.scan);
 		probe.len -= probe.scan;
 		before += (int64) probe.scan;
 		probe.scan = 0;
-		got = etl_stream_read(reader->stream, probe.buf + probe.len, ETL_CSV_CHUNK);
+		got = etl_stream_read(reader->stream, probe.buf + probe.len,
+							  ETL_CSV_CHUNK);
 		probe.len += got;
 		probe.eof = (got == 0);
 		reset_marks(&probe);
@@ -500,8 +504,8 @@ void
 etl_csv_fill(EtlCsvReader *reader)
 {
 	EtlCsvFramer *framer = &reader->framer;
-	size_t		tail = framer->len - framer->start;
-	size_t		size = ETL_CSV_CHUNK;
+	size_t tail = framer->len - framer->start;
+	size_t size = ETL_CSV_CHUNK;
 
 	free_old(reader);
 	if (framer->eof || reader->cut)
@@ -519,7 +523,7 @@ etl_csv_fill(EtlCsvReader *reader)
 	size = Max(size, reader->need + 2);
 	if (size != reader->size)
 	{
-		char	   *fresh = MemoryContextAllocHuge(reader->context, size);
+		char *fresh = MemoryContextAllocHuge(reader->context, size);
 
 		memcpy(fresh, framer->buf + framer->start, tail);
 		pfree(framer->buf);
@@ -549,8 +553,8 @@ etl_csv_append(EtlCsvReader *reader)
 	if (framer->len == reader->size)
 	{
 		MemoryContext old = MemoryContextSwitchTo(reader->context);
-		size_t		size = reader->size + Max(reader->size / 2, ETL_CSV_CHUNK);
-		char	   *fresh = MemoryContextAllocHuge(reader->context, size);
+		size_t size = reader->size + Max(reader->size / 2, ETL_CSV_CHUNK);
+		char *fresh = MemoryContextAllocHuge(reader->context, size);
 
 		memcpy(fresh, framer->buf, framer->len);
 		reader->retired = lappend(reader->retired, framer->buf);
@@ -569,18 +573,18 @@ check_foreign_bom(const EtlCsvReader *reader)
 	static const struct
 	{
 		const char *name;
-		int			len;
-		const char	bytes[4];
-	}			marks[] = {
+		int len;
+		const char bytes[4];
+	} marks[] = {
 		{"UTF-32LE", 4, {'\xff', '\xfe', '\0', '\0'}},
 		{"UTF-32BE", 4, {'\0', '\0', '\xfe', '\xff'}},
 		{"UTF-16LE", 2, {'\xff', '\xfe'}},
 		{"UTF-16BE", 2, {'\xfe', '\xff'}},
 	};
 	const EtlCsvFramer *framer = &reader->framer;
-	bool		may_be_text = reader->dialect.encoding != PG_UTF8 &&
-		memchr(framer->buf, '\0', Min(framer->len, 4)) == NULL;
-	size_t		i;
+	bool may_be_text = reader->dialect.encoding != PG_UTF8 &&
+					   memchr(framer->buf, '\0', Min(framer->len, 4)) == NULL;
+	size_t i;
 
 	for (i = 0; i < lengthof(marks) && !may_be_text; i++)
 	{

@@ -25,22 +25,22 @@
 #include "miscadmin.h"
 
 /* Bytes looked at between two looks at the cancel flag, about. */
-#define SCAN_SLICE		(1024 * 1024)
+#define SCAN_SLICE (1024 * 1024)
 
 /* How a record that starts at a given place looks. */
 typedef enum Shape
 {
-	SHAPE_REGULAR,				/* well quoted and terminated */
+	SHAPE_REGULAR, /* well quoted and terminated */
 	SHAPE_IRREGULAR,
-	SHAPE_OPEN,					/* the stream ends inside quotes */
-	SHAPE_UNKNOWN				/* the buffer ends before it does */
+	SHAPE_OPEN,	  /* the stream ends inside quotes */
+	SHAPE_UNKNOWN /* the buffer ends before it does */
 } Shape;
 
 typedef struct ShapeScan
 {
-	size_t		pos;			/* in the buffer; afterwards its next record */
-	int			nfields;
-	int			max_fields;		/* more are irregular */
+	size_t pos; /* in the buffer; afterwards its next record */
+	int nfields;
+	int max_fields; /* more are irregular */
 } ShapeScan;
 
 /* Pass over blanks where the dialect trims them. */
@@ -64,12 +64,12 @@ scan_quoted(const EtlCsvReader *reader, ShapeScan *scan)
 {
 	const EtlCsvFramer *framer = &reader->framer;
 	const EtlCsvDialect *dialect = &reader->dialect;
-	Shape		at_end = framer->eof ? SHAPE_OPEN : SHAPE_UNKNOWN;
+	Shape at_end = framer->eof ? SHAPE_OPEN : SHAPE_UNKNOWN;
 
 	while (scan->pos < framer->len)
 	{
-		char		c = framer->buf[scan->pos];
-		bool		last = (scan->pos + 1 >= framer->len);
+		char c = framer->buf[scan->pos];
+		bool last = (scan->pos + 1 >= framer->len);
 
 		if ((scan->pos & (SCAN_SLICE - 1)) == 0)
 			CHECK_FOR_INTERRUPTS();
@@ -109,7 +109,7 @@ scan_unquoted(const EtlCsvReader *reader, ShapeScan *scan)
 
 	while (scan->pos < framer->len)
 	{
-		char		c = framer->buf[scan->pos];
+		char c = framer->buf[scan->pos];
 
 		if (c == reader->dialect.delimiter || c == '\n' || c == '\r')
 			return true;
@@ -132,7 +132,7 @@ static bool
 scan_end(const EtlCsvReader *reader, ShapeScan *scan, Shape *shape)
 {
 	const EtlCsvFramer *framer = &reader->framer;
-	size_t		left = framer->len - scan->pos;
+	size_t left = framer->len - scan->pos;
 	const char *s = framer->buf + scan->pos;
 
 	*shape = SHAPE_REGULAR;
@@ -160,7 +160,7 @@ static Shape
 scan_record(const EtlCsvReader *reader, ShapeScan *scan)
 {
 	const EtlCsvFramer *framer = &reader->framer;
-	Shape		shape;
+	Shape shape;
 
 	for (scan->nfields = 1; scan->nfields <= scan->max_fields; scan->nfields++)
 	{
@@ -190,8 +190,8 @@ scan_record(const EtlCsvReader *reader, ShapeScan *scan)
 static Shape
 scan_record_reading(EtlCsvReader *reader, ShapeScan *scan, int64 *budget)
 {
-	size_t		start = scan->pos;
-	Shape		shape;
+	size_t start = scan->pos;
+	Shape shape;
 
 	for (;;)
 	{
@@ -210,7 +210,7 @@ scan_record_reading(EtlCsvReader *reader, ShapeScan *scan, int64 *budget)
 static size_t
 next_line_start(const EtlCsvFramer *framer, size_t from, size_t to)
 {
-	size_t		pos;
+	size_t pos;
 
 	if (framer->eol != ETL_CSV_EOL_CR)
 	{
@@ -233,12 +233,12 @@ static size_t
 find_good_line(EtlCsvReader *reader, size_t start, size_t end, int nfields)
 {
 	EtlCsvFramer *framer = &reader->framer;
-	int64		budget = 16 * (int64) (end - start) + 4 * ETL_CSV_LOOKAHEAD;
-	size_t		pos = start;
+	int64 budget = 16 * (int64) (end - start) + 4 * ETL_CSV_LOOKAHEAD;
+	size_t pos = start;
 
 	while (budget > 0 && (pos = next_line_start(framer, pos, end)) != 0)
 	{
-		ShapeScan		scan = {pos, 0, nfields};
+		ShapeScan scan = {pos, 0, nfields};
 
 		CHECK_FOR_INTERRUPTS();
 		if (scan_record_reading(reader, &scan, &budget) == SHAPE_REGULAR &&
@@ -252,7 +252,7 @@ find_good_line(EtlCsvReader *reader, size_t start, size_t end, int nfields)
 static bool
 all_are_records(const EtlCsvReader *reader, size_t pos, size_t end)
 {
-	ShapeScan		scan = {pos, 0, INT_MAX};
+	ShapeScan scan = {pos, 0, INT_MAX};
 
 	while (scan.pos < end)
 	{
@@ -268,7 +268,7 @@ static void
 cut_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t start, size_t pos)
 {
 	EtlCsvFramer *framer = &reader->framer;
-	size_t		end = pos;
+	size_t end = pos;
 
 	if (framer->buf[end - 1] == '\n')
 		end--;
@@ -306,10 +306,10 @@ bool
 etl_csv_resync(EtlCsvReader *reader, EtlCsvRecord *record, int nfields)
 {
 	EtlCsvFramer *framer = &reader->framer;
-	size_t		start;
-	size_t		end;
-	size_t		first;
-	size_t		pos;
+	size_t start;
+	size_t end;
+	size_t first;
+	size_t pos;
 
 	if (!(record->flags & (ETL_CSV_MULTILINE | ETL_CSV_UNTERMINATED)) ||
 		record->byte_offset < reader->buf_offset)
@@ -321,7 +321,7 @@ etl_csv_resync(EtlCsvReader *reader, EtlCsvRecord *record, int nfields)
 		return false;
 	if (!(record->flags & ETL_CSV_UNTERMINATED))
 	{
-		ShapeScan		scan = {start, 0, INT_MAX};
+		ShapeScan scan = {start, 0, INT_MAX};
 
 		if (scan_record(reader, &scan) == SHAPE_REGULAR)
 			return false;

@@ -24,9 +24,9 @@
 #include "miscadmin.h"
 
 /* Bytes split between two looks at the cancel flag. */
-#define SPLIT_SLICE		(1024 * 1024)
+#define SPLIT_SLICE (1024 * 1024)
 
-#define FIELDS_INITIAL	64
+#define FIELDS_INITIAL 64
 
 /* libcsv must not trim. */
 static int
@@ -62,7 +62,8 @@ etl_csv_split_open(EtlCsvReader *reader)
 	reader->fields_size = FIELDS_INITIAL;
 	reader->fields = palloc(FIELDS_INITIAL * sizeof(EtlField));
 	initStringInfo(&reader->message);
-	reader->null_lens = palloc(Max(reader->dialect.null_count, 1) * sizeof(size_t));
+	reader->null_lens = palloc(Max(reader->dialect.null_count, 1) *
+							   sizeof(size_t));
 	for (int i = 0; i < reader->dialect.null_count; i++)
 		reader->null_lens[i] = strlen(reader->dialect.null_strings[i]);
 }
@@ -89,7 +90,7 @@ add_field(EtlCsvReader *reader, char *data, size_t len, bool quoted)
 {
 	if (reader->nfields < reader->fields_size)
 	{
-		EtlField   *field = &reader->fields[reader->nfields];
+		EtlField *field = &reader->fields[reader->nfields];
 
 		data[len] = '\0';
 		field->quoted = quoted;
@@ -123,8 +124,8 @@ static void
 quoted_field(void *data, size_t len, void *arg)
 {
 	EtlCsvReader *reader = (EtlCsvReader *) arg;
-	bool		quoted = reader->cursor < reader->cursor_end &&
-		*reader->cursor == reader->dialect.quote;
+	bool quoted = reader->cursor < reader->cursor_end &&
+				  *reader->cursor == reader->dialect.quote;
 
 	reader->cursor += len + 1;
 	if (quoted)
@@ -149,22 +150,25 @@ static void
 split_libcsv(EtlCsvReader *reader, const char *text, size_t len, int flags)
 {
 	struct csv_parser *parser = &reader->parser;
-	bool		quotes = (flags & ETL_CSV_QUOTED) != 0;
-	void		(*callback) (void *, size_t, void *) = quotes ? quoted_field : plain_field;
-	size_t		done = 0;
+	bool quotes = (flags & ETL_CSV_QUOTED) != 0;
+	void (*callback)(void *, size_t, void *) = quotes ? quoted_field :
+														plain_field;
+	size_t done = 0;
 
 	/* Its own test for blanks is faster, if there are none to be trimmed. */
 	csv_set_space_func(parser, (flags & (ETL_CSV_BLANKS | ETL_CSV_NONASCII)) ?
-					   no_space : NULL);
+								   no_space :
+								   NULL);
 	parser->entry_buf = (unsigned char *) reader->scratch;
 	parser->entry_size = reader->scratch_size;
 	reader->cursor = text;
 	reader->cursor_end = text + len;
 	while (done < len)
 	{
-		size_t		slice = Min(len - done, SPLIT_SLICE);
+		size_t slice = Min(len - done, SPLIT_SLICE);
 
-		if (csv_parse(parser, text + done, slice, callback, NULL, reader) != slice)
+		if (csv_parse(parser, text + done, slice, callback, NULL, reader) !=
+			slice)
 			elog(ERROR, "libcsv failed: %s", csv_strerror(csv_error(parser)));
 		done += slice;
 		if (done < len)
@@ -179,10 +183,10 @@ split_libcsv(EtlCsvReader *reader, const char *text, size_t len, int flags)
 /* One field being put together by the exact splitter. */
 typedef struct FieldText
 {
-	char	   *start;
-	char	   *out;
-	char	   *keep;			/* blanks behind this are trimmed */
-	bool		quoted;
+	char *start;
+	char *out;
+	char *keep; /* blanks behind this are trimmed */
+	bool quoted;
 } FieldText;
 
 /*
@@ -196,12 +200,12 @@ split_quoted(const EtlCsvDialect *dialect, const char *s, const char *end,
 	field->quoted = true;
 	while (s < end)
 	{
-		char		c;
+		char c;
 
 		if (dialect->escape == dialect->quote)
 		{
 			const char *hit = memchr(s, dialect->quote, end - s);
-			size_t		run = (hit != NULL ? hit : end) - s;
+			size_t run = (hit != NULL ? hit : end) - s;
 
 			memcpy(field->out, s, run);
 			field->out += run;
@@ -237,7 +241,7 @@ split_field(const EtlCsvDialect *dialect, const char *s, const char *end,
 {
 	while (s < end && *s != dialect->delimiter)
 	{
-		bool		blank = dialect->trim && (*s == ' ' || *s == '\t');
+		bool blank = dialect->trim && (*s == ' ' || *s == '\t');
 
 		if (*s == dialect->quote)
 		{
@@ -263,7 +267,7 @@ split_exact(EtlCsvReader *reader, const char *text, size_t len)
 {
 	const char *s = text;
 	const char *end = text + len;
-	FieldText	field;
+	FieldText field;
 
 	field.start = reader->scratch;
 	for (;;)
@@ -304,7 +308,7 @@ check_flags(EtlCsvReader *reader, const EtlCsvRecord *record, EtlReject *reject)
 	EtlCsvRecord before = *record;
 	const char *detail = NULL;
 	const char *text;
-	size_t		len;
+	size_t len;
 
 	if (!(record->flags & (ETL_CSV_CUT | ETL_CSV_UNTERMINATED | ETL_CSV_BAD_CR)))
 		return true;
@@ -336,8 +340,8 @@ check_flags(EtlCsvReader *reader, const EtlCsvRecord *record, EtlReject *reject)
 
 /* Split the text into reader->fields; false if a quote is not closed. */
 static bool
-split_text(EtlCsvReader *reader, const EtlCsvRecord *record,
-		   const char *text, size_t len)
+split_text(EtlCsvReader *reader, const EtlCsvRecord *record, const char *text,
+		   size_t len)
 {
 	const EtlCsvDialect *dialect = &reader->dialect;
 
@@ -360,7 +364,7 @@ etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
 			  EtlField **fields, int *nfields, EtlReject *reject)
 {
 	const char *text;
-	size_t		len;
+	size_t len;
 
 	memset(reject, 0, sizeof(*reject));
 	if (!check_flags(reader, record, reject) ||
@@ -378,7 +382,8 @@ etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
 		pfree(reader->fields);
 		reader->fields_size = reader->nfields + reader->nfields / 2;
 		reader->fields = MemoryContextAllocHuge(reader->context,
-												(Size) reader->fields_size * sizeof(EtlField));
+												(Size) reader->fields_size *
+													sizeof(EtlField));
 	}
 	*fields = reader->fields;
 	*nfields = reader->nfields;

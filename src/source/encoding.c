@@ -22,18 +22,19 @@
 #include "miscadmin.h"
 
 /* Bytes converted between two looks at the cancel flag. */
-#define CONVERT_SLICE	(256 * 1024)
+#define CONVERT_SLICE (256 * 1024)
 
 /* Find out what has to be done with this reader's records, or throw. */
 void
 etl_csv_encoding_open(EtlCsvReader *reader)
 {
-	int			from = reader->dialect.encoding;
-	int			to = reader->server_encoding;
+	int from = reader->dialect.encoding;
+	int to = reader->server_encoding;
 
 	if (!PG_VALID_ENCODING(from))
 		elog(ERROR, "invalid encoding number: %d", from);
-	reader->embeds_ascii = PG_VALID_FE_ENCODING(from) && !PG_VALID_BE_ENCODING(from);
+	reader->embeds_ascii = PG_VALID_FE_ENCODING(from) &&
+						   !PG_VALID_BE_ENCODING(from);
 	reader->check_encoding = from == PG_SQL_ASCII ? to : from;
 	reader->conversion = InvalidOid;
 	if (from == to || from == PG_SQL_ASCII || to == PG_SQL_ASCII)
@@ -44,7 +45,8 @@ etl_csv_encoding_open(EtlCsvReader *reader)
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("default conversion function for encoding \"%s\" to \"%s\" does not exist",
 						pg_encoding_to_char(from), pg_encoding_to_char(to)),
-				 errhint("Convert the file first, or create a conversion with CREATE DEFAULT CONVERSION.")));
+				 errhint(
+					 "Convert the file first, or create a conversion with CREATE DEFAULT CONVERSION.")));
 }
 
 /*
@@ -55,9 +57,9 @@ etl_csv_encoding_open(EtlCsvReader *reader)
 int
 etl_csv_char_len(const EtlCsvReader *reader, const char *s, size_t len)
 {
-	int			n = pg_encoding_verifymbchar(reader->dialect.encoding, s,
-											 (int) Min(len, MAX_MULTIBYTE_CHAR_LEN));
-	int			i;
+	int n = pg_encoding_verifymbchar(reader->dialect.encoding, s,
+									 (int) Min(len, MAX_MULTIBYTE_CHAR_LEN));
+	int i;
 
 	for (i = 1; i < n; i++)
 	{
@@ -75,7 +77,7 @@ char *
 etl_csv_grow(EtlCsvReader *reader, char *buf, size_t *size, size_t used,
 			 size_t wanted)
 {
-	char	   *fresh;
+	char *fresh;
 
 	if (wanted <= *size)
 		return buf;
@@ -93,11 +95,12 @@ etl_csv_grow(EtlCsvReader *reader, char *buf, size_t *size, size_t used,
 static void
 append_bytes(StringInfo buf, int encoding, const char *s, size_t len)
 {
-	size_t		n = Min((size_t) pg_encoding_mblen(encoding, s), len);
-	size_t		i;
+	size_t n = Min((size_t) pg_encoding_mblen(encoding, s), len);
+	size_t i;
 
 	for (i = 0; i < Min(n, 8); i++)
-		appendStringInfo(buf, "%s0x%02x", i > 0 ? " " : "", (unsigned char) s[i]);
+		appendStringInfo(buf, "%s0x%02x", i > 0 ? " " : "",
+						 (unsigned char) s[i]);
 }
 
 /*
@@ -107,15 +110,16 @@ append_bytes(StringInfo buf, int encoding, const char *s, size_t len)
 static void
 reject_bytes(EtlCsvReader *reader, const char *s, size_t len, EtlReject *reject)
 {
-	int			encoding = reader->check_encoding;
+	int encoding = reader->check_encoding;
 	const char *buf = reader->framer.buf;
-	bool		invalid;
+	bool invalid;
 
 	if (s >= buf && s < buf + reader->framer.len)
 		len = buf + reader->framer.len - s;
 	invalid = pg_encoding_verifymbchar(encoding, s,
-									   (int) Min(len, MAX_MULTIBYTE_CHAR_LEN)) < 0 ||
-		*s == '\0';
+									   (int) Min(len, MAX_MULTIBYTE_CHAR_LEN)) <
+				  0 ||
+			  *s == '\0';
 	resetStringInfo(&reader->message);
 	reject->category = ETL_CATEGORY_ENCODING;
 	if (invalid)
@@ -129,7 +133,8 @@ reject_bytes(EtlCsvReader *reader, const char *s, size_t len, EtlReject *reject)
 	else
 	{
 		reject->sqlerrcode = ERRCODE_UNTRANSLATABLE_CHARACTER;
-		appendStringInfoString(&reader->message, "character with byte sequence ");
+		appendStringInfoString(&reader->message,
+							   "character with byte sequence ");
 		append_bytes(&reader->message, encoding, s, len);
 		appendStringInfo(&reader->message,
 						 " in encoding \"%s\" has no equivalent in encoding \"%s\"",
@@ -144,26 +149,30 @@ static bool
 convert_record(EtlCsvReader *reader, const char *raw, size_t raw_len,
 			   size_t *len, EtlReject *reject)
 {
-	size_t		done = 0;
-	size_t		used = 0;
+	size_t done = 0;
+	size_t used = 0;
 
 	while (done < raw_len)
 	{
-		size_t		slice = Min(raw_len - done, CONVERT_SLICE);
-		size_t		room = slice * MAX_CONVERSION_GROWTH + 1 + MAX_CONVERSION_GROWTH;
-		int			converted;
+		size_t slice = Min(raw_len - done, CONVERT_SLICE);
+		size_t room = slice * MAX_CONVERSION_GROWTH + 1 + MAX_CONVERSION_GROWTH;
+		int converted;
 
 		CHECK_FOR_INTERRUPTS();
 		reader->converted = etl_csv_grow(reader, reader->converted,
-										 &reader->converted_size,
-										 used, used + room);
-		converted = pg_do_encoding_conversion_buf(reader->conversion,
-												  reader->dialect.encoding,
-												  reader->server_encoding,
-												  (unsigned char *) unconstify(char *, raw) + done,
-												  (int) slice,
-												  (unsigned char *) reader->converted + used,
-												  (int) room, true);
+										 &reader->converted_size, used,
+										 used + room);
+		converted =
+			pg_do_encoding_conversion_buf(reader->conversion,
+										  reader->dialect.encoding,
+										  reader->server_encoding,
+										  (unsigned char *) unconstify(char *,
+																	   raw) +
+											  done,
+										  (int) slice,
+										  (unsigned char *) reader->converted +
+											  used,
+										  (int) room, true);
 		used += strlen(reader->converted + used);
 		done += converted;
 
@@ -188,7 +197,7 @@ bool
 etl_csv_to_server(EtlCsvReader *reader, const EtlCsvRecord *record,
 				  const char **text, size_t *len, EtlReject *reject)
 {
-	size_t		valid;
+	size_t valid;
 
 	*text = record->raw;
 	*len = record->raw_len;
@@ -216,9 +225,9 @@ etl_csv_to_server(EtlCsvReader *reader, const EtlCsvRecord *record,
 char *
 etl_csv_text(EtlCsvReader *reader, const EtlCsvRecord *record)
 {
-	EtlReject	reject;
+	EtlReject reject;
 	const char *text;
-	size_t		len;
+	size_t len;
 
 	memset(&reject, 0, sizeof(reject));
 	if (!etl_csv_to_server(reader, record, &text, &len, &reject))

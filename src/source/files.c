@@ -30,8 +30,8 @@ compare_paths(const ListCell *a, const ListCell *b)
 static List *
 regular_files(const glob_t *found)
 {
-	List	   *paths = NIL;
-	size_t		i;
+	List *paths = NIL;
+	size_t i;
 
 	for (i = 0; i < found->gl_pathc; i++)
 	{
@@ -47,9 +47,9 @@ regular_files(const glob_t *found)
 static List *
 expand_glob(const char *pattern)
 {
-	glob_t		found;
-	List	   *volatile paths = NIL;
-	int			rc;
+	glob_t found;
+	List *volatile paths = NIL;
+	int rc;
 
 	memset(&found, 0, sizeof(found));
 	rc = glob(pattern, GLOB_NOSORT, NULL, &found);
@@ -57,12 +57,10 @@ expand_glob(const char *pattern)
 	{
 		if (rc == GLOB_NOSPACE)
 			ereport(ERROR,
-					(errcode(ERRCODE_OUT_OF_MEMORY),
-					 errmsg("out of memory")));
+					(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 		if (rc != 0 && rc != GLOB_NOMATCH)
-			ereport(ERROR,
-					(errcode_for_file_access(),
-					 errmsg("could not expand \"%s\": %m", pattern)));
+			ereport(ERROR, (errcode_for_file_access(),
+							errmsg("could not expand \"%s\": %m", pattern)));
 		if (rc == 0)
 			paths = regular_files(&found);
 	}
@@ -83,13 +81,14 @@ List *
 etl_files_expand(const char *source)
 {
 	struct stat st;
-	List	   *paths;
+	List *paths;
 
 	if (!is_absolute_path(source))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"%s\" is not an absolute path", source),
-				 errhint("Give the full path of a file on the database server, or a pattern such as \"/data/*.csv\".")));
+				 errhint(
+					 "Give the full path of a file on the database server, or a pattern such as \"/data/*.csv\".")));
 	if (strpbrk(source, "*?[") == NULL || stat(source, &st) == 0)
 		return list_make1(pstrdup(source));
 	paths = expand_glob(source);
@@ -97,7 +96,8 @@ etl_files_expand(const char *source)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FILE),
 				 errmsg("no file matches \"%s\"", source),
-				 errhint("The pattern is looked up on the database server, as the operating system user that runs it.")));
+				 errhint(
+					 "The pattern is looked up on the database server, as the operating system user that runs it.")));
 	list_sort(paths, compare_paths);
 	return paths;
 }

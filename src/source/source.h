@@ -32,10 +32,10 @@ typedef enum EtlCompression
 typedef struct EtlFileInfo
 {
 	const char *path;
-	uint64		device;
-	uint64		inode;
-	int64		size_bytes;		/* on disk, as stored */
-	TimestampTz modified_at;	/* microsecond resolution */
+	uint64 device;
+	uint64 inode;
+	int64 size_bytes;		 /* on disk, as stored */
+	TimestampTz modified_at; /* microsecond resolution */
 } EtlFileInfo;
 
 typedef struct EtlStream EtlStream;
@@ -59,13 +59,13 @@ extern List *etl_files_expand(const char *source);
 
 typedef struct EtlCsvDialect
 {
-	char		delimiter;
-	char		quote;
-	char		escape;
-	bool		trim;			/* strip blanks around unquoted fields */
-	int			encoding;		/* of the file */
-	int			null_count;
-	const char **null_strings;	/* in the server's encoding; unquoted only */
+	char delimiter;
+	char quote;
+	char escape;
+	bool trim;	  /* strip blanks around unquoted fields */
+	int encoding; /* of the file */
+	int null_count;
+	const char **null_strings; /* in the server's encoding; unquoted only */
 } EtlCsvDialect;
 
 /*
@@ -74,33 +74,32 @@ typedef struct EtlCsvDialect
  */
 typedef struct EtlCsvRecord
 {
-	const char *raw;			/* in the file's encoding, not terminated */
-	size_t		raw_len;
-	int64		line_no;		/* of its first line, from 1 */
-	int64		row_no;			/* among the data records, from 1 */
-	int64		byte_offset;	/* in the (inflated) stream */
-	uint32		flags;			/* private to the CSV files */
+	const char *raw; /* in the file's encoding, not terminated */
+	size_t raw_len;
+	int64 line_no;	   /* of its first line, from 1 */
+	int64 row_no;	   /* among the data records, from 1 */
+	int64 byte_offset; /* in the (inflated) stream */
+	uint32 flags;	   /* private to the CSV files */
 } EtlCsvRecord;
 
 typedef struct EtlField
 {
-	char	   *data;			/* NUL-terminated, server encoding; NULL is null */
-	int			len;
-	bool		quoted;
+	char *data; /* NUL-terminated, server encoding; NULL is null */
+	int len;
+	bool quoted;
 } EtlField;
 
 typedef enum EtlCsvNext
 {
-	ETL_CSV_RECORD,				/* *record is filled */
-	ETL_CSV_NEED_FILL,			/* finish with all records, then fill */
+	ETL_CSV_RECORD,	   /* *record is filled */
+	ETL_CSV_NEED_FILL, /* finish with all records, then fill */
 	ETL_CSV_END
 } EtlCsvNext;
 
 typedef struct EtlCsvReader EtlCsvReader;
 
 extern EtlCsvReader *etl_csv_open(EtlStream *stream,
-								  const EtlCsvDialect *dialect,
-								  int skip_lines);
+								  const EtlCsvDialect *dialect, int skip_lines);
 extern EtlCsvNext etl_csv_next(EtlCsvReader *reader, EtlCsvRecord *record);
 extern void etl_csv_fill(EtlCsvReader *reader);
 extern bool etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
@@ -125,4 +124,4 @@ extern bool etl_convert(EtlConverter *converter, const EtlField *fields,
 extern void etl_converter_end_batch(EtlConverter *converter);
 extern void etl_converter_free(EtlConverter *converter);
 
-#endif							/* ETL_SOURCE_H */
+#endif /* ETL_SOURCE_H */

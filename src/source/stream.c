@@ -39,32 +39,32 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#define STREAM_PIECE	(256 * 1024)
+#define STREAM_PIECE (256 * 1024)
 
 struct EtlStream
 {
-	MemoryContext context;		/* holds the stream itself */
+	MemoryContext context; /* holds the stream itself */
 	EtlFileInfo info;
 	EtlCompression compression; /* never AUTO once open */
-	int64		offset;			/* of the next byte handed out */
+	int64 offset;				/* of the next byte handed out */
 
 	/* a memory stream has only these */
 	const char *memory;
-	size_t		memory_len;
+	size_t memory_len;
 
 	/* the file as it is stored */
-	int			fd;
-	int64		raw_offset;		/* of the next read(2) */
-	int64		raw_seen;		/* so many bytes are hashed and counted */
+	int fd;
+	int64 raw_offset; /* of the next read(2) */
+	int64 raw_seen;	  /* so many bytes are hashed and counted */
 	pg_cryptohash_ctx *hash;
-	char	   *in;				/* stored bytes not yet consumed */
-	size_t		in_pos;
-	size_t		in_len;
+	char *in; /* stored bytes not yet consumed */
+	size_t in_pos;
+	size_t in_len;
 
 	/* the decompressor */
-	bool		in_member;		/* inside a gzip member or zstd frame */
-	z_stream	gzip;
-	ZSTD_DCtx  *zstd;
+	bool in_member; /* inside a gzip member or zstd frame */
+	z_stream gzip;
+	ZSTD_DCtx *zstd;
 	MemoryContextCallback free_zstd;
 };
 
@@ -110,7 +110,8 @@ throw_changed(const char *path)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
 			 errmsg("file \"%s\" changed while it was read", path),
-			 errhint("Load a file only after its writer has finished, for example by writing under another name and renaming it.")));
+			 errhint(
+				 "Load a file only after its writer has finished, for example by writing under another name and renaming it.")));
 }
 
 /*
@@ -126,13 +127,15 @@ etl_file_stat(const char *path, EtlFileInfo *info)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not stat file \"%s\": %m", path),
-				 errhint("The path is looked up on the database server, as the operating system user that runs it.")));
+				 errhint(
+					 "The path is looked up on the database server, as the operating system user that runs it.")));
 	check_regular(path, &st);
 	if (access(path, R_OK) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not open file \"%s\" for reading: %m", path),
-				 errhint("The operating system user that runs the server must be able to read the file.")));
+				 errhint(
+					 "The operating system user that runs the server must be able to read the file.")));
 	file_info_set(info, path, &st);
 }
 
@@ -140,7 +143,7 @@ etl_file_stat(const char *path, EtlFileInfo *info)
 static int
 open_for_read(const char *path)
 {
-	int			fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
+	int fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
 
 	if (fd < 0)
 		ereport(ERROR,
@@ -153,7 +156,7 @@ open_for_read(const char *path)
 static size_t
 read_piece(int fd, const char *path, char *buf, size_t len)
 {
-	ssize_t		got;
+	ssize_t got;
 
 	do
 	{
@@ -161,9 +164,8 @@ read_piece(int fd, const char *path, char *buf, size_t len)
 		got = read(fd, buf, Min(len, (size_t) STREAM_PIECE));
 	} while (got < 0 && errno == EINTR);
 	if (got < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not read file \"%s\": %m", path)));
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not read file \"%s\": %m", path)));
 	return (size_t) got;
 }
 
@@ -196,10 +198,10 @@ hash_finish(pg_cryptohash_ctx *hash, uint8 *sha256)
 void
 etl_file_hash(const char *path, uint8 *sha256)
 {
-	int			fd = open_for_read(path);
-	char	   *buf = palloc(STREAM_PIECE);
+	int fd = open_for_read(path);
+	char *buf = palloc(STREAM_PIECE);
 	pg_cryptohash_ctx *hash = hash_start();
-	size_t		got;
+	size_t got;
 
 	while ((got = read_piece(fd, path, buf, STREAM_PIECE)) > 0)
 		hash_update(hash, buf, got);
@@ -213,12 +215,12 @@ etl_file_hash(const char *path, uint8 *sha256)
 static size_t
 raw_read(EtlStream *stream, char *buf, size_t len)
 {
-	size_t		got = read_piece(stream->fd, stream->info.path, buf, len);
-	int64		end = stream->raw_offset + (int64) got;
+	size_t got = read_piece(stream->fd, stream->info.path, buf, len);
+	int64 end = stream->raw_offset + (int64) got;
 
 	if (end > stream->raw_seen)
 	{
-		size_t		fresh = (size_t) (end - Max(stream->raw_seen, stream->raw_offset));
+		size_t fresh = (size_t) (end - Max(stream->raw_seen, stream->raw_offset));
 
 		hash_update(stream->hash, buf + got - fresh, fresh);
 		stream->raw_seen = end;
@@ -232,9 +234,9 @@ static void
 raw_seek(EtlStream *stream, int64 offset)
 {
 	if (lseek(stream->fd, (off_t) offset, SEEK_SET) < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not seek in file \"%s\": %m", stream->info.path)));
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not seek in file \"%s\": %m",
+							   stream->info.path)));
 	stream->raw_offset = offset;
 	stream->in_pos = stream->in_len = 0;
 }
@@ -257,7 +259,8 @@ throw_truncated(EtlStream *stream, const char *format)
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("file \"%s\" is truncated", stream->info.path),
-			 errdetail("The %s data ends in the middle, after " INT64_FORMAT " bytes.",
+			 errdetail("The %s data ends in the middle, after " INT64_FORMAT
+					   " bytes.",
 					   format, stream->raw_seen),
 			 errhint("Transfer the file again.")));
 }
@@ -271,14 +274,15 @@ throw_corrupt(EtlStream *stream, const char *format, const char *why)
 			 errmsg("file \"%s\" is corrupt", stream->info.path),
 			 errdetail("The %s data cannot be decompressed: %s.", format,
 					   why ? why : "unknown error"),
-			 errhint("Transfer the file again, or check the compression option.")));
+			 errhint(
+				 "Transfer the file again, or check the compression option.")));
 }
 
 /* zlib's allocator: from the stream's memory context, never throwing. */
 static voidpf
 gzip_alloc(voidpf opaque, uInt items, uInt size)
 {
-	EtlStream  *stream = (EtlStream *) opaque;
+	EtlStream *stream = (EtlStream *) opaque;
 
 	return MemoryContextAllocExtended(stream->context, (Size) items * size,
 									  MCXT_ALLOC_HUGE | MCXT_ALLOC_NO_OOM);
@@ -307,13 +311,13 @@ gzip_member_starts(EtlStream *stream)
 static size_t
 gzip_read(EtlStream *stream, char *buf, size_t len)
 {
-	z_stream   *z = &stream->gzip;
+	z_stream *z = &stream->gzip;
 
 	z->next_out = (Bytef *) buf;
 	z->avail_out = (uInt) Min(len, (size_t) STREAM_PIECE);
 	while ((char *) z->next_out == buf)
 	{
-		int			rc;
+		int rc;
 
 		if (!stream->in_member)
 		{
@@ -333,8 +337,7 @@ gzip_read(EtlStream *stream, char *buf, size_t len)
 			stream->in_member = false;
 		else if (rc == Z_MEM_ERROR)
 			ereport(ERROR,
-					(errcode(ERRCODE_OUT_OF_MEMORY),
-					 errmsg("out of memory")));
+					(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 		else if (rc != Z_OK && rc != Z_BUF_ERROR)
 			throw_corrupt(stream, "gzip", z->msg);
 		CHECK_FOR_INTERRUPTS();
@@ -351,8 +354,8 @@ zstd_read(EtlStream *stream, char *buf, size_t len)
 	while (out.pos == 0)
 	{
 		ZSTD_inBuffer in = {NULL, 0, 0};
-		size_t		rc;
-		bool		more = raw_fetch(stream);
+		size_t rc;
+		bool more = raw_fetch(stream);
 
 		if (!more && !stream->in_member)
 			break;
@@ -375,7 +378,7 @@ zstd_read(EtlStream *stream, char *buf, size_t len)
 static void
 zstd_free(void *arg)
 {
-	EtlStream  *stream = (EtlStream *) arg;
+	EtlStream *stream = (EtlStream *) arg;
 
 	ZSTD_freeDCtx(stream->zstd);
 	stream->zstd = NULL;
@@ -408,16 +411,14 @@ start_decompressor(EtlStream *stream)
 		stream->gzip.opaque = stream;
 		if (inflateInit2(&stream->gzip, 15 + 16) != Z_OK)
 			ereport(ERROR,
-					(errcode(ERRCODE_OUT_OF_MEMORY),
-					 errmsg("out of memory")));
+					(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	}
 	else if (stream->compression == ETL_COMPRESSION_ZSTD)
 	{
 		stream->zstd = ZSTD_createDCtx();
 		if (stream->zstd == NULL)
 			ereport(ERROR,
-					(errcode(ERRCODE_OUT_OF_MEMORY),
-					 errmsg("out of memory")));
+					(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 		stream->free_zstd.func = zstd_free;
 		stream->free_zstd.arg = stream;
 		MemoryContextRegisterResetCallback(stream->context, &stream->free_zstd);
@@ -434,7 +435,7 @@ stream_create(void)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "etl stream",
 												  ALLOCSET_SMALL_SIZES);
-	EtlStream  *stream = MemoryContextAllocZero(context, sizeof(EtlStream));
+	EtlStream *stream = MemoryContextAllocZero(context, sizeof(EtlStream));
 
 	stream->context = context;
 	stream->fd = -1;
@@ -449,7 +450,7 @@ stream_create(void)
 EtlStream *
 etl_stream_open_file(const EtlFileInfo *info, EtlCompression compression)
 {
-	EtlStream  *stream = stream_create();
+	EtlStream *stream = stream_create();
 	struct stat st;
 
 	stream->info = *info;
@@ -465,7 +466,8 @@ etl_stream_open_file(const EtlFileInfo *info, EtlCompression compression)
 		throw_changed(stream->info.path);
 	stream->hash = hash_start();
 	stream->compression = compression == ETL_COMPRESSION_AUTO ?
-		detect_compression(stream) : compression;
+							  detect_compression(stream) :
+							  compression;
 	start_decompressor(stream);
 	return stream;
 }
@@ -474,7 +476,7 @@ etl_stream_open_file(const EtlFileInfo *info, EtlCompression compression)
 EtlStream *
 etl_stream_open_memory(const char *data, size_t len)
 {
-	EtlStream  *stream = stream_create();
+	EtlStream *stream = stream_create();
 
 	stream->info.path = "memory";
 	stream->memory = data ? data : "";
@@ -489,7 +491,7 @@ etl_stream_open_memory(const char *data, size_t len)
 size_t
 etl_stream_read(EtlStream *stream, char *buf, size_t len)
 {
-	size_t		got;
+	size_t got;
 
 	if (len == 0)
 		return 0;
@@ -537,7 +539,7 @@ restart_decompressor(EtlStream *stream)
 void
 etl_stream_rewind(EtlStream *stream, int64 offset)
 {
-	char	   *skip;
+	char *skip;
 
 	if (offset == stream->offset)
 		return;
@@ -558,8 +560,9 @@ etl_stream_rewind(EtlStream *stream, int64 offset)
 	skip = palloc(STREAM_PIECE);
 	while (stream->offset < offset &&
 		   etl_stream_read(stream, skip,
-						   (size_t) Min((int64) STREAM_PIECE, offset - stream->offset)) > 0)
-		 /* skip */ ;
+						   (size_t) Min((int64) STREAM_PIECE,
+										offset - stream->offset)) > 0)
+		/* skip */;
 	pfree(skip);
 }
 
@@ -580,7 +583,7 @@ drain_and_check(EtlStream *stream)
 	if (stream->raw_offset != stream->raw_seen)
 		raw_seek(stream, stream->raw_seen);
 	while (raw_read(stream, stream->in, STREAM_PIECE) > 0)
-		 /* hash the rest */ ;
+		/* hash the rest */;
 	if (fstat(stream->fd, &st) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
