@@ -52,7 +52,7 @@ keep_first_rejects(EtlLoad *load, const EtlCsvRecord *record,
 					 "\"error_code\": \"%s\", \"message\": ",
 					 record->line_no, etl_category_name(reject->category),
 					 unpack_sql_state(reject->sqlerrcode));
-	escape_json(json, reject->message);
+	escape_json(json, etl_ledger_clip(reject->message));
 	appendStringInfoChar(json, '}');
 }
 

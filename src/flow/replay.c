@@ -233,12 +233,14 @@ fail_letter(Replay *replay, Letter *letter, const EtlReject *reject)
 
 	letter->failed = true;
 	*copy = *reject;
-	copy->message = pstrdup(reject->message);
-	copy->detail = reject->detail ? pstrdup(reject->detail) : NULL;
+	copy->message = pstrdup(etl_ledger_clip(reject->message));
+	copy->detail = reject->detail ? pstrdup(etl_ledger_clip(reject->detail)) :
+									NULL;
 	copy->column_name = reject->column_name ? pstrdup(reject->column_name) :
 											  NULL;
-	copy->field_value = reject->field_value ? pstrdup(reject->field_value) :
-											  NULL;
+	copy->field_value = reject->field_value ?
+							pstrdup(etl_ledger_clip(reject->field_value)) :
+							NULL;
 	MemoryContextSwitchTo(old_context);
 }
 

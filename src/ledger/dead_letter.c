@@ -124,14 +124,16 @@ form_letter(EtlDeadLetters *letters, const EtlOrigin *origin,
 	etl_ledger_set_text(&values[LETTER_COLUMN_NAME], &nulls[LETTER_COLUMN_NAME],
 						reject->column_name);
 	etl_ledger_set_text(&values[LETTER_FIELD_VALUE], &nulls[LETTER_FIELD_VALUE],
-						reject->field_value);
+						etl_ledger_clip(reject->field_value));
 	values[LETTER_CATEGORY] = CStringGetTextDatum(
 		etl_category_name(reject->category));
 	values[LETTER_ERROR_CODE] = CStringGetTextDatum(
 		unpack_sql_state(reject->sqlerrcode));
-	values[LETTER_ERROR_MESSAGE] = CStringGetTextDatum(reject->message);
+	values[LETTER_ERROR_MESSAGE] = CStringGetTextDatum(
+		etl_ledger_clip(reject->message));
 	etl_ledger_set_text(&values[LETTER_ERROR_DETAIL],
-						&nulls[LETTER_ERROR_DETAIL], reject->detail);
+						&nulls[LETTER_ERROR_DETAIL],
+						etl_ledger_clip(reject->detail));
 	etl_ledger_set_text(&values[LETTER_RAW_RECORD], &nulls[LETTER_RAW_RECORD],
 						origin->raw_record);
 	nulls[LETTER_RAW_BYTES] = origin->raw_bytes == NULL;

@@ -20,6 +20,7 @@
 #include "catalog/namespace.h"
 #include "commands/sequence.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -28,6 +29,9 @@
 
 #include "etl_patterns.h"
 #include "ledger/ledger.h"
+
+/* An error quotes no more than so many bytes. */
+#define MAX_QUOTED_LEN (64 * 1024)
 
 /* OID of a relation in our schema; it can't be missing while we are called. */
 Oid
@@ -127,6 +131,20 @@ etl_ledger_set_text(Datum *value, bool *null, const char *text)
 {
 	*null = text == NULL;
 	*value = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
+}
+
+/*
+ * A text that may quote a whole value, cut where it is longer than anybody
+ * reads; NULL stays NULL.  What was cut stands in the record itself.
+ */
+const char *
+etl_ledger_clip(const char *text)
+{
+	if (text == NULL || strnlen(text, MAX_QUOTED_LEN + 1) <= MAX_QUOTED_LEN)
+		return text;
+	return psprintf("%.*s...",
+					pg_mbcliplen(text, MAX_QUOTED_LEN + 1, MAX_QUOTED_LEN),
+					text);
 }
 
 /* A bigint Datum, or null for the value that means "unknown". */

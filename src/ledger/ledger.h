@@ -36,6 +36,7 @@ extern void etl_ledger_insert(Relation rel, Datum *values, bool *nulls);
 extern void etl_ledger_update(Relation rel, HeapTuple old, Datum *values,
 							  bool *nulls, bool *replace);
 extern void etl_ledger_set_text(Datum *value, bool *null, const char *text);
+extern const char *etl_ledger_clip(const char *text);
 extern void etl_ledger_set_int64(Datum *value, bool *null, int64 number,
 								 int64 unknown);
 
