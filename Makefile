@@ -62,6 +62,7 @@ OBJS += \
 # flow: the patterns, callable from SQL
 OBJS += \
 	src/flow/args.o \
+	src/flow/format.o \
 	src/flow/layout.o \
 	src/flow/load.o \
 	src/flow/bulk_copy.o \

@@ -16,15 +16,48 @@
 
 #include "flow/flow.h"
 
-/* A text or name argument as a C string, NULL for SQL NULL. */
+/* A text argument as a C string, NULL for SQL NULL. */
 char *
 etl_arg_text(FunctionCallInfo fcinfo, int arg)
 {
 	if (PG_ARGISNULL(arg))
 		return NULL;
-	if (get_fn_expr_argtype(fcinfo->flinfo, arg) == NAMEOID)
-		return pstrdup(NameStr(*PG_GETARG_NAME(arg)));
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
+/* A name argument as a C string, NULL for SQL NULL. */
+char *
+etl_arg_name(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		return NULL;
+	return pstrdup(NameStr(*PG_GETARG_NAME(arg)));
+}
+
+/* A boolean argument; SQL NULL is false. */
+bool
+etl_arg_bool(FunctionCallInfo fcinfo, int arg)
+{
+	return !PG_ARGISNULL(arg) && PG_GETARG_BOOL(arg);
+}
+
+/* Throw if an argument is SQL NULL. */
+void
+etl_refuse_null(FunctionCallInfo fcinfo, int arg, const char *parameter)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("parameter \"%s\" must not be null", parameter)));
+}
+
+/* Throw if a number that counts something is negative. */
+void
+etl_refuse_negative(double value, const char *parameter)
+{
+	if (value < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must not be negative", parameter)));
 }
 
 /* The elements of an array argument as C strings. */

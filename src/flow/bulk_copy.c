@@ -34,16 +34,8 @@ enum
 	ARG_TARGET,
 	ARG_SOURCE,
 	ARG_COLUMNS,
-	ARG_HEADER,
-	ARG_DELIMITER,
-	ARG_QUOTE,
-	ARG_ESCAPE,
-	ARG_NULL_STRINGS,
-	ARG_TRIM,
-	ARG_SKIP_LINES,
-	ARG_ENCODING,
-	ARG_COMPRESSION,
-	ARG_ON_ERROR,
+	ARG_FORMAT,
+	ARG_ON_ERROR = ARG_FORMAT + ETL_FORMAT_ARGS,
 	ARG_REJECT_LIMIT,
 	ARG_REJECT_RATIO,
 	ARG_ON_CONFLICT,
@@ -73,52 +65,6 @@ static const char *const after_load_words[] = {"keep", "delete", "move", NULL};
 /* What compressed bytes grow to, for estimates. */
 #define COMPRESSION_RATIO 4
 
-static bool
-arg_bool(FunctionCallInfo fcinfo, int arg)
-{
-	return !PG_ARGISNULL(arg) && PG_GETARG_BOOL(arg);
-}
-
-static void
-refuse_null(FunctionCallInfo fcinfo, int arg, const char *parameter)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("parameter \"%s\" must not be null", parameter)));
-}
-
-static void
-refuse_negative(double value, const char *parameter)
-{
-	if (value < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("parameter \"%s\" must not be negative", parameter)));
-}
-
-/* How bytes become fields. */
-static void
-read_format_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
-{
-	refuse_null(fcinfo, ARG_NULL_STRINGS, "null_strings");
-	etl_layout_set_dialect(&bulk->layout, etl_arg_text(fcinfo, ARG_DELIMITER),
-						   etl_arg_text(fcinfo, ARG_QUOTE),
-						   etl_arg_text(fcinfo, ARG_ESCAPE),
-						   etl_arg_texts(fcinfo, ARG_NULL_STRINGS),
-						   arg_bool(fcinfo, ARG_TRIM),
-						   etl_arg_text(fcinfo, ARG_ENCODING));
-	bulk->layout.columns = etl_arg_names(fcinfo, ARG_COLUMNS);
-	bulk->header = etl_option_word("header", etl_arg_text(fcinfo, ARG_HEADER),
-								   etl_header_words);
-	bulk->compression = etl_option_word("compression",
-										etl_arg_text(fcinfo, ARG_COMPRESSION),
-										etl_compression_words);
-	bulk->skip_lines = PG_ARGISNULL(ARG_SKIP_LINES) ?
-						   0 :
-						   PG_GETARG_INT32(ARG_SKIP_LINES);
-	refuse_negative(bulk->skip_lines, "skip_lines");
-}
-
 /* What becomes of rows that cannot be loaded. */
 static void
 read_error_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
@@ -131,7 +77,7 @@ read_error_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 	if (!PG_ARGISNULL(ARG_REJECT_LIMIT))
 	{
 		bulk->reject_limit = PG_GETARG_INT64(ARG_REJECT_LIMIT);
-		refuse_negative((double) bulk->reject_limit, "reject_limit");
+		etl_refuse_negative((double) bulk->reject_limit, "reject_limit");
 	}
 	if (!PG_ARGISNULL(ARG_REJECT_RATIO))
 	{
@@ -175,10 +121,10 @@ read_execution_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 	if (!PG_ARGISNULL(ARG_WORKERS))
 	{
 		bulk->workers = PG_GETARG_INT32(ARG_WORKERS);
-		refuse_negative(bulk->workers, "workers");
+		etl_refuse_negative(bulk->workers, "workers");
 	}
-	bulk->force = arg_bool(fcinfo, ARG_FORCE);
-	bulk->dry_run = arg_bool(fcinfo, ARG_DRY_RUN);
+	bulk->force = etl_arg_bool(fcinfo, ARG_FORCE);
+	bulk->dry_run = etl_arg_bool(fcinfo, ARG_DRY_RUN);
 	bulk->after_load = etl_option_word("after_load",
 									   etl_arg_text(fcinfo, ARG_AFTER_LOAD),
 									   after_load_words);
@@ -203,8 +149,11 @@ open_target(EtlBulkCopy *bulk)
 	EtlLayout layout = bulk->layout;
 	EtlSinkOptions options = etl_layout_sink_options(&layout, false, false);
 
+	/* Who may not rebuild must not keep others from writing either. */
 	bulk->target = try_table_open(bulk->target_oid,
-								  bulk->indexes == ETL_INDEXES_REBUILD ?
+								  bulk->indexes == ETL_INDEXES_REBUILD &&
+										  etl_owns_relation(bulk->target_oid,
+															GetUserId()) ?
 									  ShareRowExclusiveLock :
 									  RowExclusiveLock);
 	if (bulk->target == NULL)
@@ -214,7 +163,7 @@ open_target(EtlBulkCopy *bulk)
 	bulk->allowed_columns = layout.columns != NIL ?
 								layout.columns :
 								etl_insertable_columns(bulk->target);
-	if (bulk->header != ETL_HEADER_MATCH)
+	if (bulk->format.header != ETL_HEADER_MATCH)
 		layout.columns = bulk->allowed_columns;
 	etl_sink_check_privileges(bulk->target,
 							  etl_layout_attnums(&layout, bulk->target),
@@ -405,11 +354,13 @@ etl_bulk_copy(PG_FUNCTION_ARGS)
 	EtlBulkCopy *bulk = palloc0(sizeof(EtlBulkCopy));
 	TupleDesc result_desc = etl_result_desc(fcinfo);
 
-	refuse_null(fcinfo, ARG_TARGET, "target");
-	refuse_null(fcinfo, ARG_SOURCE, "source");
+	etl_refuse_null(fcinfo, ARG_TARGET, "target");
+	etl_refuse_null(fcinfo, ARG_SOURCE, "source");
 	bulk->target_oid = PG_GETARG_OID(ARG_TARGET);
 	bulk->source = etl_arg_text(fcinfo, ARG_SOURCE);
-	read_format_args(fcinfo, bulk);
+	etl_format_from_args(&bulk->format, fcinfo, ARG_FORMAT);
+	bulk->layout.dialect = bulk->format.dialect;
+	bulk->layout.columns = etl_arg_names(fcinfo, ARG_COLUMNS);
 	read_error_args(fcinfo, bulk);
 	read_execution_args(fcinfo, bulk);
 	PreventCommandIfReadOnly("etl_bulk_copy()");

@@ -23,9 +23,7 @@ typedef struct EtlBulkCopy
 	Oid target_oid;
 	const char *source;
 	EtlLayout layout; /* its columns: NIL means all */
-	EtlHeader header;
-	int skip_lines;
-	EtlCompression compression;
+	EtlFormat format;
 	EtlOnError on_error;
 	int64 reject_limit;	 /* -1: none */
 	double reject_ratio; /* -1: none */

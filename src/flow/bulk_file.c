@@ -12,51 +12,6 @@
 
 #include "flow/bulk_copy.h"
 
-const char *const etl_header_words[] = {"match", "skip", "none", NULL};
-const char *const etl_compression_words[] = {"auto", "none", "gzip", "zstd",
-											 NULL};
-
-/* The fields of the header record as names. */
-static List *
-read_header_names(EtlCsvReader *reader, const EtlCsvRecord *record)
-{
-	EtlReject reject = {0};
-	EtlField *fields;
-	int nfields;
-	List *names = NIL;
-
-	if (!etl_csv_split(reader, record, &fields, &nfields, &reject))
-		etl_reject_throw(&reject);
-	for (int i = 0; i < nfields; i++)
-		names = lappend(names,
-						pstrdup(fields[i].data == NULL ? "" : fields[i].data));
-	return names;
-}
-
-/*
- * Open the CSV records of a stream and read its header, if it has one.
- * *names is NIL unless the header is to be matched.
- */
-EtlCsvReader *
-etl_bulk_open_csv(EtlStream *stream, const EtlCsvDialect *dialect,
-				  int skip_lines, EtlHeader header, List **names)
-{
-	EtlCsvReader *reader = etl_csv_open(stream, dialect, skip_lines);
-	EtlCsvRecord record;
-	EtlCsvNext next;
-
-	*names = NIL;
-	if (header == ETL_HEADER_NONE)
-		return reader;
-
-	while ((next = etl_csv_next(reader, &record)) == ETL_CSV_NEED_FILL)
-		etl_csv_fill(reader);
-	if (next == ETL_CSV_RECORD && header == ETL_HEADER_MATCH)
-		*names = read_header_names(reader, &record);
-	etl_csv_header_done(reader);
-	return reader;
-}
-
 /* Is the file in the target?  Fills content_hash when it had to be computed. */
 static bool
 is_loaded(EtlLoadedFile *file)
@@ -153,9 +108,8 @@ load_new_file(EtlBulkCopy *bulk, const EtlFileInfo *info, EtlLoadedFile *file)
 	};
 
 	error_context_stack = &context;
-	stream = etl_stream_open_file(info, bulk->compression);
-	reader = etl_bulk_open_csv(stream, &bulk->layout.dialect, bulk->skip_lines,
-							   bulk->header, &header_names);
+	stream = etl_stream_open_file(info, bulk->format.compression);
+	reader = etl_format_open(&bulk->format, stream, &header_names);
 	settle_columns(bulk, header_names, &layout);
 
 	/* The sink lives as long as the load, not as long as the file. */

@@ -16,6 +16,36 @@
 #include "utils/array.h"
 
 /* ------------------------------------------------------------------ */
+/* in format.c                                                          */
+
+typedef enum EtlHeader
+{
+	ETL_HEADER_MATCH,
+	ETL_HEADER_SKIP,
+	ETL_HEADER_NONE
+} EtlHeader;
+
+/* So many parameters describe a format. */
+#define ETL_FORMAT_ARGS 9
+
+/* How the bytes of a file become fields. */
+typedef struct EtlFormat
+{
+	EtlCsvDialect dialect;
+	EtlHeader header;
+	EtlCompression compression;
+	int skip_lines;
+} EtlFormat;
+
+extern void etl_format_from_args(EtlFormat *format, FunctionCallInfo fcinfo,
+								 int first);
+extern void etl_dialect_set(EtlCsvDialect *dialect, const char *delimiter,
+							const char *quote, const char *escape,
+							List *null_strings, bool trim, const char *encoding);
+extern EtlCsvReader *etl_format_open(const EtlFormat *format, EtlStream *stream,
+									 List **names);
+
+/* ------------------------------------------------------------------ */
 /* in layout.c                                                          */
 
 /*
@@ -33,10 +63,6 @@ typedef struct EtlLayout
 /* The words of on_conflict, in the order of EtlConflictAction. */
 extern const char *const etl_conflict_words[];
 
-extern void etl_layout_set_dialect(EtlLayout *layout, const char *delimiter,
-								   const char *quote, const char *escape,
-								   List *null_strings, bool trim,
-								   const char *encoding);
 extern Jsonb *etl_layout_to_jsonb(const EtlLayout *layout);
 extern void etl_layout_from_jsonb(EtlLayout *layout, Jsonb *jsonb);
 extern AttrNumber *etl_layout_attnums(const EtlLayout *layout, Relation target);
@@ -93,25 +119,6 @@ extern void etl_load_records(EtlLoad *load);
 extern void etl_load_end(EtlLoad *load);
 
 /* ------------------------------------------------------------------ */
-/* in bulk_file.c                                                       */
-
-typedef enum EtlHeader
-{
-	ETL_HEADER_MATCH,
-	ETL_HEADER_SKIP,
-	ETL_HEADER_NONE
-} EtlHeader;
-
-/* The words of header and compression, in the order of their enums. */
-extern const char *const etl_header_words[];
-extern const char *const etl_compression_words[];
-
-extern EtlCsvReader *etl_bulk_open_csv(EtlStream *stream,
-									   const EtlCsvDialect *dialect,
-									   int skip_lines, EtlHeader header,
-									   List **header_names);
-
-/* ------------------------------------------------------------------ */
 /* in after_load.c                                                      */
 
 typedef enum EtlAfterLoad
@@ -130,8 +137,13 @@ extern void etl_after_load_at_commit(EtlAfterLoad action, const char *move_to,
 /* in args.c                                                            */
 
 extern char *etl_arg_text(FunctionCallInfo fcinfo, int arg);
+extern char *etl_arg_name(FunctionCallInfo fcinfo, int arg);
+extern bool etl_arg_bool(FunctionCallInfo fcinfo, int arg);
 extern List *etl_arg_names(FunctionCallInfo fcinfo, int arg);
 extern List *etl_arg_texts(FunctionCallInfo fcinfo, int arg);
+extern void etl_refuse_null(FunctionCallInfo fcinfo, int arg,
+							const char *parameter);
+extern void etl_refuse_negative(double value, const char *parameter);
 extern TupleDesc etl_result_desc(FunctionCallInfo fcinfo);
 extern void etl_check_file_privilege(bool write);
 

@@ -28,20 +28,12 @@
 PG_FUNCTION_INFO_V1(etl_csv_infer);
 PG_FUNCTION_INFO_V1(etl_create_table_from_csv);
 
-/* The parameters after the first ones, in order, counted from ARG_SOURCE. */
+/* The parameters, counted from the first that both functions have. */
 enum
 {
 	ARG_SOURCE,
-	ARG_HEADER,
-	ARG_DELIMITER,
-	ARG_QUOTE,
-	ARG_ESCAPE,
-	ARG_NULL_STRINGS,
-	ARG_TRIM,
-	ARG_SKIP_LINES,
-	ARG_ENCODING,
-	ARG_COMPRESSION,
-	ARG_SAMPLE_ROWS
+	ARG_FORMAT,
+	ARG_SAMPLE_ROWS = ARG_FORMAT + ETL_FORMAT_ARGS
 };
 
 /* An example is cut after so many bytes. */
@@ -291,24 +283,6 @@ typedef struct InferCall
 	Inference inference;
 } InferCall;
 
-/* Numbers that say how many are not negative. */
-static void
-refuse_negative(FunctionCallInfo fcinfo, int first)
-{
-	const char *parameter = NULL;
-
-	if (!PG_ARGISNULL(first + ARG_SKIP_LINES) &&
-		PG_GETARG_INT32(first + ARG_SKIP_LINES) < 0)
-		parameter = "skip_lines";
-	if (!PG_ARGISNULL(first + ARG_SAMPLE_ROWS) &&
-		PG_GETARG_INT64(first + ARG_SAMPLE_ROWS) < 0)
-		parameter = "sample_rows";
-	if (parameter != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("parameter \"%s\" must not be negative", parameter)));
-}
-
 /* Read the arguments and look at the first file that they name. */
 static void
 infer(void *arg)
@@ -317,32 +291,20 @@ infer(void *arg)
 	FunctionCallInfo fcinfo = call->fcinfo;
 	int first = call->first;
 	Inference *inference = &call->inference;
-	EtlLayout layout = {0};
+	int64 sample_rows = -1; /* all */
+	EtlFormat format;
 	EtlFileInfo info;
 	EtlStream *stream;
-	EtlHeader header;
-	EtlCompression compression;
 	List *names;
 	List *paths;
 
-	for (int i = 0; i < 2; i++)
-		if (PG_ARGISNULL(first + (i == 0 ? ARG_SOURCE : ARG_NULL_STRINGS)))
-			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-							errmsg("parameter \"%s\" must not be null",
-								   i == 0 ? "source" : "null_strings")));
-	etl_layout_set_dialect(&layout, etl_arg_text(fcinfo, first + ARG_DELIMITER),
-						   etl_arg_text(fcinfo, first + ARG_QUOTE),
-						   etl_arg_text(fcinfo, first + ARG_ESCAPE),
-						   etl_arg_texts(fcinfo, first + ARG_NULL_STRINGS),
-						   !PG_ARGISNULL(first + ARG_TRIM) &&
-							   PG_GETARG_BOOL(first + ARG_TRIM),
-						   etl_arg_text(fcinfo, first + ARG_ENCODING));
-	header = etl_option_word("header", etl_arg_text(fcinfo, first + ARG_HEADER),
-							 etl_header_words);
-	compression = etl_option_word("compression",
-								  etl_arg_text(fcinfo, first + ARG_COMPRESSION),
-								  etl_compression_words);
-	refuse_negative(fcinfo, first);
+	etl_refuse_null(fcinfo, first + ARG_SOURCE, "source");
+	etl_format_from_args(&format, fcinfo, first + ARG_FORMAT);
+	if (!PG_ARGISNULL(first + ARG_SAMPLE_ROWS))
+	{
+		sample_rows = PG_GETARG_INT64(first + ARG_SAMPLE_ROWS);
+		etl_refuse_negative((double) sample_rows, "sample_rows");
+	}
 	etl_check_file_privilege(false);
 	paths = etl_files_expand(etl_arg_text(fcinfo, first + ARG_SOURCE));
 
@@ -352,17 +314,9 @@ infer(void *arg)
 													  ALLOCSET_DEFAULT_SIZES);
 	create_converters(inference);
 	etl_file_stat(linitial(paths), &info);
-	stream = etl_stream_open_file(&info, compression);
-	inference->reader = etl_bulk_open_csv(stream, &layout.dialect,
-										  PG_ARGISNULL(first + ARG_SKIP_LINES) ?
-											  0 :
-											  PG_GETARG_INT32(first +
-															  ARG_SKIP_LINES),
-										  header, &names);
-	look_at_records(inference, names,
-					PG_ARGISNULL(first + ARG_SAMPLE_ROWS) ?
-						-1 :
-						PG_GETARG_INT64(first + ARG_SAMPLE_ROWS));
+	stream = etl_stream_open_file(&info, format.compression);
+	inference->reader = etl_format_open(&format, stream, &names);
+	look_at_records(inference, names, sample_rows);
 	etl_csv_close(inference->reader);
 	etl_stream_close(stream, NULL);
 

@@ -23,57 +23,6 @@
 
 const char *const etl_conflict_words[] = {"error", "skip", "update", NULL};
 
-/*
- * Fill the dialect from option values (escape NULL: as the quote; encoding
- * NULL: the client's).  Errors name the parameter.
- */
-void
-etl_layout_set_dialect(EtlLayout *layout, const char *delimiter,
-					   const char *quote, const char *escape,
-					   List *null_strings, bool trim, const char *encoding)
-{
-	EtlCsvDialect *dialect = &layout->dialect;
-	ListCell *lc;
-
-	dialect->delimiter = etl_option_char("delimiter", delimiter);
-	dialect->quote = etl_option_char("quote", quote);
-	dialect->escape = escape == NULL ? dialect->quote :
-									   etl_option_char("escape", escape);
-	dialect->trim = trim;
-	if (dialect->delimiter == dialect->quote ||
-		dialect->delimiter == dialect->escape)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("delimiter must differ from quote and escape")));
-
-	dialect->encoding = encoding == NULL ? pg_get_client_encoding() :
-										   pg_char_to_encoding(encoding);
-	if (dialect->encoding < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for parameter \"encoding\": \"%s\"",
-						encoding),
-				 errhint(
-					 "Use the name of an encoding that PostgreSQL knows, such as \"UTF8\" or \"LATIN1\".")));
-
-	dialect->null_count = 0;
-	dialect->null_strings = palloc(sizeof(char *) *
-								   Max(list_length(null_strings), 1));
-	foreach(lc, null_strings)
-	{
-		const char *word = lfirst(lc);
-
-		if (strpbrk(word, "\r\n") != NULL ||
-			strchr(word, dialect->delimiter) != NULL ||
-			strchr(word, dialect->quote) != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("null string \"%s\" can never match", word),
-					 errdetail(
-						 "Null strings are compared with unquoted fields, which hold no delimiter, quote or line break.")));
-		dialect->null_strings[dialect->null_count++] = word;
-	}
-}
-
 static void
 append_string(StringInfo json, const char *key, const char *value)
 {
@@ -164,12 +113,11 @@ get_strings(Jsonb *jsonb, const char *key)
 void
 etl_layout_from_jsonb(EtlLayout *layout, Jsonb *jsonb)
 {
-	etl_layout_set_dialect(layout, get_string(jsonb, "delimiter"),
-						   get_string(jsonb, "quote"),
-						   get_string(jsonb, "escape"),
-						   get_strings(jsonb, "null_strings"),
-						   get_value(jsonb, "trim")->val.boolean,
-						   get_string(jsonb, "encoding"));
+	etl_dialect_set(&layout->dialect, get_string(jsonb, "delimiter"),
+					get_string(jsonb, "quote"), get_string(jsonb, "escape"),
+					get_strings(jsonb, "null_strings"),
+					get_value(jsonb, "trim")->val.boolean,
+					get_string(jsonb, "encoding"));
 	layout->columns = get_strings(jsonb, "columns");
 	layout->on_conflict = etl_option_word("on_conflict",
 										  get_string(jsonb, "on_conflict"),
