@@ -273,6 +273,8 @@ sweep()
 
 build_house()
 {
+	[[ ${TMPDIR:-/tmp} != *[[:space:]]* ]] ||
+		die "TMPDIR is \"$TMPDIR\", but PostgreSQL's build files take no blanks in names"
 	choose_user
 	sweep
 	house=$(mktemp -d "${TMPDIR:-/tmp}/etl_patterns.XXXXXX")
