@@ -273,6 +273,8 @@ sweep()
 
 build_house()
 {
+	[[ ${TMPDIR:-/tmp} != *[[:space:]]* ]] ||
+		die "TMPDIR is \"$TMPDIR\", but PostgreSQL's build files take no blanks in names"
 	choose_user
 	sweep
 	house=$(mktemp -d "${TMPDIR:-/tmp}/etl_patterns.XXXXXX")
@@ -287,16 +289,18 @@ build_house()
 	start_server
 }
 
-# Nothing of the caller's PostgreSQL or make settings reaches the suites.
+# Nothing of the caller's PostgreSQL, locale or make settings reaches the
+# suites.  LANG is set beside LC_ALL, because PostgreSQL's Perl modules drop
+# the latter.
 isolate_environment()
 {
 	local name
 
-	for name in $(compgen -e | grep '^PG' | grep -v '^PG_CONFIG$'); do
+	for name in $(compgen -e | grep -E '^PG|^LC_|^LANGUAGE$|^TZ$' | grep -v '^PG_CONFIG$'); do
 		unset "$name"
 	done
 	unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
-	export HOME=$house/run/home LC_ALL=C.UTF-8 TMPDIR=$house/run
+	export HOME=$house/run/home LANG=C.UTF-8 LC_ALL=C.UTF-8 TMPDIR=$house/run
 	cd "$house"
 }
 

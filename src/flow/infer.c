@@ -325,9 +325,11 @@ infer(void *arg)
 						errmsg("file \"%s\" holds no records", info.path)));
 	if (inference->odd_records > 0)
 		ereport(NOTICE,
-				(errmsg(INT64_FORMAT
-						" records were left out, because they do not have %d fields",
-						inference->odd_records, inference->ncolumns)));
+				(errmsg_plural("%lld record was left out, because it is broken or does not have %d fields",
+							   "%lld records were left out, because they are broken or do not have %d fields",
+							   (unsigned long) inference->odd_records,
+							   (long long) inference->odd_records,
+							   inference->ncolumns)));
 }
 
 /* The type of a column: text if it has no values, or none that fit. */

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('source');
-$node->init;
+$node->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
 $node->start;
 my $dir = PostgreSQL::Test::Utils::tempdir;
 chmod 0755, $dir;
@@ -64,7 +64,7 @@ my $last_before = $node->safe_psql('etl', $last);
 
 # Into another cluster, in each of pg_dump's formats.
 my $other = PostgreSQL::Test::Cluster->new('restored');
-$other->init;
+$other->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
 $other->start;
 $other->safe_psql('postgres', 'CREATE ROLE loader LOGIN');
 $other->safe_psql('postgres', 'GRANT pg_read_server_files TO loader');
