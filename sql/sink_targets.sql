@@ -86,6 +86,16 @@ SELECT target, rows_read, rows_inserted, rows_unchanged, rows_rejected FROM etl_
 CREATE RULE nothing AS ON INSERT TO unlogged DO INSTEAD NOTHING;
 SELECT load('unlogged', 'good.csv', 'force => true');
 SELECT count(*) FROM unlogged;
+-- Those of a view are not, and may make more rows than were read, or none.
+CREATE TABLE twice (a int, b text);
+CREATE VIEW ruled AS SELECT a, b FROM twice;
+CREATE RULE double AS ON INSERT TO ruled DO INSTEAD INSERT INTO twice SELECT NEW.a, NEW.b FROM generate_series(1, 2);
+SELECT load('ruled', 'good.csv');
+SELECT load('ruled', 'good.csv', 'on_error => ''skip'', force => true');
+SELECT count(*) FROM twice;
+CREATE OR REPLACE RULE double AS ON INSERT TO ruled DO INSTEAD NOTHING;
+SELECT load('ruled', 'good.csv', 'force => true');
+SELECT rows_read, rows_inserted, rows_unchanged FROM etl_patterns.run WHERE target = 'ruled'::regclass ORDER BY run_id;
 
 -- Foreign tables: what their wrapper can.
 CREATE EXTENSION file_fdw;

@@ -4,9 +4,10 @@
  *	  etl_bulk_copy(): load files into a table, in the caller's transaction.
  *
  * Locks: ROW EXCLUSIVE on the target, as for INSERT.  When indexes are to be
- * rebuilt, SHARE ROW EXCLUSIVE, which keeps other writers out; "auto" takes
- * that one only if it is free.  For each file a lock on (target, file size)
- * makes two sessions that load the same file take turns, see loaded_file.c.
+ * rebuilt, which only the owner may do, SHARE ROW EXCLUSIVE, which keeps other
+ * writers out; "auto" takes that one only if it is free.  For each file a lock
+ * on (target, file size) makes two sessions that load the same file take
+ * turns, see loaded_file.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,8 +20,10 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -139,6 +142,32 @@ read_execution_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 }
 
 /*
+ * Who may not insert must not even wait for a lock, behind which others would
+ * have to wait.  This is no more than that: see etl_sink_check_privileges().
+ */
+static void
+check_may_lock(Oid relid)
+{
+	char relkind = get_rel_relkind(relid);
+
+	switch (relkind)
+	{
+		case RELKIND_RELATION:
+		case RELKIND_PARTITIONED_TABLE:
+		case RELKIND_FOREIGN_TABLE:
+		case RELKIND_VIEW:
+			if (pg_class_aclcheck(relid, GetUserId(), ACL_INSERT) != ACLCHECK_OK &&
+				pg_attribute_aclcheck_all(relid, GetUserId(), ACL_INSERT,
+										  ACLMASK_ANY) != ACLCHECK_OK)
+				aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(relkind),
+							   get_rel_name(relid));
+			break;
+		default:
+			break;
+	}
+}
+
+/*
  * Open the target and check what can be checked before a file is looked at:
  * that it can be loaded into, by this role, and has the columns and keys that
  * the call names.  What a header names is checked file by file.
@@ -148,14 +177,13 @@ open_target(EtlBulkCopy *bulk)
 {
 	EtlLayout layout = bulk->layout;
 	EtlSinkOptions options = etl_layout_sink_options(&layout, false, false);
+	LOCKMODE lockmode = RowExclusiveLock;
 
-	/* Who may not rebuild must not keep others from writing either. */
-	bulk->target = try_table_open(bulk->target_oid,
-								  bulk->indexes == ETL_INDEXES_REBUILD &&
-										  etl_owns_relation(bulk->target_oid,
-															GetUserId()) ?
-									  ShareRowExclusiveLock :
-									  RowExclusiveLock);
+	check_may_lock(bulk->target_oid);
+	if (bulk->indexes == ETL_INDEXES_REBUILD &&
+		etl_owns_relation(bulk->target_oid, GetUserId()))
+		lockmode = ShareRowExclusiveLock;
+	bulk->target = try_table_open(bulk->target_oid, lockmode);
 	if (bulk->target == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
 						errmsg("relation with OID %u does not exist",

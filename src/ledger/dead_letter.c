@@ -80,11 +80,12 @@ EtlDeadLetters *
 etl_dead_letters_open(EtlRun *run)
 {
 	EtlDeadLetters *letters = palloc0(sizeof(EtlDeadLetters));
-	Relation rel = etl_ledger_open("dead_letter", RowExclusiveLock);
+	Relation rel = etl_ledger_open("dead_letter", LETTER_NATTS,
+								   RowExclusiveLock);
 
 	letters->run = run;
 	letters->sequence = etl_ledger_relid("dead_letter_id_seq");
-	letters->desc = CreateTupleDescCopy(RelationGetDescr(rel));
+	letters->desc = CreateTupleDescCopy(etl_ledger_desc(rel));
 	for (int i = 0; i < INSERT_ROWS; i++)
 		letters->slots[i] = MakeSingleTupleTableSlot(letters->desc,
 													 &TTSOpsHeapTuple);
@@ -213,7 +214,7 @@ etl_dead_letters_flush(EtlDeadLetters *letters)
 	if (letters->batch == NIL)
 		return;
 
-	rel = etl_ledger_open("dead_letter", RowExclusiveLock);
+	rel = etl_ledger_open("dead_letter", LETTER_NATTS, RowExclusiveLock);
 	indexes = CatalogOpenIndexes(rel);
 	foreach(lc, letters->batch)
 	{

@@ -33,6 +33,8 @@
 /* An error quotes no more than so many bytes. */
 #define MAX_QUOTED_LEN (64 * 1024)
 
+static void check_index(Oid indexoid, const char *table);
+
 /* OID of a relation in our schema; it can't be missing while we are called. */
 Oid
 etl_ledger_relid(const char *name)
@@ -45,11 +47,75 @@ etl_ledger_relid(const char *name)
 	return relid;
 }
 
-/* Open a state table; the lock is kept until the transaction ends. */
+/*
+ * Open a state table, which has natts columns; the lock is kept until the
+ * transaction ends.
+ *
+ * Rows are formed by column number and index entries are made without an
+ * executor, so a superuser's change to the table could crash us.
+ */
 Relation
-etl_ledger_open(const char *name, LOCKMODE lockmode)
+etl_ledger_open(const char *name, int natts, LOCKMODE lockmode)
 {
-	return table_open(etl_ledger_relid(name), lockmode);
+	Relation rel = table_open(etl_ledger_relid(name), lockmode);
+	TupleDesc desc = etl_ledger_desc(rel);
+	bool altered = desc->natts != natts;
+	List *indexes = RelationGetIndexList(rel);
+	ListCell *lc;
+
+	for (int i = 0; i < desc->natts; i++)
+		altered |= TupleDescAttr(desc, i)->attisdropped;
+	if (altered)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("columns of table \"%s.%s\" were added or dropped",
+						ETL_SCHEMA, name),
+				 errhint(
+					 "Drop columns that were added, and keep them in another table. If the extension was updated, connect again.")));
+	foreach(lc, indexes)
+		check_index(lfirst_oid(lc), name);
+	list_free(indexes);
+	return rel;
+}
+
+/*
+ * The columns of a state table, to form and to read rows by: without those
+ * that somebody had added at the end and dropped.
+ */
+TupleDesc
+etl_ledger_desc(Relation rel)
+{
+	TupleDesc desc = RelationGetDescr(rel);
+	int natts = desc->natts;
+	TupleDesc result;
+
+	while (natts > 0 && TupleDescAttr(desc, natts - 1)->attisdropped)
+		natts--;
+	if (natts == desc->natts)
+		return desc;
+	result = CreateTemplateTupleDesc(natts);
+	for (int i = 1; i <= natts; i++)
+		TupleDescCopyEntry(result, i, desc, i);
+	return result;
+}
+
+/* Can we maintain this index of a state table? */
+static void
+check_index(Oid indexoid, const char *table)
+{
+	Relation index = index_open(indexoid, AccessShareLock);
+
+	if (index->rd_index->indisexclusion ||
+		RelationGetIndexExpressions(index) != NIL ||
+		RelationGetIndexPredicate(index) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("index \"%s\" of table \"%s.%s\" cannot be maintained",
+						RelationGetRelationName(index), ETL_SCHEMA, table),
+				 errdetail(
+					 "Indexes of this table must have no expressions, no WHERE clause and no exclusion constraint."),
+				 errhint("Drop the index.")));
+	index_close(index, NoLock);
 }
 
 /* The next number of one of our sequences. */
@@ -63,7 +129,7 @@ etl_ledger_next_id(const char *sequence)
 void
 etl_ledger_insert(Relation rel, Datum *values, bool *nulls)
 {
-	HeapTuple tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+	HeapTuple tuple = heap_form_tuple(etl_ledger_desc(rel), values, nulls);
 
 	CatalogTupleInsert(rel, tuple);
 	heap_freetuple(tuple);
@@ -78,7 +144,7 @@ void
 etl_ledger_update(Relation rel, HeapTuple old, Datum *values, bool *nulls,
 				  bool *replace)
 {
-	HeapTuple tuple = heap_modify_tuple(old, RelationGetDescr(rel), values,
+	HeapTuple tuple = heap_modify_tuple(old, etl_ledger_desc(rel), values,
 										nulls, replace);
 
 	CatalogTupleUpdate(rel, &old->t_self, tuple);
@@ -93,7 +159,7 @@ etl_ledger_update(Relation rel, HeapTuple old, Datum *values, bool *nulls,
 void
 etl_ledger_enter(EtlLedgerScope *scope)
 {
-	Relation rel = etl_ledger_open("run", AccessShareLock);
+	Relation rel = table_open(etl_ledger_relid("run"), AccessShareLock);
 	Oid owner = rel->rd_rel->relowner;
 
 	table_close(rel, AccessShareLock);

@@ -30,7 +30,8 @@ extern void etl_ledger_enter(EtlLedgerScope *scope);
 extern void etl_ledger_leave(EtlLedgerScope *scope);
 extern bool etl_ledger_is_ours(Oid role);
 extern Oid etl_ledger_relid(const char *name);
-extern Relation etl_ledger_open(const char *name, LOCKMODE lockmode);
+extern Relation etl_ledger_open(const char *name, int natts, LOCKMODE lockmode);
+extern TupleDesc etl_ledger_desc(Relation rel);
 extern int64 etl_ledger_next_id(const char *sequence);
 extern void etl_ledger_insert(Relation rel, Datum *values, bool *nulls);
 extern void etl_ledger_update(Relation rel, HeapTuple old, Datum *values,

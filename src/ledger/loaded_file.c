@@ -59,7 +59,7 @@ typedef struct FileScan
 static void
 begin_scan(FileScan *scan, const char *index, ScanKey keys, int nkeys)
 {
-	scan->rel = etl_ledger_open("loaded_file", RowExclusiveLock);
+	scan->rel = etl_ledger_open("loaded_file", FILE_NATTS, RowExclusiveLock);
 	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan->scan = systable_beginscan(scan->rel, etl_ledger_relid(index), true,
 									scan->snapshot, nkeys, keys);
@@ -180,7 +180,7 @@ etl_loaded_file_record(const EtlLoadedFile *file, EtlRun *run)
 	values[FILE_LOADED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[FILE_LAYOUT] = PointerGetDatum(file->layout);
 
-	rel = etl_ledger_open("loaded_file", RowExclusiveLock);
+	rel = etl_ledger_open("loaded_file", FILE_NATTS, RowExclusiveLock);
 	etl_ledger_insert(rel, values, nulls);
 	table_close(rel, NoLock);
 }

@@ -108,7 +108,7 @@ etl_run_finish(EtlRun *run, const char *status, Jsonb *detail)
 	values[RUN_DETAIL] = PointerGetDatum(detail);
 	nulls[RUN_DETAIL] = detail == NULL;
 
-	rel = etl_ledger_open("run", RowExclusiveLock);
+	rel = etl_ledger_open("run", RUN_NATTS, RowExclusiveLock);
 	etl_ledger_insert(rel, values, nulls);
 	table_close(rel, NoLock);
 }

@@ -76,7 +76,7 @@ find_row(Relation rel, const char *pipeline)
 void
 etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 {
-	Relation rel = etl_ledger_open("watermark",
+	Relation rel = etl_ledger_open("watermark", MARK_NATTS,
 								   lock ? RowExclusiveLock : AccessShareLock);
 	Datum values[MARK_NATTS];
 	bool nulls[MARK_NATTS];
@@ -95,7 +95,7 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 	tuple = find_row(rel, pipeline);
 	if (HeapTupleIsValid(tuple))
 	{
-		heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+		heap_deform_tuple(tuple, etl_ledger_desc(rel), values, nulls);
 		watermark->exists = true;
 		watermark->role = DatumGetObjectId(values[MARK_ROLE]);
 		if (!nulls[MARK_SOURCE])
@@ -126,7 +126,7 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 void
 etl_watermark_move(const EtlWatermark *watermark)
 {
-	Relation rel = etl_ledger_open("watermark", RowExclusiveLock);
+	Relation rel = etl_ledger_open("watermark", MARK_NATTS, RowExclusiveLock);
 	Datum values[MARK_NATTS] = {0};
 	bool nulls[MARK_NATTS] = {0};
 	NameData cursor_column;
@@ -166,7 +166,7 @@ etl_watermark_move(const EtlWatermark *watermark)
 void
 etl_watermark_forget(const EtlWatermark *watermark)
 {
-	Relation rel = etl_ledger_open("watermark", RowExclusiveLock);
+	Relation rel = etl_ledger_open("watermark", MARK_NATTS, RowExclusiveLock);
 
 	if (watermark->exists)
 	{

@@ -72,6 +72,8 @@ typedef struct EtlHeapSink
 	bool prechecks;			/* check before writing */
 	bool plain;				/* writing cannot fail for a row's fault */
 	bool delete_duplicates; /* once written; see append_guarded.c */
+	bool unsettled;			/* the attempt met a key that may become free */
+	bool has_waited;		/* and so no duplicates are deleted any more */
 	MemoryContext check_context;
 	EState *check_estate;
 	ResultRelInfo *check_rri;

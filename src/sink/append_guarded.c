@@ -32,7 +32,10 @@
  * Where nobody would notice, duplicates need neither: the unique indexes are
  * asked not to throw, and a row that they object to is deleted again, which
  * costs one dead tuple and no subtransaction.  Triggers and foreign keys might
- * see such a row, and logical decoding would send it out.
+ * see such a row, and logical decoding would send it out.  Nor may such a row
+ * be there while the load waits for another transaction that holds its key, as
+ * that one could then wait for the load: once a load has met such a key it
+ * looks before it writes, until its end.
  *
  *-------------------------------------------------------------------------
  */
@@ -73,6 +76,7 @@ static void check_not_null(EtlHeapSink *sink);
 static bool row_has_null(EtlHeapSink *sink, int row);
 static bool rows_fit_pages(EtlHeapSink *sink);
 static void write_in_attempts(EtlHeapSink *sink);
+static void stop_deleting_duplicates(EtlHeapSink *sink);
 static void tune_probing(EtlHeapSink *sink);
 static void write_suspects(EtlHeapSink *sink);
 static bool attempt(EtlHeapSink *sink, int first, int end, bool one_by_one,
@@ -96,7 +100,7 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 	sink->has_generated = desc->constr != NULL &&
 						  desc->constr->has_generated_stored;
 	sink->prechecks = !before_row && !(sink->partitioned && sink->has_generated);
-	sink->delete_duplicates = may_delete_duplicates(target);
+	sink->delete_duplicates = !sink->has_waited && may_delete_duplicates(target);
 	sink->plain = relation_is_plain(target, sink->base.options.defer_indexes);
 
 	if (sink->attempt_context == NULL)
@@ -413,6 +417,8 @@ write_in_attempts(EtlHeapSink *sink)
 				failed_row = -1;
 			}
 		}
+		else if (sink->unsettled)
+			stop_deleting_duplicates(sink);
 		else if (sink->base.current_row < 0)
 		{
 			if (single)
@@ -431,6 +437,16 @@ write_in_attempts(EtlHeapSink *sink)
 		}
 	}
 	tune_probing(sink);
+}
+
+/* The rows of the attempt are tried again, with a look before each. */
+static void
+stop_deleting_duplicates(EtlHeapSink *sink)
+{
+	sink->unsettled = false;
+	sink->has_waited = true;
+	sink->delete_duplicates = false;
+	sink->probe_batches = PROBE_BATCHES;
 }
 
 /* Looking before writing pays for as long as there are duplicates. */

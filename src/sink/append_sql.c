@@ -267,12 +267,14 @@ store_rows(SqlAttempt *run)
 /*
  * Tells the rows apart.  What the statement did not write was left alone: a
  * key was there and on_conflict is skip, a later row of the batch has the
- * same key, or a trigger dropped it.
+ * same key, or a trigger dropped it.  It has written more where a rule makes
+ * several rows of one; rows are counted as they were read.
  */
 static void
 count_result(SqlAttempt *run)
 {
-	int64 written = (int64) SPI_processed;
+	int64 nrows = run->end - run->first;
+	int64 written = Min((int64) SPI_processed, nrows);
 
 	if (run->sink->telling == ETL_TELLS_PLACE)
 		run->counts.inserted = count_new_in_partitions(SPI_tuptable, written);
@@ -288,7 +290,7 @@ count_result(SqlAttempt *run)
 	else
 		run->counts.inserted = written;
 	run->counts.updated = written - run->counts.inserted;
-	run->counts.unchanged = Max(run->end - run->first - written, 0);
+	run->counts.unchanged = nrows - written;
 }
 
 /* Of the rows at (tableoid, ctid), how many are new? */

@@ -57,6 +57,14 @@ typedef struct HeapLeaf
 	bool check_partition;
 } HeapLeaf;
 
+/* What is known of a row's key in an index. */
+typedef enum KeyState
+{
+	KEY_FREE,
+	KEY_TAKEN,
+	KEY_UNSETTLED /* a transaction in progress decides */
+} KeyState;
+
 struct EtlHeapWriter
 {
 	EtlHeapSink *sink;
@@ -90,8 +98,14 @@ static void finish_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 static void drop_own_slots(EtlHeapWriter *writer);
 static void flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf);
 static List *immediate_unique_indexes(ResultRelInfo *rri);
-static bool delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf,
+static void delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf,
 							 TupleTableSlot *slot, int row);
+static int find_taken_key(EtlHeapWriter *writer, HeapLeaf *leaf,
+						  TupleTableSlot *slot);
+static KeyState look_up_key(EtlHeapWriter *writer, HeapLeaf *leaf, int i,
+							TupleTableSlot *slot);
+static bool make_scan_keys(EtlHeapWriter *writer, Relation index,
+						   IndexInfo *info, TupleTableSlot *slot, ScanKey keys);
 static bool index_is_immediate_unique(ResultRelInfo *rri, int i);
 static bool probe_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot, int row);
@@ -477,9 +491,10 @@ finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot, int row)
 		recheck = etl_insert_index_tuples_nothrow(leaf->rri, slot,
 												  writer->estate, &conflict,
 												  leaf->nothrow_indexes);
-		if (conflict && delete_duplicate(writer, leaf, slot, row))
+		if (conflict)
 		{
 			list_free(recheck);
+			delete_duplicate(writer, leaf, slot, row);
 			return;
 		}
 	}
@@ -573,28 +588,121 @@ immediate_unique_indexes(ResultRelInfo *rri)
 }
 
 /*
- * A unique index says that the row, which is in the heap, may be a duplicate:
- * of a row that is there, or of one that another transaction may yet take
- * back.  Deletes the row and waits for the truth.  If it was no duplicate it
- * is inserted again and false returned.
+ * A unique index says that the row, which is in the heap, may be a duplicate.
+ * If so, deletes and rejects the row.
+ *
+ * If that is for another transaction to decide, nobody may wait here: the row
+ * has entries in the indexes, and the other transaction would wait for us as
+ * soon as it met them, say to insert the key that it has deleted.  So the
+ * attempt is given up, which makes the entries void.
  *
  * All rows of a batch are deleted by one command, since each pair of inserting
  * and deleting command takes memory until the transaction ends.
  */
-static bool
+static void
 delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 				 int row)
 {
-	Relation rel = leaf->rri->ri_RelationDesc;
+	int index = find_taken_key(writer, leaf, slot);
 
+	if (index < 0)
+	{
+		writer->sink->unsettled = true;
+		ereport(ERROR, (errcode(ERRCODE_UNIQUE_VIOLATION),
+						errmsg_internal("key is not settled")));
+	}
 	if (GetCurrentCommandId(false) == writer->cid)
 		CommandCounterIncrement();
-	simple_table_tuple_delete(rel, &slot->tts_tid, GetActiveSnapshot());
-	if (probe_row(writer, leaf, slot, row))
-		return true;
-	table_tuple_insert(rel, slot, writer->cid, writer->options, leaf->bistate);
-	list_free(etl_insert_index_tuples(leaf->rri, slot, writer->estate));
-	return false;
+	simple_table_tuple_delete(leaf->rri->ri_RelationDesc, &slot->tts_tid,
+							  GetActiveSnapshot());
+	reject_duplicate(writer, leaf, index, slot, row);
+}
+
+/*
+ * The first unique index in which another row than this one has its key, or
+ * -1 if there is none or a transaction in progress may yet change that.
+ */
+static int
+find_taken_key(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot)
+{
+	ResultRelInfo *rri = leaf->rri;
+
+	for (int i = 0; i < rri->ri_NumIndices; i++)
+	{
+		if (!index_is_immediate_unique(rri, i))
+			continue;
+		switch (look_up_key(writer, leaf, i, slot))
+		{
+			case KEY_TAKEN:
+				return i;
+			case KEY_UNSETTLED:
+				return -1;
+			case KEY_FREE:
+				break;
+		}
+	}
+	return -1;
+}
+
+/* Who has the key of a row, apart from the row itself?  Waits for nobody. */
+static KeyState
+look_up_key(EtlHeapWriter *writer, HeapLeaf *leaf, int i, TupleTableSlot *slot)
+{
+	Relation rel = leaf->rri->ri_RelationDesc;
+	Relation index = leaf->rri->ri_IndexRelationDescs[i];
+	IndexInfo *info = leaf->rri->ri_IndexRelationInfo[i];
+	ScanKeyData keys[INDEX_MAX_KEYS];
+	TupleTableSlot *other;
+	SnapshotData dirty;
+	IndexScanDesc scan;
+	KeyState state = KEY_FREE;
+
+	if (!make_scan_keys(writer, index, info, slot, keys))
+		return KEY_FREE;
+
+	InitDirtySnapshot(dirty);
+	other = table_slot_create(rel, NULL);
+	scan = etl_index_beginscan(rel, index, &dirty, info->ii_NumIndexKeyAttrs);
+	index_rescan(scan, keys, info->ii_NumIndexKeyAttrs, NULL, 0);
+	while (state == KEY_FREE &&
+		   index_getnext_slot(scan, ForwardScanDirection, other))
+	{
+		if (ItemPointerEquals(&other->tts_tid, &slot->tts_tid))
+			continue;
+		if (scan->xs_recheck || TransactionIdIsValid(dirty.xmin) ||
+			TransactionIdIsValid(dirty.xmax))
+			state = KEY_UNSETTLED;
+		else
+			state = KEY_TAKEN;
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(other);
+	return state;
+}
+
+/* The row's key, to be searched for; false if it conflicts with nothing. */
+static bool
+make_scan_keys(EtlHeapWriter *writer, Relation index, IndexInfo *info,
+			   TupleTableSlot *slot, ScanKey keys)
+{
+	Datum values[INDEX_MAX_KEYS];
+	bool isnull[INDEX_MAX_KEYS];
+
+	if (info->ii_UniqueOps == NULL)
+		BuildSpeculativeIndexInfo(index, info);
+	GetPerTupleExprContext(writer->estate)->ecxt_scantuple = slot;
+	FormIndexDatum(info, slot, writer->estate, values, isnull);
+	for (int i = 0; i < info->ii_NumIndexKeyAttrs; i++)
+	{
+		if (isnull[i] && !info->ii_NullsNotDistinct)
+			return false;
+		ScanKeyEntryInitialize(&keys[i],
+							   isnull[i] ? SK_ISNULL | SK_SEARCHNULL : 0, i + 1,
+							   info->ii_UniqueStrats[i], InvalidOid,
+							   index->rd_indcollation[i],
+							   info->ii_UniqueProcs[i], values[i]);
+	}
+	return true;
 }
 
 /*
