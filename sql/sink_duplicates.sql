@@ -30,17 +30,26 @@ BEGIN
     END LOOP;
 END $$;
 
--- Without triggers a duplicate is deleted again; a trigger forbids that.
+-- Where nobody else can write a duplicate is deleted again; a trigger forbids that.
 CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 CREATE TABLE with_trigger (LIKE d INCLUDING ALL);
+CREATE TABLE locked (LIKE d INCLUDING ALL);
+CREATE TEMP TABLE temporary (LIKE d INCLUDING ALL);
 CREATE TRIGGER nothing AFTER INSERT ON with_trigger FOR EACH ROW EXECUTE FUNCTION nothing();
 
 SELECT count(*) AS landed FROM one_by_one;
 SELECT load('d', 'd.csv', 'header => ''none'', on_error => ''dead_letter''');
 SELECT load('with_trigger', 'd.csv', 'header => ''none'', on_error => ''dead_letter''');
+SELECT load('temporary', 'd.csv', 'header => ''none'', on_error => ''dead_letter''');
+BEGIN;
+LOCK TABLE locked IN SHARE ROW EXCLUSIVE MODE;
+SELECT load('locked', 'd.csv', 'header => ''none'', on_error => ''dead_letter''');
+COMMIT;
 
 SELECT count(*) AS differ FROM d FULL JOIN one_by_one o ON d = o WHERE d.k IS NULL OR o.k IS NULL;
 SELECT count(*) AS differ FROM with_trigger d FULL JOIN one_by_one o ON d = o WHERE d.k IS NULL OR o.k IS NULL;
+SELECT count(*) AS differ FROM locked d FULL JOIN one_by_one o ON d = o WHERE d.k IS NULL OR o.k IS NULL;
+SELECT count(*) AS differ FROM temporary d FULL JOIN one_by_one o ON d = o WHERE d.k IS NULL OR o.k IS NULL;
 SELECT target, count(*) AS letters, count(*) FILTER (WHERE l.line_no IS NULL) AS differ
 FROM etl_patterns.dead_letter x LEFT JOIN letter l USING (line_no, error_code, error_detail)
 GROUP BY target ORDER BY target::text;
@@ -51,4 +60,7 @@ SET enable_bitmapscan = off;
 SELECT count(*) = (SELECT count(*) FROM one_by_one) AS by_k FROM d WHERE k >= 0;
 SELECT count(*) = (SELECT count(*) FROM one_by_one) AS by_u FROM d WHERE u >= 0;
 SELECT count(*) = (SELECT count(*) FROM one_by_one) AS by_t FROM d WHERE t >= '';
+SELECT count(*) = (SELECT count(*) FROM one_by_one) AS by_k FROM locked WHERE k >= 0;
+SELECT count(*) = (SELECT count(*) FROM one_by_one) AS by_u FROM locked WHERE u >= 0;
+SELECT count(*) = (SELECT count(*) FROM one_by_one) AS by_t FROM locked WHERE t >= '';
 \i :end

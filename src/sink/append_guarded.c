@@ -32,10 +32,11 @@
  * Where nobody would notice, duplicates need neither: the unique indexes are
  * asked not to throw, and a row that they object to is deleted again, which
  * costs one dead tuple and no subtransaction.  Triggers and foreign keys might
- * see such a row, and logical decoding would send it out.  Nor may such a row
- * be there while the load waits for another transaction that holds its key, as
- * that one could then wait for the load: once a load has met such a key it
- * looks before it writes, until its end.
+ * see such a row, and logical decoding would send it out.  Other sessions would
+ * wait for the load where they met its index entries, even to update the row
+ * that was there before, and deadlock when the load then waited for them.  So
+ * this is for tables that nobody else can write: those of which we hold a lock
+ * that says so, as when indexes are rebuilt, and temporary ones.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,6 +49,7 @@
 #include "commands/trigger.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/memutils.h"
 
 /* Batches without a duplicate after which probing stops. */
@@ -121,7 +123,7 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 }
 
 /*
- * May a duplicate be deleted once it is written?  Nobody may notice, and no
+ * May a duplicate be deleted once it is written?  Nobody may notice it, and no
  * index may have more to say than that a key is taken, since the first one
  * that objects to a row gives the reason.
  */
@@ -135,6 +137,9 @@ may_delete_duplicates(Relation target)
 
 	if (target->rd_rel->relkind != RELKIND_RELATION ||
 		RelationIsLogicallyLogged(target))
+		return false;
+	if (!target->rd_islocaltemp &&
+		!CheckRelationLockedByMe(target, ShareRowExclusiveLock, true))
 		return false;
 	if (trigdesc != NULL &&
 		(trigdesc->trig_insert_before_row || trigdesc->trig_insert_after_row))
