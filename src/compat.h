@@ -49,9 +49,6 @@
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilelocatorSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
-#define etl_insert_index_tuples_nothrow(rri, slot, estate, conflict, indexes) \
-	ExecInsertIndexTuples(rri, slot, estate, false, true, conflict, indexes,  \
-						  false)
 #define etl_root_to_child_map(rri, estate) ExecGetRootToChildMap(rri, estate)
 #define etl_owns_relation(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
@@ -59,8 +56,6 @@
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
-#define etl_insert_index_tuples_nothrow(rri, slot, estate, conflict, indexes) \
-	ExecInsertIndexTuples(rri, slot, estate, false, true, conflict, indexes)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
 #endif
@@ -71,14 +66,6 @@
 #else
 #define etl_check_index_constraints(rri, slot, estate, conflict, arbiters) \
 	ExecCheckIndexConstraints(rri, slot, estate, conflict, arbiters)
-#endif
-
-#if PG_VERSION_NUM >= 180000
-#define etl_index_beginscan(rel, index, snapshot, nkeys) \
-	index_beginscan(rel, index, snapshot, NULL, nkeys, 0)
-#else
-#define etl_index_beginscan(rel, index, snapshot, nkeys) \
-	index_beginscan(rel, index, snapshot, nkeys, 0)
 #endif
 
 #if PG_VERSION_NUM >= 170000

@@ -69,11 +69,9 @@ typedef struct EtlHeapSink
 	bool partitioned;
 	bool has_not_null;
 	bool has_generated;
-	bool prechecks;			/* check before writing */
-	bool plain;				/* writing cannot fail for a row's fault */
-	bool delete_duplicates; /* once written; see append_guarded.c */
-	bool unsettled;			/* the attempt met a key that may become free */
-	bool has_waited;		/* and so no duplicates are deleted any more */
+	bool prechecks;	  /* check before writing */
+	bool plain;		  /* writing cannot fail for a row's fault */
+	bool looks_ahead; /* may look up the keys of many rows before writing */
 	MemoryContext check_context;
 	EState *check_estate;
 	ResultRelInfo *check_rri;

@@ -25,18 +25,11 @@
  *	  rows one after the other, whatever the size of the batch.
  *	- AFTER ROW triggers fire row by row for the same reason.
  *
- * After a unique violation the rows of the next batches are inserted one by
- * one, with a look into the unique indexes before, since each row that is
- * written and rolled back leaves a dead tuple.
- *
- * Where nobody would notice, duplicates need neither: the unique indexes are
- * asked not to throw, and a row that they object to is deleted again, which
- * costs one dead tuple and no subtransaction.  Triggers and foreign keys might
- * see such a row, and logical decoding would send it out.  Other sessions would
- * wait for the load where they met its index entries, even to update the row
- * that was there before, and deadlock when the load then waited for them.  So
- * this is for tables that nobody else can write: those of which we hold a lock
- * that says so, as when indexes are rebuilt, and temporary ones.
+ * After a unique violation the rows of the next batches are looked up in the
+ * unique indexes before they are inserted, since each row that is written and
+ * rolled back leaves a dead tuple.  The whole attempt is looked up first where
+ * no row can change what becomes of a later one, but by having its key;
+ * elsewhere each row just before it is inserted.
  *
  *-------------------------------------------------------------------------
  */
@@ -45,11 +38,9 @@
 #include "access/genam.h"
 #include "access/heaptoast.h"
 #include "access/htup_details.h"
-#include "catalog/catalog.h"
 #include "commands/trigger.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/memutils.h"
 
 /* Batches without a duplicate after which probing stops. */
@@ -65,7 +56,7 @@ typedef struct GuardedRun
 	void (*visit)(EtlHeapSink *sink, int row);
 } GuardedRun;
 
-static bool may_delete_duplicates(Relation target);
+static bool may_look_ahead(Relation target);
 static bool relation_is_plain(Relation target, bool defer_indexes);
 static void visit_rows(EtlHeapSink *sink, MemoryContext context,
 					   void (*visit)(EtlHeapSink *, int));
@@ -78,7 +69,6 @@ static void check_not_null(EtlHeapSink *sink);
 static bool row_has_null(EtlHeapSink *sink, int row);
 static bool rows_fit_pages(EtlHeapSink *sink);
 static void write_in_attempts(EtlHeapSink *sink);
-static void stop_deleting_duplicates(EtlHeapSink *sink);
 static void tune_probing(EtlHeapSink *sink);
 static void write_suspects(EtlHeapSink *sink);
 static bool attempt(EtlHeapSink *sink, int first, int end, bool one_by_one,
@@ -102,7 +92,7 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 	sink->has_generated = desc->constr != NULL &&
 						  desc->constr->has_generated_stored;
 	sink->prechecks = !before_row && !(sink->partitioned && sink->has_generated);
-	sink->delete_duplicates = !sink->has_waited && may_delete_duplicates(target);
+	sink->looks_ahead = may_look_ahead(target);
 	sink->plain = relation_is_plain(target, sink->base.options.defer_indexes);
 
 	if (sink->attempt_context == NULL)
@@ -123,23 +113,19 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 }
 
 /*
- * May a duplicate be deleted once it is written?  Nobody may notice it, and no
- * index may have more to say than that a key is taken, since the first one
- * that objects to a row gives the reason.
+ * May the keys of many rows be looked up before the first is inserted?  Not if
+ * triggers may change what is there.  And with a second constraint, the row
+ * could get the reason of the wrong one.
  */
 static bool
-may_delete_duplicates(Relation target)
+may_look_ahead(Relation target)
 {
 	TriggerDesc *trigdesc = target->trigdesc;
-	bool result = true;
+	int constraints = 0;
 	List *indexes;
 	ListCell *lc;
 
-	if (target->rd_rel->relkind != RELKIND_RELATION ||
-		RelationIsLogicallyLogged(target))
-		return false;
-	if (!target->rd_islocaltemp &&
-		!CheckRelationLockedByMe(target, ShareRowExclusiveLock, true))
+	if (target->rd_rel->relkind != RELKIND_RELATION)
 		return false;
 	if (trigdesc != NULL &&
 		(trigdesc->trig_insert_before_row || trigdesc->trig_insert_after_row))
@@ -150,14 +136,12 @@ may_delete_duplicates(Relation target)
 	{
 		Relation index = index_open(lfirst_oid(lc), RowExclusiveLock);
 
-		if (index->rd_index->indisexclusion ||
-			RelationGetIndexExpressions(index) != NIL ||
-			RelationGetIndexPredicate(index) != NIL)
-			result = false;
+		if (index->rd_index->indisunique || index->rd_index->indisexclusion)
+			constraints++;
 		index_close(index, NoLock);
 	}
 	list_free(indexes);
-	return result;
+	return constraints == 1;
 }
 
 /* Can nothing fail once a row has passed the checks and fits a page? */
@@ -405,7 +389,7 @@ write_in_attempts(EtlHeapSink *sink)
 		}
 		if (failed_row >= 0)
 			end = failed_row;
-		single = one_by_one || sink->probe_batches > 0;
+		single = one_by_one || (sink->probe_batches > 0 && !sink->looks_ahead);
 
 		if (attempt(sink, first, end, single, &edata))
 		{
@@ -422,8 +406,6 @@ write_in_attempts(EtlHeapSink *sink)
 				failed_row = -1;
 			}
 		}
-		else if (sink->unsettled)
-			stop_deleting_duplicates(sink);
 		else if (sink->base.current_row < 0)
 		{
 			if (single)
@@ -444,22 +426,10 @@ write_in_attempts(EtlHeapSink *sink)
 	tune_probing(sink);
 }
 
-/* The rows of the attempt are tried again, with a look before each. */
-static void
-stop_deleting_duplicates(EtlHeapSink *sink)
-{
-	sink->unsettled = false;
-	sink->has_waited = true;
-	sink->delete_duplicates = false;
-	sink->probe_batches = PROBE_BATCHES;
-}
-
 /* Looking before writing pays for as long as there are duplicates. */
 static void
 tune_probing(EtlHeapSink *sink)
 {
-	if (sink->delete_duplicates)
-		return;
 	if (sink->probe_batches > 0)
 		sink->probe_batches--;
 	for (int row = 0; row < sink->base.batch_rows; row++)
@@ -475,7 +445,7 @@ reject_row(EtlHeapSink *sink, int row, ErrorData *edata)
 	etl_heap_reject(sink, row, edata);
 	sink->attempt_rows = Min(Max(2 * sink->gap, 1), sink->base.batch_limit);
 	sink->gap = 0;
-	if (edata->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && !sink->delete_duplicates)
+	if (edata->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
 		sink->probe_batches = PROBE_BATCHES;
 }
 
@@ -540,6 +510,6 @@ run_attempt(void *arg)
 	writer = etl_heap_writer_open(sink,
 								  ETL_WRITER_INDEXES | ETL_WRITER_EACH_ROW);
 	etl_heap_writer_write(writer, run->first, run->end, run->one_by_one,
-						  run->one_by_one && sink->probe_batches > 0);
+						  sink->probe_batches > 0);
 	etl_heap_writer_close(writer);
 }

@@ -33,7 +33,6 @@
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 /* Slots that the leaf partitions may keep from batch to batch, all together. */
 #define MAX_OWN_SLOTS (8 * ETL_MAX_BATCH_ROWS)
@@ -49,21 +48,12 @@ typedef struct HeapLeaf
 	TupleTableSlot **slots; /* rows gathered for one multi-insert */
 	int *rows;
 	int nrows;
-	List *nothrow_indexes; /* unique ones that report duplicates */
 	bool before_row;
 	bool after_row;
 	bool in_order; /* each row after all before it is done with */
 	bool generated;
 	bool check_partition;
 } HeapLeaf;
-
-/* What is known of a row's key in an index. */
-typedef enum KeyState
-{
-	KEY_FREE,
-	KEY_TAKEN,
-	KEY_UNSETTLED /* a transaction in progress decides */
-} KeyState;
 
 struct EtlHeapWriter
 {
@@ -97,16 +87,7 @@ static void finish_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					   TupleTableSlot *slot, int row);
 static void drop_own_slots(EtlHeapWriter *writer);
 static void flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf);
-static List *immediate_unique_indexes(ResultRelInfo *rri);
-static void delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf,
-							 TupleTableSlot *slot, int row);
-static int find_taken_key(EtlHeapWriter *writer, HeapLeaf *leaf,
-						  TupleTableSlot *slot);
-static KeyState look_up_key(EtlHeapWriter *writer, HeapLeaf *leaf, int i,
-							TupleTableSlot *slot);
-static bool make_scan_keys(EtlHeapWriter *writer, Relation index,
-						   IndexInfo *info, TupleTableSlot *slot, ScanKey keys);
-static bool index_is_immediate_unique(ResultRelInfo *rri, int i);
+static void probe_rows(EtlHeapWriter *writer, int first, int end);
 static bool probe_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot, int row);
 static void reject_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, int index,
@@ -159,7 +140,7 @@ etl_heap_writer_open(EtlHeapSink *sink, int flags)
  * Writes the pending rows of [first, end) and sets their states.  Rows are
  * inserted one by one where that is asked for or a trigger demands it, else
  * many to a page at a time.  With probe, a row whose key is taken is rejected
- * without an error, which needs one_by_one.
+ * without an error: one by one just before it is inserted, else before any is.
  */
 void
 etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
@@ -171,13 +152,14 @@ etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 	MemoryContext oldcontext;
 	ListCell *lc;
 
-	Assert(one_by_one || !probe);
 	oldcontext = MemoryContextSwitchTo(writer->estate->es_query_cxt);
 	writer->cid = writer->estate->es_output_cid = GetCurrentCommandId(true);
-	writer->probe = probe;
+	writer->probe = probe && one_by_one;
 	if (own_level)
 		AfterTriggerBeginQuery();
 
+	if (probe && !one_by_one)
+		probe_rows(writer, first, end);
 	for (int row = first; row < end; row++)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -329,8 +311,6 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 						  triggers_look(writer, rel));
 	}
 	leaf->generated = constr != NULL && constr->has_generated_stored;
-	if (writer->sink->delete_duplicates)
-		leaf->nothrow_indexes = immediate_unique_indexes(rri);
 	leaf->check_partition = rel->rd_rel->relispartition &&
 							(writer->proute == NULL || leaf->before_row);
 	rri->ri_CopyMultiInsertBuffer = (struct CopyMultiInsertBuffer *) leaf;
@@ -484,21 +464,8 @@ finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot, int row)
 {
 	bool each_row = (writer->flags & ETL_WRITER_EACH_ROW) != 0;
 	List *recheck = NIL;
-	bool conflict = false;
 
-	if (leaf->nothrow_indexes != NIL)
-	{
-		recheck = etl_insert_index_tuples_nothrow(leaf->rri, slot,
-												  writer->estate, &conflict,
-												  leaf->nothrow_indexes);
-		if (conflict)
-		{
-			list_free(recheck);
-			delete_duplicate(writer, leaf, slot, row);
-			return;
-		}
-	}
-	else if (leaf->rri->ri_NumIndices > 0)
+	if (leaf->rri->ri_NumIndices > 0)
 		recheck = etl_insert_index_tuples(leaf->rri, slot, writer->estate);
 	if (leaf->after_row || writer->capture != NULL)
 	{
@@ -564,145 +531,21 @@ flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf)
 	leaf->nrows = 0;
 }
 
-/* Is its unique key checked at once, by the index itself? */
-static bool
-index_is_immediate_unique(ResultRelInfo *rri, int i)
-{
-	IndexInfo *info = rri->ri_IndexRelationInfo[i];
-
-	return info->ii_Unique && info->ii_ExclusionOps == NULL &&
-		   info->ii_ReadyForInserts &&
-		   rri->ri_IndexRelationDescs[i]->rd_index->indimmediate;
-}
-
-static List *
-immediate_unique_indexes(ResultRelInfo *rri)
-{
-	List *indexes = NIL;
-
-	for (int i = 0; i < rri->ri_NumIndices; i++)
-		if (index_is_immediate_unique(rri, i))
-			indexes = lappend_oid(indexes, RelationGetRelid(
-											   rri->ri_IndexRelationDescs[i]));
-	return indexes;
-}
-
-/*
- * A unique index says that the row, which is in the heap, may be a duplicate.
- * If so, deletes and rejects the row.
- *
- * If that is for another transaction to decide, nobody may wait here: the row
- * has entries in the indexes, and the other transaction would wait for us as
- * soon as it met them, say to insert the key that it has deleted.  So the
- * attempt is given up, which makes the entries void.
- *
- * All rows of a batch are deleted by one command, since each pair of inserting
- * and deleting command takes memory until the transaction ends.
- */
+/* Rejects those of the pending rows whose key is taken. */
 static void
-delete_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
-				 int row)
+probe_rows(EtlHeapWriter *writer, int first, int end)
 {
-	int index = find_taken_key(writer, leaf, slot);
+	EtlHeapSink *sink = writer->sink;
 
-	if (index < 0)
+	for (int row = first; row < end; row++)
 	{
-		writer->sink->unsettled = true;
-		ereport(ERROR, (errcode(ERRCODE_UNIQUE_VIOLATION),
-						errmsg_internal("key is not settled")));
-	}
-	if (GetCurrentCommandId(false) == writer->cid)
-		CommandCounterIncrement();
-	simple_table_tuple_delete(leaf->rri->ri_RelationDesc, &slot->tts_tid,
-							  GetActiveSnapshot());
-	reject_duplicate(writer, leaf, index, slot, row);
-}
-
-/*
- * The first unique index in which another row than this one has its key, or
- * -1 if there is none or a transaction in progress may yet change that.
- */
-static int
-find_taken_key(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot)
-{
-	ResultRelInfo *rri = leaf->rri;
-
-	for (int i = 0; i < rri->ri_NumIndices; i++)
-	{
-		if (!index_is_immediate_unique(rri, i))
+		CHECK_FOR_INTERRUPTS();
+		if (sink->states[row] != ETL_ROW_PENDING)
 			continue;
-		switch (look_up_key(writer, leaf, i, slot))
-		{
-			case KEY_TAKEN:
-				return i;
-			case KEY_UNSETTLED:
-				return -1;
-			case KEY_FREE:
-				break;
-		}
+		ResetPerTupleExprContext(writer->estate);
+		sink->base.current_row = row;
+		(void) probe_row(writer, writer->only, sink->base.slots[row], row);
 	}
-	return -1;
-}
-
-/* Who has the key of a row, apart from the row itself?  Waits for nobody. */
-static KeyState
-look_up_key(EtlHeapWriter *writer, HeapLeaf *leaf, int i, TupleTableSlot *slot)
-{
-	Relation rel = leaf->rri->ri_RelationDesc;
-	Relation index = leaf->rri->ri_IndexRelationDescs[i];
-	IndexInfo *info = leaf->rri->ri_IndexRelationInfo[i];
-	ScanKeyData keys[INDEX_MAX_KEYS];
-	TupleTableSlot *other;
-	SnapshotData dirty;
-	IndexScanDesc scan;
-	KeyState state = KEY_FREE;
-
-	if (!make_scan_keys(writer, index, info, slot, keys))
-		return KEY_FREE;
-
-	InitDirtySnapshot(dirty);
-	other = table_slot_create(rel, NULL);
-	scan = etl_index_beginscan(rel, index, &dirty, info->ii_NumIndexKeyAttrs);
-	index_rescan(scan, keys, info->ii_NumIndexKeyAttrs, NULL, 0);
-	while (state == KEY_FREE &&
-		   index_getnext_slot(scan, ForwardScanDirection, other))
-	{
-		if (ItemPointerEquals(&other->tts_tid, &slot->tts_tid))
-			continue;
-		if (scan->xs_recheck || TransactionIdIsValid(dirty.xmin) ||
-			TransactionIdIsValid(dirty.xmax))
-			state = KEY_UNSETTLED;
-		else
-			state = KEY_TAKEN;
-	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(other);
-	return state;
-}
-
-/* The row's key, to be searched for; false if it conflicts with nothing. */
-static bool
-make_scan_keys(EtlHeapWriter *writer, Relation index, IndexInfo *info,
-			   TupleTableSlot *slot, ScanKey keys)
-{
-	Datum values[INDEX_MAX_KEYS];
-	bool isnull[INDEX_MAX_KEYS];
-
-	if (info->ii_UniqueOps == NULL)
-		BuildSpeculativeIndexInfo(index, info);
-	GetPerTupleExprContext(writer->estate)->ecxt_scantuple = slot;
-	FormIndexDatum(info, slot, writer->estate, values, isnull);
-	for (int i = 0; i < info->ii_NumIndexKeyAttrs; i++)
-	{
-		if (isnull[i] && !info->ii_NullsNotDistinct)
-			return false;
-		ScanKeyEntryInitialize(&keys[i],
-							   isnull[i] ? SK_ISNULL | SK_SEARCHNULL : 0, i + 1,
-							   info->ii_UniqueStrats[i], InvalidOid,
-							   index->rd_indcollation[i],
-							   info->ii_UniqueProcs[i], values[i]);
-	}
-	return true;
 }
 
 /*
