@@ -68,6 +68,14 @@
 	ExecCheckIndexConstraints(rri, slot, estate, conflict, arbiters)
 #endif
 
+#if PG_VERSION_NUM >= 180000
+#define etl_index_beginscan(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, NULL, nkeys, 0)
+#else
+#define etl_index_beginscan(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, nkeys, 0)
+#endif
+
 #if PG_VERSION_NUM >= 170000
 #define etl_reindex_index(indexoid, persistence, params) \
 	reindex_index(NULL, indexoid, false, persistence, params)

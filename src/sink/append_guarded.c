@@ -44,7 +44,7 @@
 #include "utils/memutils.h"
 
 /* Batches without a duplicate after which probing stops. */
-#define PROBE_BATCHES 8
+#define PROBE_BATCHES 2
 
 /* A run over the rows, or an attempt to write them, in a guard. */
 typedef struct GuardedRun
