@@ -144,7 +144,11 @@ reject_bytes(EtlCsvReader *reader, const char *s, size_t len, EtlReject *reject)
 	reject->message = reader->message.data;
 }
 
-/* Convert the record into reader->converted; false if it cannot be. */
+/*
+ * Convert the record into reader->converted; false if it cannot be.  What
+ * grows past the limit for records is refused, so that the length of a field
+ * always fits an int.
+ */
 static bool
 convert_record(EtlCsvReader *reader, const char *raw, size_t raw_len,
 			   size_t *len, EtlReject *reject)
@@ -175,6 +179,14 @@ convert_record(EtlCsvReader *reader, const char *raw, size_t raw_len,
 										  (int) room, true);
 		used += strlen(reader->converted + used);
 		done += converted;
+		if ((int64) used > ETL_CSV_MAX_RECORD)
+		{
+			reject->category = ETL_CATEGORY_STRUCTURE;
+			reject->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+			reject->message =
+				"CSV record is longer than 1 GB in the server's encoding";
+			return false;
+		}
 
 		/* a character may straddle two slices; anything else is an error */
 		if ((size_t) converted < slice &&
