@@ -106,6 +106,18 @@ etl_format_from_args(EtlFormat *format, FunctionCallInfo fcinfo, int first)
 	etl_refuse_negative(format->skip_lines, "skip_lines");
 }
 
+/* Throw if the record that names or counts the columns has too many fields. */
+void
+etl_refuse_too_many_fields(int nfields)
+{
+	if (nfields > ETL_CSV_MAX_FIELDS)
+		ereport(ERROR, (errcode(ERRCODE_TOO_MANY_COLUMNS),
+						errmsg("the first record has %d fields", nfields),
+						errdetail("A table has at most %d columns.",
+								  ETL_CSV_MAX_FIELDS),
+						errhint("Check the parameter \"delimiter\".")));
+}
+
 /* The fields of the header record as names. */
 static List *
 read_header_names(EtlCsvReader *reader, const EtlCsvRecord *record)
@@ -117,6 +129,7 @@ read_header_names(EtlCsvReader *reader, const EtlCsvRecord *record)
 
 	if (!etl_csv_split(reader, record, &fields, &nfields, &reject))
 		etl_reject_throw(&reject);
+	etl_refuse_too_many_fields(nfields);
 	for (int i = 0; i < nfields; i++)
 		names = lappend(names,
 						pstrdup(fields[i].data == NULL ? "" : fields[i].data));

@@ -110,7 +110,6 @@ struct EtlCsvReader
 	size_t converted_size;
 	EtlField *fields;
 	size_t *null_lens; /* of the dialect's null strings */
-	int fields_size;
 	int nfields;
 	const char *cursor; /* in the text being split by libcsv */
 	const char *cursor_end;
