@@ -76,7 +76,8 @@ typedef struct EtlCsvFramer
 	uint32 flags;
 	size_t bad_cr; /* with ETL_CSV_BAD_CR: the first, from start */
 	EtlCsvEol eol;
-	int64 mark[ETL_CSV_NUM_MARKS]; /* -1: not known */
+	int64 mark[ETL_CSV_NUM_MARKS];		/* -1: not known */
+	int64 mark_from[ETL_CSV_NUM_MARKS]; /* where the search for it began */
 } EtlCsvFramer;
 
 struct EtlCsvReader
