@@ -67,6 +67,12 @@ SELECT a FROM t WHERE b IN ('odd', 'even');
 SELECT file('sp ace''"ü.csv', E'a,b\n9,name\n');
 SELECT load('t', 'sp ace''"ü.csv');
 DELETE FROM t;
+-- A name that is no text cannot be kept; it is an error before anything is loaded.
+SELECT file('lat0.csv', E'a,b\n1,x\n');
+SELECT shell($$cp lat0.csv "$(printf 'lat\344.csv')"$$);
+SELECT load('t', 'lat*.csv');
+SELECT count(*) FROM t;
+SELECT shell('rm lat*.csv');
 
 -- Compressed.
 SELECT file('good.csv', (SELECT E'a,b\n' || string_agg(i || ',' || md5(i::text) || E'\n', '' ORDER BY i)
