@@ -100,6 +100,13 @@ SELECT shell('(printf "a,b\n3,x\n" | zstd -q; printf "4,y\n" | zstd -q) > two.cs
 SELECT load('t', 'two.csv.zst');
 SELECT a, b FROM t ORDER BY a;
 TRUNCATE t;
+-- A zstd frame to be skipped may come first.
+SELECT shell($$(printf '\137\052\115\030\003\000\000\000abc'; printf "a,b\n5,x\n" | zstd -q) > skip.csv.zst$$);
+SELECT load('t', 'skip.csv.zst');
+SELECT shell($$printf '\120\052\115\030\011\000\000\000abc' > skipcut.csv.zst$$);
+SELECT load('t', 'skipcut.csv.zst');
+SELECT a, b FROM t ORDER BY a;
+TRUNCATE t;
 -- Broken ones are errors whatever becomes of bad rows.
 SELECT shell('head -c 20000 good.csv.gz > cut.csv.gz; head -c 5 good.csv.gz > stub.csv.gz');
 SELECT shell('head -c 20000 good.csv.zst > cut.csv.zst; head -c 5 good.csv.zst > stub.csv.zst');

@@ -397,6 +397,11 @@ detect_compression(EtlStream *stream)
 	if (stream->in_len >= 4 && in[0] == 0x28 && in[1] == 0xb5 &&
 		in[2] == 0x2f && in[3] == 0xfd)
 		return ETL_COMPRESSION_ZSTD;
+
+	/* a frame to skip, as pzstd and others write first */
+	if (stream->in_len >= 4 && (in[0] & 0xf0) == 0x50 && in[1] == 0x2a &&
+		in[2] == 0x4d && in[3] == 0x18)
+		return ETL_COMPRESSION_ZSTD;
 	return ETL_COMPRESSION_NONE;
 }
 
