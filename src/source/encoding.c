@@ -91,13 +91,20 @@ etl_csv_grow(EtlCsvReader *reader, char *buf, size_t *size, size_t used,
 	return fresh;
 }
 
-/* "0xe4 0x0a": the character at s, for a message. */
+/*
+ * "0xe4 0x0a": the character at s, for a message.  Its length is asked of a
+ * copy, because in some encodings the byte after the first tells it, and there
+ * may be none.
+ */
 static void
 append_bytes(StringInfo buf, int encoding, const char *s, size_t len)
 {
-	size_t n = Min((size_t) pg_encoding_mblen(encoding, s), len);
+	char head[MAX_MULTIBYTE_CHAR_LEN] = {0};
+	size_t n;
 	size_t i;
 
+	memcpy(head, s, Min(len, sizeof(head)));
+	n = Min((size_t) pg_encoding_mblen(encoding, head), len);
 	for (i = 0; i < Min(n, 8); i++)
 		appendStringInfo(buf, "%s0x%02x", i > 0 ? " " : "",
 						 (unsigned char) s[i]);
