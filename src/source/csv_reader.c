@@ -29,6 +29,9 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
+/* Quotes and the like framed between two looks at the cancel flag. */
+#define FRAME_STEPS 65536
+
 /* Bytes framed one by one between two looks at the cancel flag, about. */
 #define FRAME_SLICE (1024 * 1024)
 
@@ -144,13 +147,15 @@ frame_fast(EtlCsvFramer *framer, char quote, char delimiter, size_t *end,
 	const char *buf = framer->buf;
 	size_t len = framer->len;
 
-	for (;;)
+	for (uint32 steps = 1;; steps++)
 	{
 		size_t q = next_mark(framer, ETL_CSV_MARK_QUOTE, quote, framer->scan);
 		size_t lf;
 		size_t cr;
 		bool wait;
 
+		if (steps % FRAME_STEPS == 0)
+			CHECK_FOR_INTERRUPTS();
 		if (framer->in_quote)
 		{
 			framer->scan = q;
