@@ -77,6 +77,14 @@ etl_dialect_set(EtlCsvDialect *dialect, const char *delimiter,
 					 errmsg("null string \"%s\" can never match", word),
 					 errdetail(
 						 "Null strings are compared with unquoted fields, which hold no delimiter, quote or line break.")));
+		if (trim && word[0] != '\0' &&
+			(strchr(" \t", word[0]) != NULL ||
+			 strchr(" \t", word[strlen(word) - 1]) != NULL))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("null string \"%s\" can never match", word),
+					 errdetail(
+						 "With \"trim\", blanks around a field are taken away before it is compared.")));
 		dialect->null_strings[dialect->null_count++] = word;
 	}
 }
