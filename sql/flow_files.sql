@@ -67,6 +67,12 @@ SELECT a FROM t WHERE b IN ('odd', 'even');
 SELECT file('sp ace''"ü.csv', E'a,b\n9,name\n');
 SELECT load('t', 'sp ace''"ü.csv');
 DELETE FROM t;
+-- A name that is no text cannot be kept; it is an error before anything is loaded.
+SELECT file('lat0.csv', E'a,b\n1,x\n');
+SELECT shell($$cp lat0.csv "$(printf 'lat\344.csv')"$$);
+SELECT load('t', 'lat*.csv');
+SELECT count(*) FROM t;
+SELECT shell('rm lat*.csv');
 
 -- Compressed.
 SELECT file('good.csv', (SELECT E'a,b\n' || string_agg(i || ',' || md5(i::text) || E'\n', '' ORDER BY i)
@@ -92,6 +98,13 @@ SELECT shell('(printf "a,b\n1,x\n" | gzip; printf "2,y\n" | gzip) > two.csv.gz')
 SELECT load('t', 'two.csv.gz');
 SELECT shell('(printf "a,b\n3,x\n" | zstd -q; printf "4,y\n" | zstd -q) > two.csv.zst');
 SELECT load('t', 'two.csv.zst');
+SELECT a, b FROM t ORDER BY a;
+TRUNCATE t;
+-- A zstd frame to be skipped may come first.
+SELECT shell($$(printf '\137\052\115\030\003\000\000\000abc'; printf "a,b\n5,x\n" | zstd -q) > skip.csv.zst$$);
+SELECT load('t', 'skip.csv.zst');
+SELECT shell($$printf '\120\052\115\030\011\000\000\000abc' > skipcut.csv.zst$$);
+SELECT load('t', 'skipcut.csv.zst');
 SELECT a, b FROM t ORDER BY a;
 TRUNCATE t;
 -- Broken ones are errors whatever becomes of bad rows.

@@ -60,6 +60,12 @@ SELECT try(format('SELECT etl_create_table_from_csv(''nope.made'', %L)', place('
 SELECT try(format('SELECT etl_create_table_from_csv(''"a; DROP TABLE made"'', %L)', place('nulls.csv')));
 SELECT try(format('SELECT etl_create_table_from_csv(''a; DROP TABLE made'', %L)', place('nulls.csv')));
 SELECT count(*) FROM made;
+-- More than a table can have.
+SELECT file('wide.csv', repeat('x,', 1600) || E'\n' || repeat('1,', 1600) || E'\n');
+SELECT try(format('SELECT count(*) FROM etl_csv_infer(%L)', place('wide.csv')));
+SELECT try(format('SELECT count(*) FROM etl_csv_infer(%L, header => ''none'')', place('wide.csv')));
+SELECT file('wide.csv', repeat(',', 1599) || E'\n' || repeat('1,', 1599) || E'\n');
+SELECT try(format('SELECT count(*) FROM etl_csv_infer(%L)', place('wide.csv')));
 -- Other dialects, encodings and compression.
 SELECT file('semi.csv', convert_to(E'\u00e4;b\n1;''x;y''\n', 'LATIN1'));
 SELECT infer('semi.csv', 'delimiter => '';'', quote => '''''''', encoding => ''LATIN1''');

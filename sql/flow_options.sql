@@ -38,6 +38,12 @@ SELECT load('t', 't.csv', 'null_strings => ''{"a,b"}''');
 SELECT load('t', 't.csv', 'null_strings => ''{"\""}''');
 SELECT load('t', 't.csv', format('null_strings => %L', ARRAY[E'a\nb']));
 
+SELECT load('t', 't.csv', '"trim" => true, null_strings => ''{" "}''');
+SELECT load('t', 't.csv', '"trim" => true, null_strings => ''{"",N A,"NULL "}''');
+SELECT load('t', 't.csv', format('"trim" => true, null_strings => %L', ARRAY[E'\tx']));
+SELECT load('t', 't.csv', '"trim" => true, null_strings => ''{"",N A}'', dry_run => true');
+SELECT load('t', 't.csv', 'null_strings => ''{" "}'', dry_run => true');
+
 -- Numbers.
 SELECT load('t', 't.csv', 'skip_lines => -1');
 SELECT load('t', 't.csv', 'workers => -1');

@@ -40,6 +40,21 @@ SELECT show('t', E'1,x\n2,x,y\n3,x,y,z\n4,,\n,,\n5\n', :dl);
 SELECT show('t', E'1,x,y,\n', :dl);
 SELECT show('one', E'x,\n', :dl);
 
+-- As many as a table can have, and more.
+DO $$ BEGIN
+    EXECUTE (SELECT format('CREATE TABLE wide (%s)', string_agg('c' || i || ' "char"', ', ')) FROM generate_series(1, 1600) i);
+END $$;
+SELECT file('wide.csv', repeat('x,', 1599) || E'z\n');
+SELECT load('wide', 'wide.csv', 'header => ''none''');
+SELECT as_copy('wide', 'wide.csv', 'FORMAT csv');
+SELECT c1, c1599, c1600 FROM wide;
+SELECT file('wider.csv', repeat('x,', 1600) || E'z\n');
+SELECT load('wide', 'wider.csv', 'header => ''none''');
+SELECT file('comma.csv', repeat(',', 3000000) || E'\n' || repeat('"x",', 3000000) || E'\n1,x,y\n');
+SELECT load('t', 'comma.csv', 'header => ''none'', on_error => ''skip''');
+SELECT load('t', 'comma.csv', 'header => ''none'', "trim" => true, on_error => ''skip'', force => true');
+SELECT load('t', 'comma.csv', 'force => true');
+
 -- Blank lines.
 SELECT show('t', E'1,x,y\n\n2,x,y\n', :dl);
 SELECT show('t', E'1,x,y\n \n2,x,y\n\n', :dl);

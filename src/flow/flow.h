@@ -42,6 +42,7 @@ extern void etl_format_from_args(EtlFormat *format, FunctionCallInfo fcinfo,
 extern void etl_dialect_set(EtlCsvDialect *dialect, const char *delimiter,
 							const char *quote, const char *escape,
 							List *null_strings, bool trim, const char *encoding);
+extern void etl_refuse_too_many_fields(int nfields);
 extern EtlCsvReader *etl_format_open(const EtlFormat *format, EtlStream *stream,
 									 List **names);
 

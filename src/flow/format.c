@@ -77,6 +77,14 @@ etl_dialect_set(EtlCsvDialect *dialect, const char *delimiter,
 					 errmsg("null string \"%s\" can never match", word),
 					 errdetail(
 						 "Null strings are compared with unquoted fields, which hold no delimiter, quote or line break.")));
+		if (trim && word[0] != '\0' &&
+			(strchr(" \t", word[0]) != NULL ||
+			 strchr(" \t", word[strlen(word) - 1]) != NULL))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("null string \"%s\" can never match", word),
+					 errdetail(
+						 "With \"trim\", blanks around a field are taken away before it is compared.")));
 		dialect->null_strings[dialect->null_count++] = word;
 	}
 }
@@ -106,6 +114,18 @@ etl_format_from_args(EtlFormat *format, FunctionCallInfo fcinfo, int first)
 	etl_refuse_negative(format->skip_lines, "skip_lines");
 }
 
+/* Throw if the record that names or counts the columns has too many fields. */
+void
+etl_refuse_too_many_fields(int nfields)
+{
+	if (nfields > ETL_CSV_MAX_FIELDS)
+		ereport(ERROR, (errcode(ERRCODE_TOO_MANY_COLUMNS),
+						errmsg("the first record has %d fields", nfields),
+						errdetail("A table has at most %d columns.",
+								  ETL_CSV_MAX_FIELDS),
+						errhint("Check the parameter \"delimiter\".")));
+}
+
 /* The fields of the header record as names. */
 static List *
 read_header_names(EtlCsvReader *reader, const EtlCsvRecord *record)
@@ -117,6 +137,7 @@ read_header_names(EtlCsvReader *reader, const EtlCsvRecord *record)
 
 	if (!etl_csv_split(reader, record, &fields, &nfields, &reject))
 		etl_reject_throw(&reject);
+	etl_refuse_too_many_fields(nfields);
 	for (int i = 0; i < nfields; i++)
 		names = lappend(names,
 						pstrdup(fields[i].data == NULL ? "" : fields[i].data));

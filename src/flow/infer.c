@@ -269,6 +269,7 @@ look_at_records(Inference *inference, List *names, int64 sample_rows)
 			if (!etl_csv_split(inference->reader, &record, &fields, &nfields,
 							   &reject))
 				etl_reject_throw(&reject);
+			etl_refuse_too_many_fields(nfields);
 			create_columns(inference, NIL, nfields);
 		}
 		look_at_record(inference, &record);

@@ -76,7 +76,8 @@ typedef struct EtlCsvFramer
 	uint32 flags;
 	size_t bad_cr; /* with ETL_CSV_BAD_CR: the first, from start */
 	EtlCsvEol eol;
-	int64 mark[ETL_CSV_NUM_MARKS]; /* -1: not known */
+	int64 mark[ETL_CSV_NUM_MARKS];		/* -1: not known */
+	int64 mark_from[ETL_CSV_NUM_MARKS]; /* where the search for it began */
 } EtlCsvFramer;
 
 struct EtlCsvReader
@@ -110,7 +111,6 @@ struct EtlCsvReader
 	size_t converted_size;
 	EtlField *fields;
 	size_t *null_lens; /* of the dialect's null strings */
-	int fields_size;
 	int nfields;
 	const char *cursor; /* in the text being split by libcsv */
 	const char *cursor_end;

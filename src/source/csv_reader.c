@@ -29,6 +29,9 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
+/* Quotes and the like framed between two looks at the cancel flag. */
+#define FRAME_STEPS 65536
+
 /* Bytes framed one by one between two looks at the cancel flag, about. */
 #define FRAME_SLICE (1024 * 1024)
 
@@ -54,19 +57,42 @@ find_high(const char *s, size_t len)
 }
 
 /*
+ * Look for the mark from here on.  Where an earlier search began further on,
+ * and what it found is still ahead, only the bytes before it are new.
+ */
+static void
+search_mark(EtlCsvFramer *framer, EtlCsvMark mark, char byte, size_t from)
+{
+	bool ahead = framer->mark[mark] >= (int64) from;
+	size_t stop = ahead ? (size_t) framer->mark_from[mark] : framer->len;
+	const char *s = framer->buf + from;
+	const char *hit;
+
+	if (mark == ETL_CSV_MARK_HIGH)
+		hit = s + find_high(s, stop - from);
+	else
+	{
+		hit = memchr(s, (unsigned char) byte, stop - from);
+		if (hit == NULL)
+			hit = framer->buf + stop;
+	}
+	if (!ahead || hit < framer->buf + stop)
+		framer->mark[mark] = hit - framer->buf;
+	framer->mark_from[mark] = (int64) from;
+}
+
+/*
  * Where the byte of this mark comes next at or after from; len if nowhere.
- * The answer is remembered, so that each byte is looked at once per mark.
+ * The answer is remembered together with where the search began, so that each
+ * byte is looked at once per mark, and again only where a broken quote makes
+ * the reader go back to it.
  */
 static inline size_t
 next_mark(EtlCsvFramer *framer, EtlCsvMark mark, char byte, size_t from)
 {
-	if (framer->mark[mark] < (int64) from)
-	{
-		const char *hit = memchr(framer->buf + from, (unsigned char) byte,
-								 framer->len - from);
-
-		framer->mark[mark] = hit ? hit - framer->buf : (int64) framer->len;
-	}
+	if (framer->mark[mark] < (int64) from ||
+		framer->mark_from[mark] > (int64) from)
+		search_mark(framer, mark, byte, from);
 	return (size_t) framer->mark[mark];
 }
 
@@ -121,13 +147,15 @@ frame_fast(EtlCsvFramer *framer, char quote, char delimiter, size_t *end,
 	const char *buf = framer->buf;
 	size_t len = framer->len;
 
-	for (;;)
+	for (uint32 steps = 1;; steps++)
 	{
 		size_t q = next_mark(framer, ETL_CSV_MARK_QUOTE, quote, framer->scan);
 		size_t lf;
 		size_t cr;
 		bool wait;
 
+		if (steps % FRAME_STEPS == 0)
+			CHECK_FOR_INTERRUPTS();
 		if (framer->in_quote)
 		{
 			framer->scan = q;
@@ -281,7 +309,6 @@ etl_csv_go_to(EtlCsvReader *reader, size_t start, int64 line_no, int64 row_no)
 	framer->start = framer->scan = start;
 	framer->in_quote = framer->escaped = false;
 	framer->flags = 0;
-	reset_marks(framer);
 	reader->line_no = line_no;
 	reader->row_no = row_no;
 	reader->need = 0;
@@ -303,12 +330,7 @@ emit_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t end, size_t next)
 	record->byte_offset = reader->buf_offset + (int64) framer->start;
 	if (next_mark(framer, ETL_CSV_MARK_NUL, '\0', framer->start) < end)
 		framer->flags |= ETL_CSV_NUL;
-	if (framer->mark[ETL_CSV_MARK_HIGH] < (int64) framer->start)
-		framer->mark[ETL_CSV_MARK_HIGH] = (int64) (framer->start +
-												   find_high(record->raw,
-															 framer->len -
-																 framer->start));
-	if (framer->mark[ETL_CSV_MARK_HIGH] < (int64) end)
+	if (next_mark(framer, ETL_CSV_MARK_HIGH, 0, framer->start) < end)
 		framer->flags |= ETL_CSV_NONASCII;
 	if (next_mark(framer, ETL_CSV_MARK_SPACE, ' ', framer->start) < end ||
 		next_mark(framer, ETL_CSV_MARK_TAB, '\t', framer->start) < end)

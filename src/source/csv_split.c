@@ -26,8 +26,6 @@
 /* Bytes split between two looks at the cancel flag. */
 #define SPLIT_SLICE (1024 * 1024)
 
-#define FIELDS_INITIAL 64
-
 /* libcsv must not trim. */
 static int
 no_space(unsigned char c pg_attribute_unused())
@@ -59,8 +57,7 @@ etl_csv_split_open(EtlCsvReader *reader)
 	csv_set_quote(parser, (unsigned char) reader->dialect.quote);
 	csv_set_realloc_func(parser, no_realloc);
 	csv_set_free_func(parser, no_free);
-	reader->fields_size = FIELDS_INITIAL;
-	reader->fields = palloc(FIELDS_INITIAL * sizeof(EtlField));
+	reader->fields = palloc(ETL_CSV_MAX_FIELDS * sizeof(EtlField));
 	initStringInfo(&reader->message);
 	reader->null_lens = palloc(Max(reader->dialect.null_count, 1) *
 							   sizeof(size_t));
@@ -82,13 +79,13 @@ is_null_string(const EtlCsvReader *reader, const char *data, size_t len)
 }
 
 /*
- * Note a field whose text is at data.  Counts on when the array is full: the
- * record is then split again with a larger one.
+ * Note a field whose text is at data.  Counts on when there are more than any
+ * table has columns: nobody wants to know what is in those.
  */
 static inline void
 add_field(EtlCsvReader *reader, char *data, size_t len, bool quoted)
 {
-	if (reader->nfields < reader->fields_size)
+	if (reader->nfields < ETL_CSV_MAX_FIELDS)
 	{
 		EtlField *field = &reader->fields[reader->nfields];
 
@@ -357,7 +354,8 @@ split_text(EtlCsvReader *reader, const EtlCsvRecord *record, const char *text,
  * The record's fields, in the server's encoding; they stay valid until the
  * next call or fill.  False if the record is wrong in its quoting or encoding: then
  * *reject says so, with strings that are valid as long.  How many fields
- * there should be is the converter's business.
+ * there should be is the converter's business: *nfields tells how many there
+ * are, but only the first ETL_CSV_MAX_FIELDS of them are in *fields.
  */
 bool
 etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
@@ -372,19 +370,9 @@ etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
 		return false;
 	reader->scratch = etl_csv_grow(reader, reader->scratch,
 								   &reader->scratch_size, 0, len + 2);
-	for (;;)
-	{
-		if (!split_text(reader, record, text, len))
-			return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
-									"unterminated CSV quoted field", NULL);
-		if (reader->nfields <= reader->fields_size)
-			break;
-		pfree(reader->fields);
-		reader->fields_size = reader->nfields + reader->nfields / 2;
-		reader->fields = MemoryContextAllocHuge(reader->context,
-												(Size) reader->fields_size *
-													sizeof(EtlField));
-	}
+	if (!split_text(reader, record, text, len))
+		return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
+								"unterminated CSV quoted field", NULL);
 	*fields = reader->fields;
 	*nfields = reader->nfields;
 	return true;

@@ -91,13 +91,20 @@ etl_csv_grow(EtlCsvReader *reader, char *buf, size_t *size, size_t used,
 	return fresh;
 }
 
-/* "0xe4 0x0a": the character at s, for a message. */
+/*
+ * "0xe4 0x0a": the character at s, for a message.  Its length is asked of a
+ * copy, because in some encodings the byte after the first tells it, and there
+ * may be none.
+ */
 static void
 append_bytes(StringInfo buf, int encoding, const char *s, size_t len)
 {
-	size_t n = Min((size_t) pg_encoding_mblen(encoding, s), len);
+	char head[MAX_MULTIBYTE_CHAR_LEN] = {0};
+	size_t n;
 	size_t i;
 
+	memcpy(head, s, Min(len, sizeof(head)));
+	n = Min((size_t) pg_encoding_mblen(encoding, head), len);
 	for (i = 0; i < Min(n, 8); i++)
 		appendStringInfo(buf, "%s0x%02x", i > 0 ? " " : "",
 						 (unsigned char) s[i]);
@@ -144,7 +151,11 @@ reject_bytes(EtlCsvReader *reader, const char *s, size_t len, EtlReject *reject)
 	reject->message = reader->message.data;
 }
 
-/* Convert the record into reader->converted; false if it cannot be. */
+/*
+ * Convert the record into reader->converted; false if it cannot be.  What
+ * grows past the limit for records is refused, so that the length of a field
+ * always fits an int.
+ */
 static bool
 convert_record(EtlCsvReader *reader, const char *raw, size_t raw_len,
 			   size_t *len, EtlReject *reject)
@@ -175,6 +186,14 @@ convert_record(EtlCsvReader *reader, const char *raw, size_t raw_len,
 										  (int) room, true);
 		used += strlen(reader->converted + used);
 		done += converted;
+		if ((int64) used > ETL_CSV_MAX_RECORD)
+		{
+			reject->category = ETL_CATEGORY_STRUCTURE;
+			reject->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+			reject->message =
+				"CSV record is longer than 1 GB in the server's encoding";
+			return false;
+		}
 
 		/* a character may straddle two slices; anything else is an error */
 		if ((size_t) converted < slice &&

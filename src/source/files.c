@@ -17,6 +17,8 @@
 
 #include "source/source.h"
 
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
 
 /* Paths in byte order. */
@@ -73,6 +75,31 @@ expand_glob(const char *pattern)
 }
 
 /*
+ * Throw if the path is no text in the server's encoding: it could neither be
+ * kept in loaded_file nor shown.
+ */
+static void
+check_path_encoding(const char *path)
+{
+	StringInfoData shown;
+
+	if (pg_verifymbstr(path, (int) strlen(path), true))
+		return;
+	initStringInfo(&shown);
+	for (const char *s = path; *s != '\0'; s++)
+	{
+		if (IS_HIGHBIT_SET(*s))
+			appendStringInfo(&shown, "\\x%02x", (unsigned char) *s);
+		else
+			appendStringInfoChar(&shown, *s);
+	}
+	ereport(ERROR, (errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+					errmsg("file name \"%s\" is not valid in encoding \"%s\"",
+						   shown.data, GetDatabaseEncodingName()),
+					errhint("Rename the file.")));
+}
+
+/*
  * The files that source names, as a list of palloc'd absolute paths in byte
  * order.  A plain path is given back unseen (etl_file_stat() says what is
  * wrong with it); a glob that matches no regular file is an error.
@@ -82,6 +109,7 @@ etl_files_expand(const char *source)
 {
 	struct stat st;
 	List *paths;
+	ListCell *lc;
 
 	if (!is_absolute_path(source))
 		ereport(ERROR,
@@ -99,5 +127,7 @@ etl_files_expand(const char *source)
 				 errhint(
 					 "The pattern is looked up on the database server, as the operating system user that runs it.")));
 	list_sort(paths, compare_paths);
+	foreach(lc, paths)
+		check_path_encoding(lfirst(lc));
 	return paths;
 }

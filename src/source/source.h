@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "base/base.h"
+#include "access/htup_details.h"
 #include "access/tupdesc.h"
 
 /* ------------------------------------------------------------------ */
@@ -88,6 +89,12 @@ typedef struct EtlField
 	int len;
 	bool quoted;
 } EtlField;
+
+/*
+ * So many fields of a record are kept at most: as many as a table can have
+ * columns.  The others are only counted.
+ */
+#define ETL_CSV_MAX_FIELDS MaxHeapAttributeNumber
 
 typedef enum EtlCsvNext
 {

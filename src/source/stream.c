@@ -139,16 +139,23 @@ etl_file_stat(const char *path, EtlFileInfo *info)
 	file_info_set(info, path, &st);
 }
 
-/* Open a file for reading, or throw. */
+/*
+ * Open a regular file for reading, or throw.  If a pipe has taken its place
+ * since etl_file_stat(), open(2) must not wait for a writer.
+ */
 static int
-open_for_read(const char *path)
+open_for_read(const char *path, struct stat *st)
 {
-	int fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
+	int fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | PG_BINARY);
 
 	if (fd < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not open file \"%s\" for reading: %m", path)));
+	if (fstat(fd, st) != 0)
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not stat file \"%s\": %m", path)));
+	check_regular(path, st);
 	return fd;
 }
 
@@ -198,7 +205,8 @@ hash_finish(pg_cryptohash_ctx *hash, uint8 *sha256)
 void
 etl_file_hash(const char *path, uint8 *sha256)
 {
-	int fd = open_for_read(path);
+	struct stat st;
+	int fd = open_for_read(path, &st);
 	char *buf = palloc(STREAM_PIECE);
 	pg_cryptohash_ctx *hash = hash_start();
 	size_t got;
@@ -397,6 +405,11 @@ detect_compression(EtlStream *stream)
 	if (stream->in_len >= 4 && in[0] == 0x28 && in[1] == 0xb5 &&
 		in[2] == 0x2f && in[3] == 0xfd)
 		return ETL_COMPRESSION_ZSTD;
+
+	/* a frame to skip, as pzstd and others write first */
+	if (stream->in_len >= 4 && (in[0] & 0xf0) == 0x50 && in[1] == 0x2a &&
+		in[2] == 0x4d && in[3] == 0x18)
+		return ETL_COMPRESSION_ZSTD;
 	return ETL_COMPRESSION_NONE;
 }
 
@@ -456,12 +469,7 @@ etl_stream_open_file(const EtlFileInfo *info, EtlCompression compression)
 	stream->info = *info;
 	stream->info.path = MemoryContextStrdup(stream->context, info->path);
 	stream->in = MemoryContextAlloc(stream->context, STREAM_PIECE);
-	stream->fd = open_for_read(stream->info.path);
-	if (fstat(stream->fd, &st) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not stat file \"%s\": %m", stream->info.path)));
-	check_regular(stream->info.path, &st);
+	stream->fd = open_for_read(stream->info.path, &st);
 	if ((uint64) st.st_dev != info->device || (uint64) st.st_ino != info->inode)
 		throw_changed(stream->info.path);
 	stream->hash = hash_start();
