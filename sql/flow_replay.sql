@@ -87,6 +87,16 @@ SELECT * FROM etl_dead_letter_replay('one');
 SELECT * FROM one;
 SELECT count(*) FROM look WHERE status = 'pending';
 
+-- A letter holds one record, also where the first fills the reader's buffer.
+SELECT file('one.csv', E'x\nno\n');
+SELECT load('one', 'one.csv', 'force => true, ' || :dl);
+SELECT etl_dead_letter_edit(max(dead_letter_id), repeat('a', 262143) || E'\nb') FROM look;
+SELECT * FROM etl_dead_letter_replay('one', (SELECT ARRAY[max(dead_letter_id)] FROM look));
+SELECT error_message FROM etl_patterns.dead_letter ORDER BY dead_letter_id DESC LIMIT 1;
+SELECT etl_dead_letter_edit(max(dead_letter_id), repeat('a', 262143)) FROM look;
+SELECT * FROM etl_dead_letter_replay('one', (SELECT ARRAY[max(dead_letter_id)] FROM look));
+SELECT max(length(x)) FROM one;
+
 -- Letters keep on_conflict and keys of their load.
 CREATE TABLE k (id int PRIMARY KEY, v int);
 INSERT INTO k VALUES (1, 1);

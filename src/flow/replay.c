@@ -252,27 +252,41 @@ reject_row(void *arg, int row, const EtlReject *reject)
 	fail_letter(replay, &replay->letters[replay->row_letters[row]], reject);
 }
 
-/*
- * Read a letter's only record.  Returns false, with the reason, if there is
- * none or another one follows.
- */
+/* The next record of a letter; false if there is none. */
 static bool
-read_record(EtlCsvReader *reader, EtlCsvRecord *record, EtlReject *reject)
+read_record(EtlCsvReader *reader, EtlCsvRecord *record)
 {
-	EtlCsvRecord extra;
-
 	EtlCsvNext next;
 
 	while ((next = etl_csv_next(reader, record)) == ETL_CSV_NEED_FILL)
 		etl_csv_fill(reader);
-	if (next == ETL_CSV_RECORD && etl_csv_next(reader, &extra) != ETL_CSV_RECORD)
+	return next == ETL_CSV_RECORD;
+}
+
+/*
+ * Convert a letter's only record into a slot.  Whether another one follows can
+ * be asked only then: reading on may throw the first one away.
+ */
+static bool
+convert_letter(Replay *replay, EtlCsvReader *reader, TupleTableSlot *slot,
+			   EtlReject *reject)
+{
+	EtlCsvRecord record;
+	EtlField *fields;
+	int nfields;
+	bool found = read_record(reader, &record);
+
+	if (found && !(etl_csv_split(reader, &record, &fields, &nfields, reject) &&
+				   etl_convert(replay->converter, fields, nfields,
+							   slot->tts_values, slot->tts_isnull, reject)))
+		return false;
+	if (found && !read_record(reader, &record))
 		return true;
 
 	reject->category = ETL_CATEGORY_STRUCTURE;
 	reject->sqlerrcode = ERRCODE_BAD_COPY_FILE_FORMAT;
-	reject->message = next == ETL_CSV_RECORD ?
-						  "dead letter holds more than one record" :
-						  "dead letter holds no record";
+	reject->message = found ? "dead letter holds more than one record" :
+							  "dead letter holds no record";
 	return false;
 }
 
@@ -287,19 +301,13 @@ replay_letter(Replay *replay, int index)
 	EtlCsvDialect dialect = replay->layout.dialect;
 	EtlReject reject = {0};
 	EtlCsvReader *reader;
-	EtlCsvRecord record;
-	EtlField *fields;
-	int nfields;
 	EtlStream *stream = etl_stream_open_memory(letter->record,
 											   letter->record_len);
 
 	if (!letter->is_bytes)
 		dialect.encoding = GetDatabaseEncoding();
 	reader = etl_csv_open(stream, &dialect, 0);
-	if (read_record(reader, &record, &reject) &&
-		etl_csv_split(reader, &record, &fields, &nfields, &reject) &&
-		etl_convert(replay->converter, fields, nfields, slot->tts_values,
-					slot->tts_isnull, &reject))
+	if (convert_letter(replay, reader, slot, &reject))
 		replay->row_letters[sink->batch_rows - 1] = index;
 	else
 	{
