@@ -239,6 +239,7 @@ void
 etl_after_load_at_commit(EtlAfterLoad what, const char *move_to,
 						 const EtlFileInfo *file)
 {
+	PendingAction **last = &pending_actions;
 	MemoryContext old_context;
 	PendingAction *action;
 
@@ -261,11 +262,7 @@ etl_after_load_at_commit(EtlAfterLoad what, const char *move_to,
 	MemoryContextSwitchTo(old_context);
 
 	/* In the order of the files. */
-	{
-		PendingAction **last = &pending_actions;
-
-		while (*last != NULL)
-			last = &(*last)->next;
-		*last = action;
-	}
+	while (*last != NULL)
+		last = &(*last)->next;
+	*last = action;
 }

@@ -56,8 +56,7 @@ typedef struct GuardedRun
 	void (*visit)(EtlHeapSink *sink, int row);
 } GuardedRun;
 
-static bool may_look_ahead(Relation target);
-static bool relation_is_plain(Relation target, bool defer_indexes);
+static void note_indexes(EtlHeapSink *sink);
 static void visit_rows(EtlHeapSink *sink, MemoryContext context,
 					   void (*visit)(EtlHeapSink *, int));
 static void run_visit(void *arg);
@@ -92,8 +91,7 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 	sink->has_generated = desc->constr != NULL &&
 						  desc->constr->has_generated_stored;
 	sink->prechecks = !before_row && !(sink->partitioned && sink->has_generated);
-	sink->looks_ahead = may_look_ahead(target);
-	sink->plain = relation_is_plain(target, sink->base.options.defer_indexes);
+	note_indexes(sink);
 
 	if (sink->attempt_context == NULL)
 	{
@@ -113,23 +111,27 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 }
 
 /*
- * May the keys of many rows be looked up before the first is inserted?  Not if
- * triggers may change what is there.  And with a second constraint, the row
- * could get the reason of the wrong one.
+ * Can nothing fail once a row has passed the checks and fits a page?  And may
+ * the keys of many rows be looked up before the first is inserted?  Neither if
+ * there are triggers, which may do anything.  With a second constraint a row
+ * that is looked up ahead could get the reason of the wrong one.
  */
-static bool
-may_look_ahead(Relation target)
+static void
+note_indexes(EtlHeapSink *sink)
 {
+	Relation target = sink->base.target;
 	TriggerDesc *trigdesc = target->trigdesc;
+	int maintained = 0;
 	int constraints = 0;
 	List *indexes;
 	ListCell *lc;
 
+	sink->plain = sink->looks_ahead = false;
 	if (target->rd_rel->relkind != RELKIND_RELATION)
-		return false;
+		return;
 	if (trigdesc != NULL &&
 		(trigdesc->trig_insert_before_row || trigdesc->trig_insert_after_row))
-		return false;
+		return;
 
 	indexes = RelationGetIndexList(target);
 	foreach(lc, indexes)
@@ -138,38 +140,13 @@ may_look_ahead(Relation target)
 
 		if (index->rd_index->indisunique || index->rd_index->indisexclusion)
 			constraints++;
+		if (!sink->base.options.defer_indexes || !etl_index_is_deferrable(index))
+			maintained++;
 		index_close(index, NoLock);
 	}
 	list_free(indexes);
-	return constraints == 1;
-}
-
-/* Can nothing fail once a row has passed the checks and fits a page? */
-static bool
-relation_is_plain(Relation target, bool defer_indexes)
-{
-	TriggerDesc *trigdesc = target->trigdesc;
-	bool plain = true;
-	List *indexes;
-	ListCell *lc;
-
-	if (target->rd_rel->relkind != RELKIND_RELATION)
-		return false;
-	if (trigdesc != NULL &&
-		(trigdesc->trig_insert_before_row || trigdesc->trig_insert_after_row))
-		return false;
-
-	indexes = RelationGetIndexList(target);
-	foreach(lc, indexes)
-	{
-		Relation index = index_open(lfirst_oid(lc), RowExclusiveLock);
-
-		if (!defer_indexes || !etl_index_is_deferrable(index))
-			plain = false;
-		index_close(index, NoLock);
-	}
-	list_free(indexes);
-	return plain;
+	sink->plain = maintained == 0;
+	sink->looks_ahead = constraints == 1;
 }
 
 /* The first stage: completes and checks the rows of the batch. */
