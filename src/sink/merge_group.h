@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_group.h
+ *	  Bringing all rows of a key together; private to the room.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETL_MERGE_GROUP_H
+#define ETL_MERGE_GROUP_H
+
+#include "sink/merge.h"
+
+typedef struct EtlGroups EtlGroups;
+
+/*
+ * in merge_group.c
+ *
+ * Rows are copied, sorted within work_mem by the hash of their key, and given
+ * back key by key, as complete groups with all the changes in the order of
+ * their numbers.  Keys of the same hash are told apart by their equality.
+ */
+extern EtlGroups *etl_groups_create(EtlMerge *merge);
+extern void etl_groups_add_stored(EtlGroups *groups, uint64 hash, Oid table,
+								  ItemPointer tid, Datum *values, bool *nulls);
+extern void etl_groups_add_change(EtlGroups *groups, uint64 hash,
+								  const EtlChange *change);
+extern void etl_groups_each(EtlGroups *groups,
+							void (*call)(EtlMerge *merge, EtlGroup *group));
+extern void etl_groups_free(EtlGroups *groups);
+
+#endif /* ETL_MERGE_GROUP_H */
