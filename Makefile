@@ -24,7 +24,8 @@ OBJS = src/etl_patterns.o
 OBJS += \
 	src/base/guard.o \
 	src/base/option.o \
-	src/base/reject.o
+	src/base/reject.o \
+	src/base/values.o
 
 # ledger: what ran, how far, what was rejected
 OBJS += \
