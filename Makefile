@@ -47,7 +47,9 @@ OBJS += \
 	src/source/convert_number.o \
 	src/source/convert_datetime.o \
 	src/source/convert_text.o \
-	src/source/convert_json.o
+	src/source/convert_json.o \
+	src/source/rows.o \
+	src/source/spool.o
 
 # sink: how rows land
 OBJS += \
