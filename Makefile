@@ -24,7 +24,8 @@ OBJS = src/etl_patterns.o
 OBJS += \
 	src/base/guard.o \
 	src/base/option.o \
-	src/base/reject.o
+	src/base/reject.o \
+	src/base/values.o
 
 # ledger: what ran, how far, what was rejected
 OBJS += \
@@ -46,7 +47,9 @@ OBJS += \
 	src/source/convert_number.o \
 	src/source/convert_datetime.o \
 	src/source/convert_text.o \
-	src/source/convert_json.o
+	src/source/convert_json.o \
+	src/source/rows.o \
+	src/source/spool.o
 
 # sink: how rows land
 OBJS += \

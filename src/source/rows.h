@@ -13,7 +13,11 @@
 #include "executor/tuptable.h"
 #include "utils/snapshot.h"
 
-/* Gets one row; the slot is the reader's and is valid until it returns. */
+/*
+ * Gets one row; the slot is the reader's and is valid until it returns, and so
+ * is the current memory context.  Of a query's rows it must not write: the
+ * query may run in parallel.
+ */
 typedef void (*EtlRowCall)(void *arg, TupleTableSlot *slot);
 
 /* A query with its parameters; zero it, then set what it has. */
