@@ -72,7 +72,8 @@ OBJS += \
 	src/flow/dead_letter.o \
 	src/flow/replay.o \
 	src/flow/infer.o \
-	src/flow/watermark.o
+	src/flow/watermark.o \
+	src/flow/tombstone.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \

@@ -22,6 +22,7 @@
 #include "sink/merge.h"
 
 static void settle_group(EtlMerge *merge, EtlGroup *group);
+static void pass_over(EtlMerge *merge, EtlChange *change);
 pg_noreturn static void refuse_repeated_key(EtlMerge *merge, EtlGroup *group);
 static bool is_stale(EtlMerge *merge, const EtlStored *stored,
 					 const EtlChange *change);
@@ -31,10 +32,6 @@ static EtlChange *choose_winner(EtlMerge *merge, EtlChange **changes,
 								int nchanges);
 static int newest_first(const void *a, const void *b, void *arg);
 static int tie_length(EtlMerge *merge, EtlChange **changes, int nchanges);
-static EtlChange *settle_tie(EtlMerge *merge, EtlChange **tie, int n);
-static EtlChange *find_delete(EtlChange **tie, int n);
-static bool rows_equal(EtlMerge *merge, const EtlChange *a, const EtlChange *b);
-static void refuse_tie(EtlMerge *merge, EtlChange **tie, int n);
 static void apply_delete(EtlMerge *merge, const EtlStored *stored,
 						 EtlChange *change);
 static void apply_insert(EtlMerge *merge, EtlChange *change);
@@ -83,7 +80,7 @@ settle_group(EtlMerge *merge, EtlGroup *group)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (is_stale(merge, stored, &group->changes[i]))
-			group->changes[i].outcome = ETL_STALE;
+			pass_over(merge, &group->changes[i]);
 		else
 			changes[nchanges++] = &group->changes[i];
 	}
@@ -95,11 +92,16 @@ settle_group(EtlMerge *merge, EtlGroup *group)
 		apply_insert(merge, winner);
 	else if (winner != NULL)
 		apply_update(merge, stored, winner);
+	if (winner != NULL)
+		etl_merge_count(merge, winner);
+}
 
-	/* rejected ones have been counted */
-	for (int i = 0; i < group->n_changes; i++)
-		if (group->changes[i].outcome != ETL_REJECTED)
-			etl_merge_count(merge, &group->changes[i]);
+/* A change that is older than another, or than what is stored. */
+static void
+pass_over(EtlMerge *merge, EtlChange *change)
+{
+	change->outcome = ETL_STALE;
+	etl_merge_count(merge, change);
 }
 
 /* Which of the rows should be written?  The caller must say. */
@@ -170,11 +172,11 @@ choose_winner(EtlMerge *merge, EtlChange **changes, int nchanges)
 	{
 		int n = tie_length(merge, changes + next, nchanges - next);
 
-		winner = settle_tie(merge, changes + next, n);
+		winner = etl_settle_tie(merge, changes + next, n);
 		next += n;
 	}
 	for (; next < nchanges; next++)
-		changes[next]->outcome = ETL_STALE;
+		pass_over(merge, changes[next]);
 	return winner;
 }
 
@@ -212,89 +214,6 @@ tie_length(EtlMerge *merge, EtlChange **changes, int nchanges)
 		n++;
 	}
 	return n;
-}
-
-/*
- * Chooses among equally new changes: a delete beats the others, equal rows
- * are one.  What differs is for the user's word to settle; NULL if that
- * rejects them all.
- */
-static EtlChange *
-settle_tie(EtlMerge *merge, EtlChange **tie, int n)
-{
-	EtlChange *winner = find_delete(tie, n);
-
-	for (int i = 1; winner == NULL && i < n; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (rows_equal(merge, tie[0], tie[i]))
-			continue;
-		if (merge->duplicates != ETL_DUPLICATES_LAST)
-		{
-			refuse_tie(merge, tie, n);
-			return NULL;
-		}
-		winner = tie[n - 1];
-	}
-	if (winner == NULL)
-		winner = tie[0];
-	for (int i = 0; i < n; i++)
-		if (tie[i] != winner)
-			tie[i]->outcome = ETL_DUPLICATE;
-	return winner;
-}
-
-/* The first delete, or NULL. */
-static EtlChange *
-find_delete(EtlChange **tie, int n)
-{
-	for (int i = 0; i < n; i++)
-		if (tie[i]->is_delete)
-			return tie[i];
-	return NULL;
-}
-
-/* Do two rows say the same in all that the input has? */
-static bool
-rows_equal(EtlMerge *merge, const EtlChange *a, const EtlChange *b)
-{
-	for (int i = 0; i < merge->natts; i++)
-		if (merge->columns[i].input > 0 &&
-			merge->columns[i].role != ETL_ROLE_NONE &&
-			!etl_value_equal(&merge->columns[i].ops, a->values[i], a->nulls[i],
-							 b->values[i], b->nulls[i]))
-			return false;
-	return true;
-}
-
-/* Throws, or rejects all changes of a tie. */
-static void
-refuse_tie(EtlMerge *merge, EtlChange **tie, int n)
-{
-	char *message = psprintf("key %s is in the source more than once",
-							 etl_merge_key_text(merge, tie[0]->values,
-												tie[0]->nulls));
-
-	if (merge->duplicates == ETL_DUPLICATES_ERROR)
-		ereport(ERROR,
-				(errcode(ERRCODE_CARDINALITY_VIOLATION),
-				 errmsg_internal("%s", message),
-				 merge->input.time == 0 ?
-					 errdetail(
-						 "Its rows differ, and nothing tells which is newer.") :
-					 errdetail("Its newest rows differ, and have the same \"%s\".",
-							   merge->columns[merge->sequence].name),
-				 merge->input.time == 0 ?
-					 errhint(
-						 "Name the column that tells in \"sequence_by\", or use duplicates => 'last' or duplicates => 'dead_letter'.") :
-					 errhint(
-						 "Use duplicates => 'last' or duplicates => 'dead_letter'.")));
-	for (int i = 0; i < n; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		etl_merge_reject(merge, tie[i], ETL_CATEGORY_CONFLICT,
-						 ERRCODE_CARDINALITY_VIOLATION, message);
-	}
 }
 
 /* Deletes the stored row, and remembers that unless it is known. */
