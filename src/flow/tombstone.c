@@ -18,7 +18,8 @@
  * and written by one statement at its end.
  *
  * Locks: the caller's on the target keeps two merges from making or writing
- * the table at once; the statement takes RowExclusiveLock on the table.
+ * the table at once.  AccessShareLock on the table until the transaction ends,
+ * so that it stays the one that was checked; writing takes RowExclusiveLock.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,6 +38,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -61,6 +63,7 @@ typedef struct Tombstones
 static Tombstones *describe_tombstones(EtlMerge *merge, const char *name);
 static char *table_name(Relation target);
 static const char *own_column(EtlMerge *merge, const char *name);
+static void check_may_create(Relation target);
 static void create_table(EtlMerge *merge, Tombstones *tombs);
 static void append_column(StringInfo sql, EtlMerge *merge, int column,
 						  int32 typmod);
@@ -189,6 +192,23 @@ own_column(EtlMerge *merge, const char *name)
 	return quote_identifier(name);
 }
 
+/* CREATE TABLE would say the same, but not what to do about it. */
+static void
+check_may_create(Relation target)
+{
+	Oid schema = RelationGetNamespace(target);
+
+	if (!DatumGetBool(DirectFunctionCall2(has_schema_privilege_id,
+										  ObjectIdGetDatum(schema),
+										  CStringGetTextDatum("CREATE"))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to create the tombstones of \"%s\"",
+						RelationGetRelationName(target)),
+				 errhint("Grant CREATE on schema %s for the first call, or use keep_tombstones => false.",
+						 quote_identifier(get_namespace_name(schema)))));
+}
+
 /* Makes the table, with the caller's rights. */
 static void
 create_table(EtlMerge *merge, Tombstones *tombs)
@@ -197,6 +217,7 @@ create_table(EtlMerge *merge, Tombstones *tombs)
 	StringInfoData sql;
 	int rc;
 
+	check_may_create(merge->target);
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE %sTABLE %s (",
 					 persistence == RELPERSISTENCE_UNLOGGED ? "UNLOGGED " : "",
@@ -295,7 +316,7 @@ check_table(EtlMerge *merge, const Tombstones *tombs, Oid relid)
 						   tombs->deleted_at, tombs->run_id),
 				 errhint(
 					 "Rename it, drop it if it was made for other keys, or use keep_tombstones => false.")));
-	relation_close(rel, AccessShareLock);
+	relation_close(rel, NoLock);
 }
 
 /*
