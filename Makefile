@@ -61,7 +61,23 @@ OBJS += \
 	src/sink/append_query.o \
 	src/sink/append_sql.o \
 	src/sink/indexes.o \
-	src/sink/merge_filter.o
+	src/sink/merge.o \
+	src/sink/merge_input.o \
+	src/sink/merge_absent.o \
+	src/sink/merge_scan.o \
+	src/sink/merge_query.o \
+	src/sink/merge_filter_scan.o \
+	src/sink/merge_filter.o \
+	src/sink/merge_probe.o \
+	src/sink/merge_group.o \
+	src/sink/merge_tie.o \
+	src/sink/merge_upsert.o \
+	src/sink/merge_scd2.o \
+	src/sink/merge_timeline.o \
+	src/sink/merge_versions.o \
+	src/sink/merge_write.o \
+	src/sink/merge_write_heap.o \
+	src/sink/merge_write_sql.o
 
 # flow: the patterns, callable from SQL
 OBJS += \
@@ -75,7 +91,8 @@ OBJS += \
 	src/flow/dead_letter.o \
 	src/flow/replay.o \
 	src/flow/infer.o \
-	src/flow/watermark.o
+	src/flow/watermark.o \
+	src/flow/tombstone.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
