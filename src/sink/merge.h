@@ -175,6 +175,8 @@ struct EtlMerge
 {
 	EtlRun *run;
 	Relation target;
+	Relation source;		 /* what the input was made from */
+	const char *way;		 /* how the target was read and written */
 	int natts;				 /* of the target */
 	EtlMergeColumn *columns; /* likewise */
 	EtlMergeInput input;
@@ -230,6 +232,7 @@ struct EtlMerge
 
 /* in merge.c */
 extern void etl_merge_run(EtlMerge *merge);
+extern char *etl_merge_relation_name(Relation rel);
 extern int etl_merge_column(const EtlMerge *merge, const char *name);
 extern char *etl_merge_key_text(EtlMerge *merge, Datum *values, bool *nulls);
 extern void etl_merge_reject(EtlMerge *merge, EtlChange *change,

@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "utils/datum.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 

@@ -140,7 +140,7 @@ add_target(void *arg, TupleTableSlot *slot)
 	if (scan->first > 0)
 	{
 		table = DatumGetObjectId(slot->tts_values[0]);
-		tid = *DatumGetItemPointer(slot->tts_values[1]);
+		tid = *(ItemPointer) DatumGetPointer(slot->tts_values[1]);
 	}
 	for (int i = scan->first; i < slot->tts_tupleDescriptor->natts; i++)
 	{

@@ -16,6 +16,7 @@
 
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "optimizer/plancat.h"
 #include "utils/snapmgr.h"
 

@@ -9,6 +9,8 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+
 #include "sink/merge.h"
 
 static EtlChange *latest_known(EtlChange **changes, int *n);
