@@ -60,7 +60,8 @@ OBJS += \
 	src/sink/append_heap.o \
 	src/sink/append_query.o \
 	src/sink/append_sql.o \
-	src/sink/indexes.o
+	src/sink/indexes.o \
+	src/sink/merge_group.o
 
 # flow: the patterns, callable from SQL
 OBJS += \
