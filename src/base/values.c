@@ -293,7 +293,9 @@ etl_value_fingerprint(EtlValueOps *ops, Datum value, bool isnull, uint64 seed)
 		return mix_bytes(DatumGetPointer(value), plain_size(ops, value), seed);
 
 	stored = (struct varlena *) DatumGetPointer(value);
-	plain = pg_detoast_datum_packed(stored);
+	plain = stored;
+	if (VARATT_IS_COMPRESSED(stored) || VARATT_IS_EXTERNAL(stored))
+		plain = pg_detoast_datum_packed(stored);
 	result = mix_bytes(VARDATA_ANY(plain), VARSIZE_ANY_EXHDR(plain), seed);
 	if (plain != stored)
 		pfree(plain);

@@ -45,8 +45,7 @@ typedef struct EtlSpool EtlSpool;
 /* in spool.c */
 extern EtlSpool *etl_spool_create(TupleDesc desc);
 extern uint64 etl_spool_put(EtlSpool *spool, TupleTableSlot *slot);
-extern void etl_spool_get(EtlSpool *spool, uint64 address,
-						  TupleTableSlot *slot);
+extern void etl_spool_get(EtlSpool *spool, uint64 address, TupleTableSlot *slot);
 extern void etl_spool_free(EtlSpool *spool);
 
 #endif /* ETL_ROWS_H */
