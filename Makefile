@@ -57,7 +57,10 @@ OBJS += \
 	src/sink/append_heap.o \
 	src/sink/append_query.o \
 	src/sink/append_sql.o \
-	src/sink/indexes.o
+	src/sink/indexes.o \
+	src/sink/merge_write.o \
+	src/sink/merge_write_heap.o \
+	src/sink/merge_write_sql.o
 
 # flow: the patterns, callable from SQL
 OBJS += \
