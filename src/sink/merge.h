@@ -62,6 +62,7 @@ typedef struct EtlMergeInput
 	AttrNumber is_delete; /* boolean; 0: no row deletes */
 	AttrNumber tombstone; /* sequence at which the key was deleted; 0 */
 	AttrNumber is_new;	  /* boolean: a row of this run; 0: all are */
+	AttrNumber number;	  /* bigint: order of arrival; 0: as they come */
 	double rows;		  /* estimate */
 	EtlSpool *spool;
 } EtlMergeInput;
@@ -188,6 +189,8 @@ struct EtlMerge
 	EtlAbsent absent;
 	int *scope; /* columns within whose values absence counts */
 	int n_scope;
+	int *keys; /* columns of role KEY, in the caller's order */
+	int n_keys;
 	EtlDuplicates duplicates;
 	EtlNullKeys null_keys;
 	double max_delete_fraction; /* -1: none given */
@@ -210,9 +213,13 @@ struct EtlMerge
 	int valid_to;
 	int is_current;
 
-	/* told of each tombstone that is to be, upsert only */
+	/* told of each tombstone that is to be, upsert only; may be NULL */
 	void (*bury)(EtlMerge *merge, const EtlChange *change);
 	void *bury_arg;
+
+	/* told what became of each row of the input; may be NULL */
+	void (*settled)(EtlMerge *merge, const EtlChange *change);
+	void *settled_arg;
 
 	EtlMergeCounts counts;
 	EtlMergeWriter *writer;
@@ -229,6 +236,12 @@ extern void etl_merge_reject(EtlMerge *merge, EtlChange *change,
 							 EtlCategory category, int sqlerrcode,
 							 const char *message);
 extern void etl_merge_count(EtlMerge *merge, const EtlChange *change);
+
+/* in merge_tie.c: changes of one key and one time, in the order of arrival */
+extern EtlChange *etl_settle_tie(EtlMerge *merge, EtlChange **changes, int n);
+
+/* in merge_scan.c */
+extern void etl_merge_scan(EtlMerge *merge);
 
 /* in merge_upsert.c */
 extern bool etl_decide_upsert(EtlMerge *merge, EtlGroup *group);
