@@ -74,7 +74,7 @@ OBJS += \
 	src/sink/merge_upsert.o \
 	src/sink/merge_scd2.o \
 	src/sink/merge_timeline.o \
-	src/sink/merge_versions.o \
+	src/sink/merge_versions.o
 	src/sink/merge_write.o \
 	src/sink/merge_write_heap.o \
 	src/sink/merge_write_sql.o

@@ -266,10 +266,13 @@ extern bool etl_decide_scd2(EtlMerge *merge, EtlGroup *group);
 /*
  * Values are in the target's layout, of all its columns, and are copied.  An
  * inserted row takes its KEPT columns from the values, or else gets their
- * defaults.  Columns of role NONE are never set.  With in_order the rows to
- * be updated and deleted come in the order of their places in the one heap
- * that is the target, and may be written at once.
+ * defaults.  An update leaves KEY columns as they are stored.  Columns of role
+ * NONE are never set.  A stored row is changed once at the most, and says how
+ * it was before.  With in_order the rows to be updated and deleted come in the
+ * order of their places in the one heap that is the target, and may be written
+ * at once.
  */
+extern void etl_merge_check_privileges(EtlMerge *merge, bool deletes);
 extern EtlMergeWriter *etl_merge_writer_open(EtlMerge *merge);
 extern void etl_merge_writer_in_order(EtlMergeWriter *writer, bool in_order);
 extern void etl_merge_insert(EtlMergeWriter *writer, Datum *values, bool *nulls,
@@ -278,5 +281,8 @@ extern void etl_merge_update(EtlMergeWriter *writer, const EtlStored *stored,
 							 Datum *values, bool *nulls, int flags);
 extern void etl_merge_delete(EtlMergeWriter *writer, const EtlStored *stored);
 extern void etl_merge_writer_finish(EtlMergeWriter *writer);
+
+/* in merge_write_heap.c: may general be false for this target? */
+extern bool etl_merge_writer_can_heap(Relation target);
 
 #endif /* ETL_MERGE_H */
