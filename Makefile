@@ -71,6 +71,8 @@ OBJS += \
 	src/flow/dead_letter.o \
 	src/flow/replay.o \
 	src/flow/infer.o \
+	src/flow/scd2_create.o \
+	src/flow/scd2_verify.o \
 	src/flow/watermark.o
 
 # The install script is these parts, joined in this order.
@@ -80,6 +82,7 @@ SQL_PARTS = \
 	src/flow/bulk_copy.sql \
 	src/flow/dead_letter.sql \
 	src/flow/infer.sql \
+	src/flow/scd2_tools.sql \
 	src/flow/watermark.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
