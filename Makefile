@@ -92,7 +92,9 @@ OBJS += \
 	src/flow/replay.o \
 	src/flow/infer.o \
 	src/flow/watermark.o \
-	src/flow/tombstone.o
+	src/flow/tombstone.o \
+	src/flow/scd2_create.o \
+	src/flow/scd2_verify.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
@@ -101,6 +103,7 @@ SQL_PARTS = \
 	src/flow/bulk_copy.sql \
 	src/flow/dead_letter.sql \
 	src/flow/infer.sql \
+	src/flow/scd2_tools.sql \
 	src/flow/watermark.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
