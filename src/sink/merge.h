@@ -205,6 +205,7 @@ struct EtlMerge
 	bool from_log; /* the input holds every change there was */
 	bool closed_bounds;
 	Datum effective_at; /* of rows without a time, and of absence */
+	bool effective_is_last; /* it is the greatest time of the input */
 	Datum open_end;
 	bool open_end_null;
 

@@ -81,8 +81,8 @@ etl_scope_add(EtlScope *scope, const EtlChange *change)
 		return;
 
 	/* Keys are absent as of the newest row. */
-	column = &merge->columns[merge->versioned ? merge->valid_from :
-												merge->sequence];
+	column =
+		&merge->columns[merge->versioned ? merge->valid_from : merge->sequence];
 	if (scope->has_last &&
 		etl_value_compare(&column->ops, scope->last, change->time) >= 0)
 		return;
@@ -143,7 +143,10 @@ etl_scope_done(EtlScope *scope)
 	EtlMerge *merge = scope->merge;
 
 	if (scope->has_last)
+	{
 		merge->effective_at = scope->last;
+		merge->effective_is_last = true;
+	}
 	if (merge->counts.read > 0 || merge->max_delete_fraction >= 1)
 		return;
 	merge->absent = ETL_ABSENT_IGNORE;

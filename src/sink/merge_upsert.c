@@ -22,6 +22,7 @@
 #include "sink/merge.h"
 
 static void settle_group(EtlMerge *merge, EtlGroup *group);
+static void settle_absent(EtlMerge *merge, const EtlStored *stored);
 static void pass_over(EtlMerge *merge, EtlChange *change);
 pg_noreturn static void refuse_repeated_key(EtlMerge *merge, EtlGroup *group);
 static bool is_stale(EtlMerge *merge, const EtlStored *stored,
@@ -54,10 +55,7 @@ etl_decide_upsert(EtlMerge *merge, EtlGroup *group)
 	if (group->n_changes > 0)
 		settle_group(merge, group);
 	else if (group->n_stored > 0 && merge->absent == ETL_ABSENT_CLOSE)
-	{
-		etl_merge_delete(merge->writer, &group->stored[0]);
-		merge->counts.absent++;
-	}
+		settle_absent(merge, &group->stored[0]);
 	MemoryContextSwitchTo(oldcontext);
 	return true;
 }
@@ -94,6 +92,25 @@ settle_group(EtlMerge *merge, EtlGroup *group)
 		apply_update(merge, stored, winner);
 	if (winner != NULL)
 		etl_merge_count(merge, winner);
+}
+
+/*
+ * A key that the input lacks is deleted, as of the newest row of the input:
+ * a row that is newer than all of them is left alone.  No tombstone is made,
+ * since such an input is the whole truth the next time, too.
+ */
+static void
+settle_absent(EtlMerge *merge, const EtlStored *stored)
+{
+	int column = merge->sequence;
+
+	if (merge->input.time != 0 && merge->effective_is_last &&
+		!stored->nulls[column] &&
+		etl_value_compare(&merge->columns[column].ops, stored->values[column],
+						  merge->effective_at) > 0)
+		return;
+	etl_merge_delete(merge->writer, stored);
+	merge->counts.absent++;
 }
 
 /* A change that is older than another, or than what is stored. */
