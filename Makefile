@@ -68,13 +68,12 @@ OBJS += \
 	src/sink/merge_query.o \
 	src/sink/merge_filter_scan.o \
 	src/sink/merge_filter.o \
-	src/sink/merge_probe.o \
 	src/sink/merge_group.o \
 	src/sink/merge_tie.o \
 	src/sink/merge_upsert.o \
 	src/sink/merge_scd2.o \
 	src/sink/merge_timeline.o \
-	src/sink/merge_versions.o
+	src/sink/merge_versions.o \
 	src/sink/merge_write.o \
 	src/sink/merge_write_heap.o \
 	src/sink/merge_write_sql.o
@@ -92,6 +91,10 @@ OBJS += \
 	src/flow/replay.o \
 	src/flow/infer.o \
 	src/flow/watermark.o \
+	src/flow/merge_spec.o \
+	src/flow/merge_source.o \
+	src/flow/merge_flow.o \
+	src/flow/scd2.o \
 	src/flow/tombstone.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
@@ -103,6 +106,7 @@ SQL_PARTS = \
 	src/flow/bulk_copy.sql \
 	src/flow/dead_letter.sql \
 	src/flow/infer.sql \
+	src/flow/scd2.sql \
 	src/flow/scd2_tools.sql \
 	src/flow/watermark.sql
 

@@ -36,7 +36,6 @@ void
 etl_merge_scan(EtlMerge *merge)
 {
 	EtlScope *scope = etl_scope_create(merge);
-	EtlProbe *probe = NULL;
 
 	if (IsolationUsesXactSnapshot())
 		refuse_stale_snapshot(merge->target);
@@ -46,12 +45,7 @@ etl_merge_scan(EtlMerge *merge)
 		etl_merge_by_query(merge, scope);
 		return;
 	}
-	if (scope == NULL && merge->max_delete_fraction < 0 && probe_pays(merge))
-		probe = etl_probe_open(merge);
-	if (probe != NULL)
-		etl_merge_by_probe(merge, probe);
-	else
-		etl_merge_by_scan(merge, scope);
+	etl_merge_by_scan(merge, scope);
 }
 
 static bool
