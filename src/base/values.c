@@ -247,13 +247,16 @@ plain_size(EtlValueOps *ops, Datum value)
 	return ops->typlen;
 }
 
-/* Less than, equal to or greater than zero, as b is after a, and so on. */
+/* Less than, equal to or greater than zero as a is before, like or after b. */
 int
 etl_value_compare(EtlValueOps *ops, Datum a, Datum b)
 {
+	Datum result;
+
 	if (!ops->has_compare)
 		elog(ERROR, "type %u has no ordering", ops->type);
-	return DatumGetInt32(FunctionCall2Coll(&ops->compare, ops->collation, a, b));
+	result = FunctionCall2Coll(&ops->compare, ops->collation, a, b);
+	return DatumGetInt32(result);
 }
 
 /*

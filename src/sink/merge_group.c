@@ -246,12 +246,13 @@ etl_groups_each(EtlGroups *groups, GroupCall call)
 {
 	MemoryContext group_context = groups->merge->group_context;
 	MemoryContext oldcontext = CurrentMemoryContext;
+	Tuplesortstate *sort = groups->sort;
 	HashRun run = {0};
 	uint64 hash = 0;
 	bool any = false;
 
-	tuplesort_performsort(groups->sort);
-	while (tuplesort_gettupleslot(groups->sort, true, false, groups->got, NULL))
+	tuplesort_performsort(sort);
+	while (tuplesort_gettupleslot(sort, true, false, groups->got, NULL))
 	{
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(group_context);
