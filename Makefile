@@ -58,7 +58,8 @@ OBJS += \
 	src/sink/append_query.o \
 	src/sink/append_sql.o \
 	src/sink/indexes.o \
-	src/sink/merge_filter.o
+	src/sink/merge_filter.o \
+	src/sink/merge_table.o
 
 # flow: the patterns, callable from SQL
 OBJS += \
