@@ -129,11 +129,10 @@ source_column(EtlMerge *merge, const char *name, const char *parameter)
 	AttrNumber attnum = get_attnum(RelationGetRelid(merge->source), name);
 
 	if (attnum <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
-						RelationGetRelationName(merge->source)),
-				 errhint("It is named in parameter \"%s\".", parameter)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+						errmsg("column \"%s\" of relation \"%s\" does not exist",
+							   name, RelationGetRelationName(merge->source)),
+						errhint("It is named in parameter \"%s\".", parameter)));
 	return attnum;
 }
 
@@ -141,8 +140,7 @@ source_column(EtlMerge *merge, const char *name, const char *parameter)
 static EtlMergeColumn *
 time_column(EtlMerge *merge)
 {
-	return &merge->columns[merge->versioned ? merge->valid_from :
-											  merge->sequence];
+	return &merge->columns[merge->versioned ? merge->valid_from : merge->sequence];
 }
 
 static void
@@ -152,8 +150,7 @@ check_sequence(EtlMerge *merge, AttrNumber attnum)
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(merge->source),
 										  attnum - 1);
 
-	if (!can_coerce_type(1, &att->atttypid, &column->ops.type,
-						 COERCION_EXPLICIT))
+	if (!can_coerce_type(1, &att->atttypid, &column->ops.type, COERCION_EXPLICIT))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" of type %s in parameter \"sequence_by\" cannot be cast to type %s of column \"%s\"",
@@ -321,8 +318,8 @@ set_fit(EtlMerge *merge)
 		if (column->input == 0)
 			continue;
 		from = TupleDescAttr(source, column->input - 1);
-		if (to->atttypmod < 0 || (from->atttypid == to->atttypid &&
-								  from->atttypmod == to->atttypmod))
+		if (to->atttypmod < 0 ||
+			(from->atttypid == to->atttypid && from->atttypmod == to->atttypmod))
 			continue;
 		if (find_typmod_coercion_function(to->atttypid, &function) !=
 			COERCION_PATH_FUNC)
