@@ -85,8 +85,7 @@ input_row(void *arg, TupleTableSlot *slot)
 	if (change->is_new)
 		change->number = ++merge->counts.read;
 	if (merge->input.number != 0)
-		change->number =
-			DatumGetInt64(slot->tts_values[merge->input.number - 1]);
+		change->number = DatumGetInt64(slot->tts_values[merge->input.number - 1]);
 	if (!settle_null(merge, change, null_time))
 		scan->call(scan->arg, change, slot);
 	MemoryContextSwitchTo(oldcontext);
@@ -152,12 +151,12 @@ settle_null(EtlMerge *merge, EtlChange *change, bool null_time)
 			(errcode(ERRCODE_NOT_NULL_VIOLATION),
 			 name != NULL ?
 				 errmsg("source has a row whose key column \"%s\" is null", name) :
-				 errmsg("source has a row without a time in the \"sequence_by\" column"),
-			 name != NULL ?
-				 0 :
-				 errdetail("Its key is %s.",
-						   etl_merge_key_text(merge, change->values,
-											  change->nulls)),
+				 errmsg(
+					 "source has a row without a time in the \"sequence_by\" column"),
+			 name != NULL ? 0 :
+							errdetail("Its key is %s.",
+									  etl_merge_key_text(merge, change->values,
+														 change->nulls)),
 			 errhint("Pass null_keys => 'dead_letter' to reject such rows.")));
 	return true;
 }
@@ -184,8 +183,7 @@ etl_input_address(EtlMerge *merge, TupleTableSlot *slot)
 	{
 		MemoryContext oldcontext;
 
-		oldcontext = MemoryContextSwitchTo(
-			GetMemoryChunkContext(merge->columns));
+		oldcontext = MemoryContextSwitchTo(GetMemoryChunkContext(merge->columns));
 		merge->input.spool = etl_spool_create(merge->input.desc);
 		MemoryContextSwitchTo(oldcontext);
 	}
