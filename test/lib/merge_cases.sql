@@ -134,7 +134,7 @@ BEGIN
         s.kept := reference.pick('kept', 'k', NULL);
         day := reference.upto(6);
         previous := NULL;
-        FOR i IN 1 .. reference.upto(4) LOOP
+        FOR i IN 1 .. reference.pick('0', '1', '2', '3', '4', '4')::int LOOP
             s.valid_from := reference.day(day);
             LOOP
                 s.a := reference.pick('A', 'B', 'C', NULL);
@@ -173,10 +173,10 @@ BEGIN
     END IF;
 
     TRUNCATE reference.batch;
-    rows := reference.upto(reference.pick('3', '8', '20')::int) + CASE WHEN snapshot THEN 2 ELSE 0 END;
+    rows := reference.upto(reference.pick('4', '12', '30')::int) + CASE WHEN snapshot THEN 2 ELSE 0 END;
     FOR i IN 1 .. rows LOOP
         e := NULL;
-        e.k := 1 + reference.upto(6);
+        e.k := 1 + reference.upto(CASE WHEN reference.chance(0.2) THEN 6 ELSE 4 END);
         SELECT k2 INTO e.k2 FROM reference.stored WHERE k = e.k LIMIT 1;
         e.k2 := CASE WHEN e.k2 IS NULL OR reference.chance(0.1) THEN reference.pick('x', 'y') ELSE e.k2 END;
         e.ts := reference.day(reference.upto(20));
@@ -186,20 +186,18 @@ BEGIN
         e.f := reference.pick('f1', 'f2', NULL);
         e.p := reference.pick('p1', 'p2', NULL);
         e.del := CASE WHEN reference.chance(0.2) THEN true WHEN reference.chance(0.1) THEN NULL ELSE false END;
-        -- what is stored already, at its time or at another
-        IF reference.chance(0.35) THEN
-            SELECT v.a, v.b, CASE WHEN reference.chance(0.7) THEN v.o ELSE e.o END,
-                CASE WHEN reference.chance(0.5) THEN v.valid_from ELSE e.ts END
-            INTO e.a, e.b, e.o, e.ts
-            FROM (SELECT * FROM reference.stored WHERE k = e.k AND k2 = e.k2
-                  ORDER BY valid_from OFFSET reference.upto(3) LIMIT 1) v;
-            IF e.ts IS NULL THEN
-                e.ts := reference.day(reference.upto(20));
-            END IF;
-        ELSIF reference.chance(0.15) THEN
-            SELECT coalesce(valid_to, valid_from) INTO e.ts FROM reference.stored
-            WHERE k = e.k AND k2 = e.k2 ORDER BY valid_from OFFSET reference.upto(3) LIMIT 1;
-            e.ts := coalesce(e.ts, reference.day(3));
+        -- what is stored already: at its time, at another, or of late; and
+        -- something else at the time where a version starts or ends
+        SELECT * INTO s FROM reference.stored WHERE k = e.k AND k2 = e.k2 ORDER BY random() LIMIT 1;
+        IF FOUND AND reference.chance(0.4) THEN
+            e.a := s.a;
+            e.b := s.b;
+            e.o := CASE WHEN reference.chance(0.6) THEN s.o ELSE e.o END;
+            e.ts := CASE WHEN reference.chance(0.5) THEN s.valid_from
+                         WHEN s.valid_to IS NULL THEN s.valid_from + reference.upto(3) * interval '1 day'
+                         ELSE e.ts END;
+        ELSIF s.k IS NOT NULL AND reference.chance(0.25) THEN
+            e.ts := CASE WHEN s.valid_to IS NULL OR reference.chance(0.5) THEN s.valid_from ELSE s.valid_to END;
         END IF;
         e.ord := i;
         INSERT INTO reference.batch SELECT e.*;
