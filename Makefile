@@ -24,7 +24,8 @@ OBJS = src/etl_patterns.o
 OBJS += \
 	src/base/guard.o \
 	src/base/option.o \
-	src/base/reject.o
+	src/base/reject.o \
+	src/base/values.o
 
 # ledger: what ran, how far, what was rejected
 OBJS += \
@@ -46,7 +47,9 @@ OBJS += \
 	src/source/convert_number.o \
 	src/source/convert_datetime.o \
 	src/source/convert_text.o \
-	src/source/convert_json.o
+	src/source/convert_json.o \
+	src/source/rows.o \
+	src/source/spool.o
 
 # sink: how rows land
 OBJS += \
@@ -57,7 +60,23 @@ OBJS += \
 	src/sink/append_heap.o \
 	src/sink/append_query.o \
 	src/sink/append_sql.o \
-	src/sink/indexes.o
+	src/sink/indexes.o \
+	src/sink/merge.o \
+	src/sink/merge_input.o \
+	src/sink/merge_absent.o \
+	src/sink/merge_scan.o \
+	src/sink/merge_query.o \
+	src/sink/merge_filter_scan.o \
+	src/sink/merge_filter.o \
+	src/sink/merge_group.o \
+	src/sink/merge_tie.o \
+	src/sink/merge_upsert.o \
+	src/sink/merge_scd2.o \
+	src/sink/merge_timeline.o \
+	src/sink/merge_versions.o \
+	src/sink/merge_write.o \
+	src/sink/merge_write_heap.o \
+	src/sink/merge_write_sql.o
 
 # flow: the patterns, callable from SQL
 OBJS += \
@@ -71,7 +90,14 @@ OBJS += \
 	src/flow/dead_letter.o \
 	src/flow/replay.o \
 	src/flow/infer.o \
-	src/flow/watermark.o
+	src/flow/watermark.o \
+	src/flow/merge_spec.o \
+	src/flow/merge_source.o \
+	src/flow/merge_flow.o \
+	src/flow/scd2.o \
+	src/flow/tombstone.o \
+	src/flow/scd2_create.o \
+	src/flow/scd2_verify.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
@@ -80,6 +106,8 @@ SQL_PARTS = \
 	src/flow/bulk_copy.sql \
 	src/flow/dead_letter.sql \
 	src/flow/infer.sql \
+	src/flow/scd2.sql \
+	src/flow/scd2_tools.sql \
 	src/flow/watermark.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql

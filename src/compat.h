@@ -37,6 +37,7 @@
 /* the executor's parts that a sink puts together                       */
 
 #include "access/sysattr.h"
+#include "access/tableam.h"
 #include "catalog/index.h"
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
@@ -84,22 +85,31 @@
 	reindex_index(indexoid, false, persistence, params)
 #endif
 
+/* What table_tuple_update() says of the indexes, and what is to be done. */
+#if PG_VERSION_NUM >= 160000
+typedef TU_UpdateIndexes EtlIndexUpdates;
+#define etl_updates_indexes(updates) ((updates) != TU_None)
+#define etl_update_index_tuples(rri, slot, estate, updates)          \
+	ExecInsertIndexTuples(rri, slot, estate, true, false, NULL, NIL, \
+						  (updates) == TU_Summarizing)
+#else
+typedef bool EtlIndexUpdates;
+#define etl_updates_indexes(updates) (updates)
+#define etl_update_index_tuples(rri, slot, estate, updates) \
+	ExecInsertIndexTuples(rri, slot, estate, true, false, NULL, NIL)
+#endif
+
 /*
- * Give the executor a range table whose only entry is the target of an
- * INSERT into the given columns (attribute numbers, not offset).  The caller
- * has checked the privileges and holds the lock.
+ * Give the executor a range table whose only entry is the target of a change
+ * to the given columns (attribute numbers, offset).  The caller has checked
+ * the privileges and holds the lock.
  */
 static inline void
-etl_init_target_range_table(EState *estate, Relation target,
-							const AttrNumber *attnums, int natts)
+etl_init_range_table(EState *estate, Relation target, AclMode privileges,
+					 Bitmapset *inserted, Bitmapset *updated)
 {
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
-	Bitmapset *inserted = NULL;
 
-	for (int i = 0; i < natts; i++)
-		inserted = bms_add_member(inserted,
-								  attnums[i] -
-									  FirstLowInvalidHeapAttributeNumber);
 	rte->rtekind = RTE_RELATION;
 	rte->relid = RelationGetRelid(target);
 	rte->relkind = target->rd_rel->relkind;
@@ -109,8 +119,9 @@ etl_init_target_range_table(EState *estate, Relation target,
 		List *perminfos = NIL;
 		RTEPermissionInfo *perminfo = addRTEPermissionInfo(&perminfos, rte);
 
-		perminfo->requiredPerms = ACL_INSERT;
+		perminfo->requiredPerms = privileges;
 		perminfo->insertedCols = inserted;
+		perminfo->updatedCols = updated;
 #if PG_VERSION_NUM >= 180000
 		ExecInitRangeTable(estate, list_make1(rte), perminfos,
 						   bms_make_singleton(1));
@@ -119,10 +130,25 @@ etl_init_target_range_table(EState *estate, Relation target,
 #endif
 	}
 #else
-	rte->requiredPerms = ACL_INSERT;
+	rte->requiredPerms = privileges;
 	rte->insertedCols = inserted;
+	rte->updatedCols = updated;
 	ExecInitRangeTable(estate, list_make1(rte));
 #endif
+}
+
+/* The same for an INSERT; attribute numbers are not offset. */
+static inline void
+etl_init_target_range_table(EState *estate, Relation target,
+							const AttrNumber *attnums, int natts)
+{
+	Bitmapset *inserted = NULL;
+
+	for (int i = 0; i < natts; i++)
+		inserted = bms_add_member(inserted,
+								  attnums[i] -
+									  FirstLowInvalidHeapAttributeNumber);
+	etl_init_range_table(estate, target, ACL_INSERT, inserted, NULL);
 }
 
 #endif /* ETL_COMPAT_H */

@@ -25,10 +25,10 @@ typedef struct EtlValueOps
 	bool typbyval;
 	bool has_equal;	  /* else values are compared by image */
 	bool image_equal; /* values are equal only if their images are */
-	bool has_hash;
+	bool has_hash;	  /* that goes with equality: etl_value_hash() works */
 	bool has_compare;
 	FmgrInfo equal;
-	FmgrInfo hash; /* the 64-bit one, with a seed */
+	FmgrInfo hash; /* the 64-bit one, with a seed; of image_equal maybe none */
 	FmgrInfo compare;
 } EtlValueOps;
 

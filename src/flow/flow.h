@@ -146,6 +146,7 @@ extern void etl_refuse_null(FunctionCallInfo fcinfo, int arg,
 							const char *parameter);
 extern void etl_refuse_negative(double value, const char *parameter);
 extern TupleDesc etl_result_desc(FunctionCallInfo fcinfo);
+extern void etl_check_select_privilege(Oid relid);
 extern void etl_check_file_privilege(bool write);
 
 #endif /* ETL_FLOW_H */

@@ -51,7 +51,7 @@ const EtlSinkOps etl_append_heap_ops = {
 static bool
 heap_serves(Relation target, const EtlSinkOptions *options)
 {
-	if (options->on_conflict != ETL_CONFLICT_ERROR)
+	if (options->general || options->on_conflict != ETL_CONFLICT_ERROR)
 		return false;
 	if (check_enable_rls(RelationGetRelid(target), InvalidOid, false) ==
 		RLS_ENABLED)

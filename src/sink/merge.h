@@ -62,6 +62,7 @@ typedef struct EtlMergeInput
 	AttrNumber is_delete; /* boolean; 0: no row deletes */
 	AttrNumber tombstone; /* sequence at which the key was deleted; 0 */
 	AttrNumber is_new;	  /* boolean: a row of this run; 0: all are */
+	AttrNumber number;	  /* bigint: order of arrival; 0: as they come */
 	double rows;		  /* estimate */
 	EtlSpool *spool;
 } EtlMergeInput;
@@ -174,6 +175,8 @@ struct EtlMerge
 {
 	EtlRun *run;
 	Relation target;
+	Relation source;		 /* what the input was made from */
+	const char *way;		 /* how the target was read and written */
 	int natts;				 /* of the target */
 	EtlMergeColumn *columns; /* likewise */
 	EtlMergeInput input;
@@ -188,6 +191,8 @@ struct EtlMerge
 	EtlAbsent absent;
 	int *scope; /* columns within whose values absence counts */
 	int n_scope;
+	int *keys; /* columns of role KEY, in the caller's order */
+	int n_keys;
 	EtlDuplicates duplicates;
 	EtlNullKeys null_keys;
 	double max_delete_fraction; /* -1: none given */
@@ -200,6 +205,7 @@ struct EtlMerge
 	bool from_log; /* the input holds every change there was */
 	bool closed_bounds;
 	Datum effective_at; /* of rows without a time, and of absence */
+	bool effective_is_last; /* it is the greatest time of the input */
 	Datum open_end;
 	bool open_end_null;
 
@@ -210,9 +216,13 @@ struct EtlMerge
 	int valid_to;
 	int is_current;
 
-	/* told of each tombstone that is to be, upsert only */
+	/* told of each tombstone that is to be, upsert only; may be NULL */
 	void (*bury)(EtlMerge *merge, const EtlChange *change);
 	void *bury_arg;
+
+	/* told what became of each row of the input; may be NULL */
+	void (*settled)(EtlMerge *merge, const EtlChange *change);
+	void *settled_arg;
 
 	EtlMergeCounts counts;
 	EtlMergeWriter *writer;
@@ -223,12 +233,19 @@ struct EtlMerge
 
 /* in merge.c */
 extern void etl_merge_run(EtlMerge *merge);
+extern char *etl_merge_relation_name(Relation rel);
 extern int etl_merge_column(const EtlMerge *merge, const char *name);
 extern char *etl_merge_key_text(EtlMerge *merge, Datum *values, bool *nulls);
 extern void etl_merge_reject(EtlMerge *merge, EtlChange *change,
 							 EtlCategory category, int sqlerrcode,
 							 const char *message);
 extern void etl_merge_count(EtlMerge *merge, const EtlChange *change);
+
+/* in merge_tie.c: changes of one key and one time, in the order of arrival */
+extern EtlChange *etl_settle_tie(EtlMerge *merge, EtlChange **changes, int n);
+
+/* in merge_scan.c */
+extern void etl_merge_scan(EtlMerge *merge);
 
 /* in merge_upsert.c */
 extern bool etl_decide_upsert(EtlMerge *merge, EtlGroup *group);
@@ -250,10 +267,13 @@ extern bool etl_decide_scd2(EtlMerge *merge, EtlGroup *group);
 /*
  * Values are in the target's layout, of all its columns, and are copied.  An
  * inserted row takes its KEPT columns from the values, or else gets their
- * defaults.  Columns of role NONE are never set.  With in_order the rows to
- * be updated and deleted come in the order of their places in the one heap
- * that is the target, and may be written at once.
+ * defaults.  An update leaves KEY columns as they are stored.  Columns of role
+ * NONE are never set.  A stored row is changed once at the most, and says how
+ * it was before.  With in_order the rows to be updated and deleted come in the
+ * order of their places in the one heap that is the target, and may be written
+ * at once.
  */
+extern void etl_merge_check_privileges(EtlMerge *merge, bool deletes);
 extern EtlMergeWriter *etl_merge_writer_open(EtlMerge *merge);
 extern void etl_merge_writer_in_order(EtlMergeWriter *writer, bool in_order);
 extern void etl_merge_insert(EtlMergeWriter *writer, Datum *values, bool *nulls,
@@ -262,5 +282,8 @@ extern void etl_merge_update(EtlMergeWriter *writer, const EtlStored *stored,
 							 Datum *values, bool *nulls, int flags);
 extern void etl_merge_delete(EtlMergeWriter *writer, const EtlStored *stored);
 extern void etl_merge_writer_finish(EtlMergeWriter *writer);
+
+/* in merge_write_heap.c: may general be false for this target? */
+extern bool etl_merge_writer_can_heap(Relation target);
 
 #endif /* ETL_MERGE_H */

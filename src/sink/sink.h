@@ -26,6 +26,7 @@ typedef struct EtlSinkOptions
 {
 	bool guarded;		/* report row errors instead of throwing */
 	bool defer_indexes; /* leave non-unique indexes to the end */
+	bool general;		/* write through SQL, whatever the target */
 	EtlConflictAction on_conflict;
 	List *keys; /* of String nodes; with on_conflict */
 } EtlSinkOptions;

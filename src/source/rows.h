@@ -13,7 +13,11 @@
 #include "executor/tuptable.h"
 #include "utils/snapshot.h"
 
-/* Gets one row; the slot is the reader's and is valid until it returns. */
+/*
+ * Gets one row; the slot is the reader's and is valid until it returns, and so
+ * is the current memory context.  Of a query's rows it must not write: the
+ * query may run in parallel.
+ */
 typedef void (*EtlRowCall)(void *arg, TupleTableSlot *slot);
 
 /* A query with its parameters; zero it, then set what it has. */
@@ -41,8 +45,7 @@ typedef struct EtlSpool EtlSpool;
 /* in spool.c */
 extern EtlSpool *etl_spool_create(TupleDesc desc);
 extern uint64 etl_spool_put(EtlSpool *spool, TupleTableSlot *slot);
-extern void etl_spool_get(EtlSpool *spool, uint64 address,
-						  TupleTableSlot *slot);
+extern void etl_spool_get(EtlSpool *spool, uint64 address, TupleTableSlot *slot);
 extern void etl_spool_free(EtlSpool *spool);
 
 #endif /* ETL_ROWS_H */

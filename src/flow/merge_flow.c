@@ -1,0 +1,133 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_flow.c
+ *	  What the functions of the merge family have in common: their option
+ *	  words, running the merge, and the row in the ledger.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/snapmgr.h"
+
+#include "flow/flow.h"
+#include "flow/merge.h"
+
+static void run_merge(void *arg);
+static void fill_run(EtlMerge *merge);
+static Jsonb *run_detail(EtlMerge *merge);
+
+const char *const etl_absent_words[] = {"ignore", "delete", NULL};
+const char *const etl_close_words[] = {"ignore", "close", NULL};
+const char *const etl_duplicates_words[] = {"error", "last", "dead_letter",
+											NULL};
+const char *const etl_null_keys_words[] = {"error", "dead_letter", NULL};
+const char *const etl_late_words[] = {"weave", "ignore", "dead_letter", NULL};
+
+/* An argument that is a fraction from 0 to 1; -1 for SQL NULL. */
+double
+etl_arg_fraction(FunctionCallInfo fcinfo, int arg, const char *parameter)
+{
+	double fraction;
+
+	if (PG_ARGISNULL(arg))
+		return -1;
+	fraction = PG_GETARG_FLOAT8(arg);
+	if (!(fraction >= 0 && fraction <= 1))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must be between 0 and 1", parameter)));
+	return fraction;
+}
+
+/*
+ * Runs a merge that is ready.  Both sides are read with a snapshot that is
+ * younger than the lock on the target.
+ */
+void
+etl_merge_execute(EtlMerge *merge)
+{
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	etl_guard_scope(run_merge, merge);
+	PopActiveSnapshot();
+}
+
+static void
+run_merge(void *arg)
+{
+	etl_merge_run((EtlMerge *) arg);
+}
+
+/* Writes the run's row and closes the relations; their locks stay. */
+void
+etl_merge_close(EtlMerge *merge)
+{
+	fill_run(merge);
+	etl_run_finish(merge->run, merge->dry_run ? "dry_run" : "succeeded",
+				   run_detail(merge));
+	relation_close(merge->target, NoLock);
+	relation_close(merge->source, NoLock);
+}
+
+/* The ledger has fewer words than a merge. */
+static void
+fill_run(EtlMerge *merge)
+{
+	const EtlMergeCounts *counts = &merge->counts;
+	EtlRun *run = merge->run;
+
+	run->rows_read = counts->read;
+	run->rows_inserted = counts->inserted + counts->opened;
+	run->rows_updated = counts->updated + counts->corrected +
+						counts->overwritten + counts->late -
+						counts->late_ignored;
+	run->rows_deleted = counts->deleted;
+	run->rows_unchanged = counts->unchanged + counts->duplicates +
+						  counts->stale + counts->late_ignored;
+	run->rows_rejected = counts->rejected;
+}
+
+static Jsonb *
+run_detail(EtlMerge *merge)
+{
+	const EtlMergeCounts *counts = &merge->counts;
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoString(&json, "{\"source\": ");
+	escape_json(&json, merge->input_name);
+	appendStringInfo(&json, ", \"way\": \"%s\", \"keys\": [", merge->way);
+	for (int i = 0; i < merge->n_keys; i++)
+	{
+		if (i > 0)
+			appendStringInfoString(&json, ", ");
+		escape_json(&json, merge->columns[merge->keys[i]].name);
+	}
+	appendStringInfo(&json,
+					 "], \"duplicates\": " INT64_FORMAT
+					 ", \"absent\": " INT64_FORMAT,
+					 counts->duplicates, counts->absent);
+	if (merge->versioned)
+		appendStringInfo(&json,
+						 ", \"opened\": " INT64_FORMAT
+						 ", \"closed\": " INT64_FORMAT
+						 ", \"corrected\": " INT64_FORMAT
+						 ", \"overwritten\": " INT64_FORMAT
+						 ", \"revived\": " INT64_FORMAT
+						 ", \"late\": " INT64_FORMAT
+						 ", \"late_ignored\": " INT64_FORMAT,
+						 counts->opened, counts->closed, counts->corrected,
+						 counts->overwritten, counts->revived, counts->late,
+						 counts->late_ignored);
+	else
+		appendStringInfo(&json, ", \"stale\": " INT64_FORMAT, counts->stale);
+	appendStringInfoChar(&json, '}');
+	return DatumGetJsonbP(
+		DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+}

@@ -1,0 +1,323 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_source.c
+ *	  How the rows of a merge's source are read.
+ *
+ * A plain heap whose columns have the target's types is read as it is.  For
+ * anything else there is a query that brings the columns into the target's
+ * types and adds what a row needs: its time, whether it deletes, and the
+ * tombstone of its key.  Values are cast to a type without its length, and
+ * fitted to the length later as an assignment does: what is too long is an
+ * error and not cut.
+ *
+ * The query runs as the caller, so that privileges and row security of the
+ * source apply.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_am.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "optimizer/plancat.h"
+#include "parser/parse_coerce.h"
+#include "parser/parser.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rls.h"
+
+#include "flow/flow.h"
+#include "flow/merge.h"
+
+static void check_types(EtlMerge *merge);
+static AttrNumber source_column(EtlMerge *merge, const char *name,
+								const char *parameter);
+static void check_sequence(EtlMerge *merge, AttrNumber attnum);
+static void check_expression(const char *text, const char *parameter);
+static bool can_read_heap(EtlMerge *merge, AttrNumber time);
+static void read_by_query(EtlMerge *merge, AttrNumber time,
+						  const EtlMergeNames *names, const char *tombstones);
+static void append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum,
+						  Oid type);
+static void append_tombstones(StringInfo sql, EtlMerge *merge,
+							  const char *tombstones);
+static void set_fit(EtlMerge *merge);
+
+/*
+ * Settles how the source is read.  tombstones is the name, ready for SQL, of
+ * a table with the sequences of deleted keys, or NULL.
+ */
+void
+etl_merge_set_input(EtlMerge *merge, const EtlMergeNames *names,
+					const char *tombstones)
+{
+	AttrNumber time = 0;
+
+	check_types(merge);
+	if (names->sequence_by != NULL)
+	{
+		time = source_column(merge, names->sequence_by, "sequence_by");
+		check_sequence(merge, time);
+	}
+	if (names->delete_when != NULL)
+		check_expression(names->delete_when, "delete_when");
+
+	set_fit(merge);
+	merge->input.rows = 1000;
+	if (merge->source->rd_rel->relkind == RELKIND_RELATION ||
+		merge->source->rd_rel->relkind == RELKIND_MATVIEW)
+	{
+		BlockNumber pages;
+		double visible;
+
+		estimate_rel_size(merge->source, NULL, &pages, &merge->input.rows,
+						  &visible);
+	}
+	if (names->delete_when == NULL && tombstones == NULL &&
+		can_read_heap(merge, time))
+	{
+		merge->input.relation = merge->source;
+		merge->input.desc = RelationGetDescr(merge->source);
+		merge->input.time = time;
+		return;
+	}
+	read_by_query(merge, time, names, tombstones);
+}
+
+/* Can each column be assigned to its namesake? */
+static void
+check_types(EtlMerge *merge)
+{
+	TupleDesc desc = RelationGetDescr(merge->source);
+
+	for (int i = 0; i < merge->natts; i++)
+	{
+		EtlMergeColumn *column = &merge->columns[i];
+		Oid type;
+
+		if (column->input == 0)
+			continue;
+		type = TupleDescAttr(desc, column->input - 1)->atttypid;
+		if (!can_coerce_type(1, &type, &column->ops.type, COERCION_ASSIGNMENT))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" is of type %s in the source but of type %s in the target",
+							column->name, format_type_be(type),
+							format_type_be(column->ops.type)),
+					 errhint(
+						 "Use a view with the cast that you want as the source.")));
+	}
+}
+
+static AttrNumber
+source_column(EtlMerge *merge, const char *name, const char *parameter)
+{
+	AttrNumber attnum = get_attnum(RelationGetRelid(merge->source), name);
+
+	if (attnum <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
+						RelationGetRelationName(merge->source)),
+				 errhint("It is named in parameter \"%s\".", parameter)));
+	return attnum;
+}
+
+/* The column that a row's time or sequence is compared with. */
+static EtlMergeColumn *
+time_column(EtlMerge *merge)
+{
+	return &merge->columns[merge->versioned ? merge->valid_from :
+											  merge->sequence];
+}
+
+static void
+check_sequence(EtlMerge *merge, AttrNumber attnum)
+{
+	EtlMergeColumn *column = time_column(merge);
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(merge->source),
+										  attnum - 1);
+
+	if (!can_coerce_type(1, &att->atttypid, &column->ops.type,
+						 COERCION_EXPLICIT))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of type %s in parameter \"sequence_by\" cannot be cast to type %s of column \"%s\"",
+						NameStr(att->attname), format_type_be(att->atttypid),
+						format_type_be(column->ops.type), column->name)));
+	if (!column->ops.has_compare)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("values of type %s of column \"%s\" have no order",
+						format_type_be(column->ops.type), column->name)));
+}
+
+/* One expression, and nothing that would change the query around it. */
+static void
+check_expression(const char *text, const char *parameter)
+{
+	List *statements = raw_parser(text, RAW_PARSE_PLPGSQL_EXPR);
+	SelectStmt *select = NULL;
+
+	if (list_length(statements) == 1)
+		select = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
+	if (select == NULL || !IsA(select, SelectStmt) ||
+		list_length(select->targetList) != 1 || select->fromClause != NIL ||
+		select->whereClause != NULL || select->groupClause != NIL ||
+		select->havingClause != NULL || select->sortClause != NIL ||
+		select->windowClause != NIL || select->distinctClause != NIL ||
+		select->limitCount != NULL || select->limitOffset != NULL ||
+		select->lockingClause != NIL || select->op != SETOP_NONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("parameter \"%s\" must be an expression over a row of the source: \"%s\"",
+						parameter, text),
+				 errhint("For example op = 'D'.")));
+}
+
+/*
+ * A heap can be read as it is if its values need no cast and the caller may
+ * read all of it.
+ */
+static bool
+can_read_heap(EtlMerge *merge, AttrNumber time)
+{
+	Relation source = merge->source;
+	TupleDesc desc = RelationGetDescr(source);
+	Oid relid = RelationGetRelid(source);
+
+	if ((source->rd_rel->relkind != RELKIND_RELATION &&
+		 source->rd_rel->relkind != RELKIND_MATVIEW) ||
+		source->rd_rel->relam != HEAP_TABLE_AM_OID ||
+		source->rd_rel->relhassubclass || !RelationIsPopulated(source) ||
+		pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
+		check_enable_rls(relid, InvalidOid, false) == RLS_ENABLED)
+		return false;
+	for (int i = 0; i < merge->natts; i++)
+		if (merge->columns[i].input != 0 &&
+			TupleDescAttr(desc, merge->columns[i].input - 1)->atttypid !=
+				merge->columns[i].ops.type)
+			return false;
+	return time == 0 || TupleDescAttr(desc, time - 1)->atttypid ==
+							time_column(merge)->ops.type;
+}
+
+/* ------------------------------------------------------------------ */
+/* the query                                                            */
+
+static void
+read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
+			  const char *tombstones)
+{
+	EtlMergeInput *input = &merge->input;
+	AttrNumber position = 0;
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	for (int i = 0; i < merge->natts; i++)
+	{
+		EtlMergeColumn *column = &merge->columns[i];
+
+		if (column->input == 0)
+			continue;
+		append_column(&sql, merge, column->input, column->ops.type);
+		appendStringInfoString(&sql, ", ");
+		column->input = ++position;
+	}
+	if (time != 0)
+	{
+		append_column(&sql, merge, time, time_column(merge)->ops.type);
+		appendStringInfoString(&sql, ", ");
+		input->time = ++position;
+	}
+	if (tombstones != NULL)
+	{
+		appendStringInfo(&sql, "etl_t.%s, ",
+						 quote_identifier(time_column(merge)->name));
+		input->tombstone = ++position;
+	}
+	if (names->delete_when != NULL)
+	{
+		/* a comment at the expression's end must not go on */
+		appendStringInfo(&sql, "(%s\n)::pg_catalog.bool", names->delete_when);
+		input->is_delete = ++position;
+	}
+	else
+		appendStringInfoString(&sql, "NULL");
+	appendStringInfo(&sql, " FROM %s AS etl_s",
+					 etl_merge_relation_name(merge->source));
+	if (tombstones != NULL)
+		append_tombstones(&sql, merge, tombstones);
+	input->query.text = sql.data;
+	input->desc = etl_query_desc(&input->query);
+}
+
+/* A column of the source, cast to a type without its length. */
+static void
+append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum, Oid type)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(merge->source),
+										  attnum - 1);
+
+	appendStringInfo(sql, "etl_s.%s", quote_identifier(NameStr(att->attname)));
+	if (att->atttypid != type)
+		appendStringInfo(sql, "::%s",
+						 format_type_extended(type, -1,
+											  FORMAT_TYPE_FORCE_QUALIFY));
+}
+
+static void
+append_tombstones(StringInfo sql, EtlMerge *merge, const char *tombstones)
+{
+	appendStringInfo(sql, " LEFT JOIN %s AS etl_t ON ", tombstones);
+	for (int i = 0; i < merge->n_keys; i++)
+	{
+		EtlMergeColumn *column = &merge->columns[merge->keys[i]];
+		StringInfoData left;
+
+		initStringInfo(&left);
+		appendStringInfo(&left, "etl_s.%s", quote_identifier(column->name));
+		appendStringInfo(sql, "%s%s OPERATOR(pg_catalog.=) etl_t.%s",
+						 i == 0 ? "" : " AND ", left.data,
+						 quote_identifier(column->name));
+	}
+}
+
+/* ------------------------------------------------------------------ */
+/* lengths                                                              */
+
+/*
+ * A column with a length (or a precision) of its own gets each value fitted
+ * to it, unless the source's column has the very same.
+ */
+static void
+set_fit(EtlMerge *merge)
+{
+	TupleDesc target = RelationGetDescr(merge->target);
+	TupleDesc source = RelationGetDescr(merge->source);
+
+	for (int i = 0; i < merge->natts; i++)
+	{
+		EtlMergeColumn *column = &merge->columns[i];
+		Form_pg_attribute to = TupleDescAttr(target, i);
+		Form_pg_attribute from;
+		Oid function;
+
+		if (column->input == 0)
+			continue;
+		from = TupleDescAttr(source, column->input - 1);
+		if (to->atttypmod < 0 || (from->atttypid == to->atttypid &&
+								  from->atttypmod == to->atttypmod))
+			continue;
+		if (find_typmod_coercion_function(to->atttypid, &function) !=
+			COERCION_PATH_FUNC)
+			continue;
+		fmgr_info(function, &column->fit);
+		column->typmod = to->atttypmod;
+	}
+}

@@ -1,0 +1,611 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_spec.c
+ *	  From the names in a call to what a merge knows of its columns.
+ *
+ * Everything that can be wrong with a call is found here or in
+ * merge_source.c, before a row is read.
+ *
+ * Locks: SHARE ROW EXCLUSIVE on the target and, if it is partitioned, on its
+ * partitions, so that merges queue up and nobody else writes while readers go
+ * on; ACCESS SHARE on the source.  Both are kept until the transaction ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/catalog.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/date.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "flow/flow.h"
+#include "flow/merge.h"
+
+static Relation open_target(Oid relid);
+static Relation open_source(Oid relid);
+static void check_may_write(Relation target);
+static void set_columns(EtlMerge *merge);
+static void set_keys(EtlMerge *merge, const EtlMergeNames *names);
+static void set_times(EtlMerge *merge, const EtlMergeNames *names);
+static int special_column(EtlMerge *merge, const char *name,
+						  const char *parameter, EtlColumnRole role);
+static void set_is_current(EtlMerge *merge, const EtlMergeNames *names);
+static void set_effective_at(EtlMerge *merge, const EtlMergeNames *names);
+static void set_open_end(EtlMerge *merge, const EtlMergeNames *names);
+static Datum read_literal(EtlMerge *merge, int column, const char *text,
+						  const char *parameter);
+static void set_previous(EtlMerge *merge, const EtlMergeNames *names);
+static void set_former(EtlMerge *merge, const char *name, const char *former);
+static void set_listed(EtlMerge *merge, List *names, const char *parameter,
+					   EtlColumnRole role);
+static void set_rest(EtlMerge *merge, const EtlMergeNames *names);
+static void set_scope(EtlMerge *merge, const EtlMergeNames *names);
+static int common_column(EtlMerge *merge, const char *name,
+						 const char *parameter);
+static int target_column(EtlMerge *merge, const char *name,
+						 const char *parameter);
+
+/*
+ * Opens both relations and gives each column of the target its role.  The
+ * result has the defaults of all options; its run has been started.
+ */
+EtlMerge *
+etl_merge_open(const char *operation, Oid target, Oid source,
+			   const EtlMergeNames *names, bool versioned)
+{
+	EtlMerge *merge = palloc0(sizeof(EtlMerge));
+
+	if (target == source)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("source and target are the same relation")));
+	merge->source = open_source(source);
+	merge->target = open_target(target);
+	merge->input_name = etl_merge_relation_name(merge->source);
+	merge->versioned = versioned;
+	merge->max_delete_fraction = -1;
+	merge->sequence = merge->changed_at = -1;
+	merge->valid_from = merge->valid_to = merge->is_current = -1;
+
+	set_columns(merge);
+	set_keys(merge, names);
+	if (versioned)
+		set_times(merge, names);
+	else
+	{
+		if (names->sequence_by != NULL)
+		{
+			merge->sequence = common_column(merge, names->sequence_by,
+											"sequence_by");
+			merge->columns[merge->sequence].role = ETL_ROLE_SEQUENCE;
+		}
+		if (names->changed_at != NULL)
+			merge->changed_at = special_column(merge, names->changed_at,
+											   "changed_at",
+											   ETL_ROLE_CHANGED_AT);
+		if (merge->changed_at >= 0)
+			set_effective_at(merge, names);
+	}
+	set_previous(merge, names);
+	set_listed(merge, names->tracked, versioned ? "tracked" : "update_columns",
+			   ETL_ROLE_TRACKED);
+	set_listed(merge, names->overwrite, "overwrite", ETL_ROLE_OVERWRITE);
+	set_listed(merge, names->fixed, "fixed", ETL_ROLE_FIXED);
+	set_rest(merge, names);
+	set_scope(merge, names);
+	merge->run = etl_run_start(operation, NULL, target);
+	return merge;
+}
+
+/* ------------------------------------------------------------------ */
+/* relations                                                            */
+
+static Relation
+open_source(Oid relid)
+{
+	Relation source = relation_open(relid, AccessShareLock);
+
+	switch (source->rd_rel->relkind)
+	{
+		case RELKIND_RELATION:
+		case RELKIND_PARTITIONED_TABLE:
+		case RELKIND_FOREIGN_TABLE:
+		case RELKIND_VIEW:
+		case RELKIND_MATVIEW:
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("cannot read rows from \"%s\"",
+							RelationGetRelationName(source)),
+					 errdetail_relkind_not_supported(source->rd_rel->relkind)));
+	}
+	if (RELATION_IS_OTHER_TEMP(source))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot access temporary tables of other sessions")));
+	return source;
+}
+
+/*
+ * Who may not write to the target must not be able to keep others from
+ * writing, so the right is looked at before the lock is taken, and again
+ * after it, since the name may have come to mean something else.
+ */
+static Relation
+open_target(Oid relid)
+{
+	Relation target = relation_open(relid, AccessShareLock);
+
+	switch (target->rd_rel->relkind)
+	{
+		case RELKIND_RELATION:
+		case RELKIND_PARTITIONED_TABLE:
+		case RELKIND_FOREIGN_TABLE:
+		case RELKIND_VIEW:
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("cannot merge into \"%s\"",
+							RelationGetRelationName(target)),
+					 errdetail_relkind_not_supported(target->rd_rel->relkind),
+					 errhint(
+						 "The target must be a table, a foreign table or an updatable view.")));
+	}
+	if (!allowSystemTableMods && IsSystemRelation(target))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied: \"%s\" is a system catalog",
+						RelationGetRelationName(target))));
+	if (RELATION_IS_OTHER_TEMP(target))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot access temporary tables of other sessions")));
+	check_may_write(target);
+	relation_close(target, NoLock);
+
+	target = relation_open(relid, ShareRowExclusiveLock);
+	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
+		target->rd_rel->relhassubclass)
+		(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
+	return target;
+}
+
+static void
+check_may_write(Relation target)
+{
+	Oid relid = RelationGetRelid(target);
+	AclMode modes[] = {ACL_SELECT, ACL_INSERT, ACL_UPDATE};
+
+	for (int i = 0; i < (int) lengthof(modes); i++)
+		if (pg_class_aclcheck(relid, GetUserId(), modes[i]) != ACLCHECK_OK &&
+			pg_attribute_aclcheck_all(relid, GetUserId(), modes[i],
+									  ACLMASK_ANY) != ACLCHECK_OK)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("permission denied for relation \"%s\"",
+							RelationGetRelationName(target)),
+					 errhint(
+						 "A merge needs SELECT, INSERT and UPDATE on its target.")));
+}
+
+/* ------------------------------------------------------------------ */
+/* columns                                                              */
+
+/* What every column is before the call's names are looked at. */
+static void
+set_columns(EtlMerge *merge)
+{
+	TupleDesc desc = RelationGetDescr(merge->target);
+
+	merge->natts = desc->natts;
+	merge->columns = palloc0(sizeof(EtlMergeColumn) * Max(desc->natts, 1));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		EtlMergeColumn *column = &merge->columns[i];
+
+		column->previous = -1;
+		column->typmod = -1;
+		column->role = ETL_ROLE_NONE;
+		if (att->attisdropped)
+			continue;
+		column->name = pstrdup(NameStr(att->attname));
+		etl_value_ops_init(&column->ops, att->atttypid, att->attcollation);
+		if (!att->attgenerated &&
+			get_attnum(RelationGetRelid(merge->source), column->name) > 0)
+			column->input = get_attnum(RelationGetRelid(merge->source),
+									   column->name);
+	}
+}
+
+static void
+set_keys(EtlMerge *merge, const EtlMergeNames *names)
+{
+	ListCell *lc;
+
+	if (names->keys == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"keys\" must name at least one column")));
+	merge->keys = palloc(sizeof(int) * list_length(names->keys));
+	foreach(lc, names->keys)
+	{
+		int i = common_column(merge, lfirst(lc), "keys");
+		EtlMergeColumn *column = &merge->columns[i];
+
+		if (column->role == ETL_ROLE_KEY)
+			ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
+							errmsg("key column \"%s\" specified more than once",
+								   column->name)));
+		if (!column->ops.has_equal || !column->ops.has_hash)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_FUNCTION),
+					 errmsg("key column \"%s\" has type %s, which cannot be hashed",
+							column->name, format_type_be(column->ops.type)),
+					 errhint("Use a key column of another type, such as text.")));
+		column->role = ETL_ROLE_KEY;
+		merge->keys[merge->n_keys++] = i;
+	}
+}
+
+/* A column by its name, as an error says if there is none. */
+static int
+target_column(EtlMerge *merge, const char *name, const char *parameter)
+{
+	int column = etl_merge_column(merge, name);
+
+	if (column < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
+						RelationGetRelationName(merge->target)),
+				 errhint("It is named in parameter \"%s\".", parameter)));
+	return column;
+}
+
+/* A column that both sides have. */
+static int
+common_column(EtlMerge *merge, const char *name, const char *parameter)
+{
+	int column = target_column(merge, name, parameter);
+
+	if (TupleDescAttr(RelationGetDescr(merge->target), column)->attgenerated)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+				 errmsg("column \"%s\" in parameter \"%s\" is a generated column",
+						name, parameter)));
+	if (merge->columns[column].input == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
+						RelationGetRelationName(merge->source)),
+				 errhint("It is named in parameter \"%s\".", parameter)));
+	return column;
+}
+
+/*
+ * A column of the target that the merge itself fills; that the source may
+ * have one of its name means nothing.
+ */
+static int
+special_column(EtlMerge *merge, const char *name, const char *parameter,
+			   EtlColumnRole role)
+{
+	int i = target_column(merge, name, parameter);
+	EtlMergeColumn *column = &merge->columns[i];
+
+	if (column->role != ETL_ROLE_NONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("column \"%s\" has more than one role", column->name),
+				 errhint("It is named in parameter \"%s\" and in another.",
+						 parameter)));
+	column->role = role;
+	column->input = 0;
+	return i;
+}
+
+/* The columns that say when a version is valid. */
+static void
+set_times(EtlMerge *merge, const EtlMergeNames *names)
+{
+	EtlMergeColumn *from;
+	EtlMergeColumn *to;
+
+	merge->valid_from = special_column(merge, names->valid_from, "valid_from",
+									   ETL_ROLE_VALID_FROM);
+	merge->valid_to = special_column(merge, names->valid_to, "valid_to",
+									 ETL_ROLE_VALID_TO);
+	from = &merge->columns[merge->valid_from];
+	to = &merge->columns[merge->valid_to];
+	if (from->ops.type != to->ops.type)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("columns \"%s\" and \"%s\" must have the same type",
+						from->name, to->name),
+				 errdetail("They are of type %s and %s.",
+						   format_type_be(from->ops.type),
+						   format_type_be(to->ops.type))));
+	if (!from->ops.has_compare)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("values of type %s of column \"%s\" have no order",
+						format_type_be(from->ops.type), from->name)));
+	set_is_current(merge, names);
+	set_effective_at(merge, names);
+	set_open_end(merge, names);
+}
+
+static void
+set_is_current(EtlMerge *merge, const EtlMergeNames *names)
+{
+	EtlMergeColumn *column;
+
+	if (names->is_current == NULL)
+		return;
+	if (etl_merge_column(merge, names->is_current) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist",
+						names->is_current,
+						RelationGetRelationName(merge->target)),
+				 errhint(
+					 "Pass is_current => NULL if the table has no such column.")));
+	merge->is_current = special_column(merge, names->is_current, "is_current",
+									   ETL_ROLE_IS_CURRENT);
+	column = &merge->columns[merge->is_current];
+	if (column->ops.type != BOOLOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" must be of type boolean, not %s",
+						column->name, format_type_be(column->ops.type)),
+				 errhint(
+					 "Pass is_current => NULL and derive it in a view or a generated column.")));
+}
+
+/* When rows without a time of their own take effect. */
+static void
+set_effective_at(EtlMerge *merge, const EtlMergeNames *names)
+{
+	int i = merge->versioned ? merge->valid_from : merge->changed_at;
+	EtlMergeColumn *column = &merge->columns[i];
+	TimestampTz now = GetCurrentTransactionStartTimestamp();
+
+	if (names->effective_at != NULL)
+	{
+		merge->effective_at = read_literal(merge, i, names->effective_at,
+										   "effective_at");
+		return;
+	}
+	switch (column->ops.type)
+	{
+		case TIMESTAMPTZOID:
+			merge->effective_at = TimestampTzGetDatum(now);
+			break;
+		case TIMESTAMPOID:
+			merge->effective_at = DirectFunctionCall1(timestamptz_timestamp,
+													  TimestampTzGetDatum(now));
+			break;
+		case DATEOID:
+			merge->effective_at = DirectFunctionCall1(timestamptz_date,
+													  TimestampTzGetDatum(now));
+			break;
+		default:
+			if (names->sequence_by != NULL && merge->versioned)
+				break;
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("the current time cannot be written to column \"%s\" of type %s",
+							column->name, format_type_be(column->ops.type)),
+					 errhint(merge->versioned ?
+								 "Pass \"effective_at\" or \"sequence_by\"." :
+								 "Name a column of a date or timestamp type.")));
+	}
+}
+
+static Datum
+read_literal(EtlMerge *merge, int column, const char *text,
+			 const char *parameter)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(merge->target),
+										  column);
+	Oid input;
+	Oid param;
+	Datum value;
+
+	getTypeInputInfo(att->atttypid, &input, &param);
+	value = OidInputFunctionCall(input, pstrdup(text), param, att->atttypmod);
+	if ((att->atttypid == DATEOID && DATE_NOT_FINITE(DatumGetDateADT(value)) &&
+		 strcmp(parameter, "effective_at") == 0) ||
+		((att->atttypid == TIMESTAMPOID || att->atttypid == TIMESTAMPTZOID) &&
+		 TIMESTAMP_NOT_FINITE(DatumGetTimestamp(value)) &&
+		 strcmp(parameter, "effective_at") == 0))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("parameter \"%s\" must be finite", parameter)));
+	return value;
+}
+
+/* What stands in "valid_to" of a version that has no end. */
+static void
+set_open_end(EtlMerge *merge, const EtlMergeNames *names)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(merge->target),
+										  merge->valid_to);
+	Node *expr = NULL;
+
+	merge->open_end_null = true;
+	if (names->open_end != NULL)
+	{
+		merge->open_end = read_literal(merge, merge->valid_to, names->open_end,
+									   "open_end");
+		merge->open_end_null = false;
+		return;
+	}
+	if (att->atthasdef)
+		expr = build_column_default(merge->target, merge->valid_to + 1);
+	if (expr != NULL)
+		expr = (Node *) expression_planner((Expr *) expr);
+	if (expr != NULL && IsA(expr, Const) && !((Const *) expr)->constisnull)
+	{
+		merge->open_end = ((Const *) expr)->constvalue;
+		merge->open_end_null = false;
+	}
+	if (merge->open_end_null && att->attnotnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("column \"%s\" of relation \"%s\" cannot be null in an open version",
+						NameStr(att->attname),
+						RelationGetRelationName(merge->target)),
+				 errhint(
+					 "Pass what stands for no end, for example open_end => 'infinity', or make it the column's default.")));
+}
+
+/* ------------------------------------------------------------------ */
+/* roles                                                                */
+
+/* {"column": "column with its former value", ...} */
+static void
+set_previous(EtlMerge *merge, const EtlMergeNames *names)
+{
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue value;
+	char *name = NULL;
+
+	if (names->previous == NULL)
+		return;
+	if (!JB_ROOT_IS_OBJECT(names->previous))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"previous\" must be a JSON object"),
+				 errhint("For example {\"city\": \"previous_city\"}.")));
+	iterator = JsonbIteratorInit(&names->previous->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			name = pnstrdup(value.val.string.val, value.val.string.len);
+		if (token != WJB_VALUE)
+			continue;
+		if (value.type != jbvString)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("parameter \"previous\" must map column \"%s\" to the name of a column",
+							name)));
+		set_former(merge, name,
+				   pnstrdup(value.val.string.val, value.val.string.len));
+	}
+}
+
+static void
+set_former(EtlMerge *merge, const char *name, const char *former)
+{
+	int i = common_column(merge, name, "previous");
+	int previous = special_column(merge, former, "previous", ETL_ROLE_PREVIOUS);
+
+	if (merge->columns[previous].ops.type != merge->columns[i].ops.type)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("columns \"%s\" and \"%s\" must have the same type",
+						name, former)));
+	merge->columns[i].previous = previous;
+}
+
+static void
+set_listed(EtlMerge *merge, List *names, const char *parameter,
+		   EtlColumnRole role)
+{
+	ListCell *lc;
+
+	foreach(lc, names)
+	{
+		int i = common_column(merge, lfirst(lc), parameter);
+		EtlMergeColumn *column = &merge->columns[i];
+
+		if (column->role != ETL_ROLE_NONE)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("column \"%s\" has more than one role", column->name),
+					 errhint("It is named in parameter \"%s\" and in another.",
+							 parameter)));
+		column->role = role;
+	}
+}
+
+/*
+ * The columns that no parameter names.  One that the source lacks keeps its
+ * value, but not if it alone is unique: a new row needs a new one.
+ */
+static void
+set_rest(EtlMerge *merge, const EtlMergeNames *names)
+{
+	TupleDesc desc = RelationGetDescr(merge->target);
+	Bitmapset *unique = RelationGetIndexAttrBitmap(merge->target,
+												   INDEX_ATTR_BITMAP_PRIMARY_KEY);
+
+	for (int i = 0; i < merge->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		EtlMergeColumn *column = &merge->columns[i];
+		bool is_key = bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber,
+									unique);
+
+		if (column->role != ETL_ROLE_NONE || att->attisdropped)
+			continue;
+		if (att->attgenerated || att->attidentity)
+			column->input = 0;
+		else if (column->input != 0)
+			column->role = names->tracked_given ||
+								   (names->sequence_by != NULL &&
+									strcmp(column->name, names->sequence_by) == 0) ?
+							   ETL_ROLE_PLAIN :
+							   ETL_ROLE_TRACKED;
+		else if (!is_key)
+			column->role = ETL_ROLE_KEPT;
+	}
+	for (int i = 0; i < merge->natts; i++)
+	{
+		EtlMergeColumn *column = &merge->columns[i];
+
+		if (column->previous >= 0 && column->role != ETL_ROLE_TRACKED &&
+			column->role != ETL_ROLE_OVERWRITE)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("column \"%s\" in parameter \"previous\" is not one whose changes are written",
+							column->name)));
+	}
+}
+
+static void
+set_scope(EtlMerge *merge, const EtlMergeNames *names)
+{
+	ListCell *lc;
+
+	merge->scope = palloc(sizeof(int) * (list_length(names->scope) + 1));
+	foreach(lc, names->scope)
+	{
+		int i = common_column(merge, lfirst(lc), "absent_scope");
+		EtlMergeColumn *column = &merge->columns[i];
+
+		if (!column->ops.has_equal || !column->ops.has_hash)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_FUNCTION),
+					 errmsg("column \"%s\" in parameter \"%s\" has type %s, which cannot be hashed",
+							column->name, "absent_scope",
+							format_type_be(column->ops.type))));
+		merge->scope[merge->n_scope++] = i;
+	}
+}

@@ -1,0 +1,42 @@
+CREATE FUNCTION etl_scd2_merge(
+    target regclass,
+    source regclass,
+    keys name[],
+    sequence_by name DEFAULT NULL,
+    effective_at text DEFAULT NULL,
+    tracked name[] DEFAULT NULL,
+    overwrite name[] DEFAULT NULL,
+    fixed name[] DEFAULT NULL,
+    previous jsonb DEFAULT NULL,
+    delete_when text DEFAULT NULL,
+    absent text DEFAULT 'ignore',
+    absent_scope name[] DEFAULT NULL,
+    duplicates text DEFAULT 'error',
+    null_keys text DEFAULT 'error',
+    late text DEFAULT 'weave',
+    change_log boolean DEFAULT false,
+    valid_from name DEFAULT 'valid_from',
+    valid_to name DEFAULT 'valid_to',
+    is_current name DEFAULT 'is_current',
+    open_end text DEFAULT NULL,
+    bounds text DEFAULT '[)',
+    max_close_fraction float8 DEFAULT NULL,
+    dry_run boolean DEFAULT false,
+    OUT run_id bigint,
+    OUT rows_read bigint,
+    OUT inserted bigint,
+    OUT opened bigint,
+    OUT closed bigint,
+    OUT corrected bigint,
+    OUT overwritten bigint,
+    OUT unchanged bigint,
+    OUT deleted bigint,
+    OUT revived bigint,
+    OUT late_rows bigint,
+    OUT duplicate_rows bigint,
+    OUT rejected bigint
+)
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION etl_scd2_merge IS
+    'merges rows into a table that keeps a version for each time a row has changed';

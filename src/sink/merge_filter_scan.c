@@ -1,0 +1,454 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_filter_scan.c
+ *	  Merging by reading both sides once.
+ *
+ * The filter (merge_filter.c) is told the hash of the key and a fingerprint
+ * of all compared columns of each row.  Rows of equal hash and fingerprint,
+ * 128 bits in all and seeded at random, are unchanged and never looked at
+ * again.  The others are fetched and decided with their values at hand: a
+ * pair of a changed row and the open one, a row of a new key, an absent key;
+ * or, where that is not enough, with all the rows of the key brought together
+ * by merge_group.c.
+ *
+ * With a sequence its value is part of the fingerprint, so that only a row
+ * that was seen before, at its time, is passed over.
+ *
+ * What a pair asks for is written at once, while the target is read: the
+ * scan's snapshot does not see it, and it comes in the order of the pages.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/tableam.h"
+#include "miscadmin.h"
+#include "executor/nodeHash.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "sink/merge_filter.h"
+#include "sink/merge_group.h"
+#include "sink/merge_private.h"
+#include "sink/merge_scd2.h"
+
+/* Detoasted values of so many target rows are kept until they are freed. */
+#define ROWS_PER_RESET 256
+
+typedef struct FilterScan
+{
+	EtlMerge *merge;
+	EtlScope *scope; /* or NULL */
+	EtlFilter *filter;
+	EtlGroups *groups; /* made for the first key that needs it */
+	uint64 seed;
+	int *compared; /* columns of the fingerprint */
+	int n_compared;
+	AttrNumber target_last; /* of the columns that are looked at */
+	bool rescanning;
+	MemoryContext row_context;
+	int rows_since_reset;
+	TupleTableSlot *target_slot;
+	TupleTableSlot *input_slot;
+	EtlChange *change;
+} FilterScan;
+
+static void choose_columns(FilterScan *scan);
+static void scan_target(FilterScan *scan);
+static void add_input(void *arg, EtlChange *change, TupleTableSlot *slot);
+static uint64 fingerprint(FilterScan *scan, Datum *values, bool *nulls);
+static void add_target(void *arg, TupleTableSlot *slot);
+static int target_flags(FilterScan *scan, const EtlStored *stored);
+static void get_stored(FilterScan *scan, uint64 address, EtlStored *stored);
+static void get_change(FilterScan *scan, uint64 address);
+static bool same_key(EtlMerge *merge, const EtlStored *stored,
+					 const EtlChange *change);
+static bool decide(FilterScan *scan, EtlGroup *group);
+static bool settle_pair(void *arg, uint64 source, uint64 target);
+static void settle_again(void *arg, uint64 source, uint64 target);
+static void settle_fresh(void *arg, uint64 source);
+static void settle_absent(void *arg, uint64 target);
+static EtlGroups *get_groups(FilterScan *scan);
+static void group_source(void *arg, uint64 hash, uint64 source);
+static void group_target(void *arg, uint64 hash, uint64 target);
+static void rescan(void *arg);
+static void decide_group(EtlMerge *merge, EtlGroup *group);
+
+static const EtlFilterCalls filter_calls = {
+	.pair = settle_pair,
+	.fresh = settle_fresh,
+	.again = settle_again,
+	.absent = settle_absent,
+	.source = group_source,
+	.target = group_target,
+	.rescan = rescan,
+};
+
+/* Merges into a heap by way of the filter. */
+void
+etl_merge_by_scan(EtlMerge *merge, EtlScope *scope)
+{
+	FilterScan *scan = palloc0(sizeof(FilterScan));
+
+	scan->merge = merge;
+	scan->scope = scope;
+	if (!pg_strong_random(&scan->seed, sizeof(scan->seed)))
+		elog(ERROR, "could not generate a random seed");
+	choose_columns(scan);
+	scan->row_context = AllocSetContextCreate(CurrentMemoryContext,
+											  "etl target rows",
+											  ALLOCSET_DEFAULT_SIZES);
+	scan->filter = etl_filter_create(get_hash_memory_limit(), &filter_calls,
+									 scan);
+	scan->target_slot = table_slot_create(merge->target, NULL);
+	scan->input_slot = etl_input_slot(merge);
+	scan->change = etl_change_create(merge);
+
+	etl_input_scan(merge, add_input, scan);
+	etl_filter_source_done(scan->filter);
+	if (scope != NULL)
+		etl_scope_done(scope);
+	scan_target(scan);
+	etl_filter_finish(scan->filter);
+	merge->counts.unchanged += etl_filter_unchanged(scan->filter);
+	etl_merge_writer_in_order(merge->writer, false);
+	etl_filter_free(scan->filter);
+
+	if (scan->groups != NULL)
+	{
+		etl_groups_each(scan->groups, decide_group);
+		etl_groups_free(scan->groups);
+	}
+	ExecDropSingleTupleTableSlot(scan->target_slot);
+	ExecDropSingleTupleTableSlot(scan->input_slot);
+	MemoryContextDelete(scan->row_context);
+}
+
+/* Which columns make the fingerprint, and how far a row is to be read. */
+static void
+choose_columns(FilterScan *scan)
+{
+	EtlMerge *merge = scan->merge;
+
+	scan->compared = palloc(sizeof(int) * merge->natts);
+	for (int i = 0; i < merge->natts; i++)
+	{
+		switch (merge->columns[i].role)
+		{
+			case ETL_ROLE_TRACKED:
+			case ETL_ROLE_OVERWRITE:
+			case ETL_ROLE_SEQUENCE:
+				scan->compared[scan->n_compared++] = i;
+				break;
+			case ETL_ROLE_KEY:
+			case ETL_ROLE_VALID_FROM:
+			case ETL_ROLE_VALID_TO:
+				break;
+			default:
+				continue;
+		}
+		scan->target_last = i + 1;
+	}
+	for (int i = 0; i < merge->n_scope; i++)
+		scan->target_last = Max(scan->target_last, merge->scope[i] + 1);
+}
+
+static void
+scan_target(FilterScan *scan)
+{
+	etl_merge_writer_in_order(scan->merge->writer, true);
+	etl_heap_rows(scan->merge->target, GetActiveSnapshot(), add_target, scan);
+}
+
+/* ------------------------------------------------------------------ */
+/* telling the filter                                                   */
+
+static void
+add_input(void *arg, EtlChange *change, TupleTableSlot *slot)
+{
+	FilterScan *scan = arg;
+	EtlMerge *merge = scan->merge;
+	uint64 print = fingerprint(scan, change->values, change->nulls);
+
+	if (merge->versioned && merge->input.time != 0)
+		print = etl_value_fingerprint(&merge->columns[merge->valid_from].ops,
+									  change->time, false, print);
+	if (change->is_delete)
+		print = ~print; /* as no stored row has it */
+	if (scan->scope != NULL)
+		etl_scope_add(scan->scope, change);
+	etl_filter_add_source(scan->filter, etl_key_hash(merge, change->values),
+						  print, etl_input_address(merge, slot));
+}
+
+static uint64
+fingerprint(FilterScan *scan, Datum *values, bool *nulls)
+{
+	uint64 print = scan->seed;
+
+	for (int i = 0; i < scan->n_compared; i++)
+	{
+		int column = scan->compared[i];
+
+		print = etl_value_fingerprint(&scan->merge->columns[column].ops,
+									  values[column], nulls[column], print);
+	}
+	return print;
+}
+
+static void
+add_target(void *arg, TupleTableSlot *slot)
+{
+	FilterScan *scan = arg;
+	EtlMerge *merge = scan->merge;
+	MemoryContext oldcontext = MemoryContextSwitchTo(scan->row_context);
+	EtlStored stored;
+	uint64 print = 0;
+	int flags;
+
+	if (++scan->rows_since_reset == ROWS_PER_RESET)
+	{
+		MemoryContextReset(scan->row_context);
+		scan->rows_since_reset = 0;
+	}
+	slot_getsomeattrs(slot, scan->target_last);
+	stored.values = slot->tts_values;
+	stored.nulls = slot->tts_isnull;
+
+	/* A row without a key is no business of any merge. */
+	if (!etl_key_is_null(merge, stored.nulls))
+	{
+		flags = target_flags(scan, &stored);
+		if (flags & ETL_FILTER_OPEN)
+		{
+			print = fingerprint(scan, stored.values, stored.nulls);
+			if (merge->versioned && merge->input.time != 0)
+				print = etl_value_fingerprint(&merge->columns[merge->valid_from]
+												   .ops,
+											  stored.values[merge->valid_from],
+											  stored.nulls[merge->valid_from],
+											  print);
+			if (!scan->rescanning)
+				merge->counts.open++;
+		}
+		etl_filter_add_target(scan->filter, etl_key_hash(merge, stored.values),
+							  print, etl_tid_address(&slot->tts_tid), flags);
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * A version that starts after the one time at which all rows take effect
+ * needs a closer look, even if it equals the row that came: another version
+ * was valid at that time.
+ */
+static int
+target_flags(FilterScan *scan, const EtlStored *stored)
+{
+	EtlMerge *merge = scan->merge;
+
+	if (!merge->versioned)
+		return ETL_FILTER_OPEN;
+	if (!etl_stored_is_open(merge, stored))
+		return 0;
+	if (stored->nulls[merge->valid_from] ||
+		(merge->input.time == 0 &&
+		 etl_time_compare(merge, stored->values[merge->valid_from],
+						  merge->effective_at) > 0))
+		return ETL_FILTER_OPEN | ETL_FILTER_TOUCH;
+	return ETL_FILTER_OPEN;
+}
+
+/* ------------------------------------------------------------------ */
+/* what the filter finds                                                */
+
+static void
+get_stored(FilterScan *scan, uint64 address, EtlStored *stored)
+{
+	TupleTableSlot *slot = scan->target_slot;
+
+	etl_address_tid(address, &stored->tid);
+	if (!table_tuple_fetch_row_version(scan->merge->target, &stored->tid,
+									   GetActiveSnapshot(), slot))
+		elog(ERROR, "row of relation \"%s\" has gone",
+			 RelationGetRelationName(scan->merge->target));
+	slot_getallattrs(slot);
+	stored->table = RelationGetRelid(scan->merge->target);
+	stored->values = slot->tts_values;
+	stored->nulls = slot->tts_isnull;
+}
+
+/* What is made of the row lasts until the group is decided. */
+static void
+get_change(FilterScan *scan, uint64 address)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(scan->merge->group_context);
+
+	etl_input_fetch(scan->merge, address, scan->input_slot);
+	etl_input_convert(scan->merge, scan->input_slot, scan->change);
+	scan->change->number = (int64) address;
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static bool
+same_key(EtlMerge *merge, const EtlStored *stored, const EtlChange *change)
+{
+	for (int i = 0; i < merge->n_keys; i++)
+	{
+		int column = merge->keys[i];
+
+		if (!etl_value_equal(&merge->columns[column].ops,
+							 stored->values[column], stored->nulls[column],
+							 change->values[column], change->nulls[column]))
+			return false;
+	}
+	return true;
+}
+
+/* Decides a group in a context of its own. */
+static bool
+decide(FilterScan *scan, EtlGroup *group)
+{
+	EtlMerge *merge = scan->merge;
+	MemoryContext oldcontext = MemoryContextSwitchTo(merge->group_context);
+	bool done = merge->decide(merge, group);
+
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(merge->group_context);
+	return done;
+}
+
+static bool
+settle_pair(void *arg, uint64 source, uint64 target)
+{
+	FilterScan *scan = arg;
+	EtlStored stored;
+	EtlGroup group = {0};
+
+	get_stored(scan, target, &stored);
+	get_change(scan, source);
+	if (!same_key(scan->merge, &stored, scan->change))
+		return false;
+	group.stored = &stored;
+	group.n_stored = 1;
+	group.changes = scan->change;
+	group.n_changes = 1;
+	return decide(scan, &group);
+}
+
+/* The second open row of a key; or of another key with the same hash. */
+static void
+settle_again(void *arg, uint64 source, uint64 target)
+{
+	FilterScan *scan = arg;
+	EtlMerge *merge = scan->merge;
+	EtlStored stored;
+
+	get_stored(scan, target, &stored);
+	get_change(scan, source);
+	if (same_key(merge, &stored, scan->change))
+		ereport(ERROR,
+				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				 errmsg(merge->versioned ?
+							"key %s of relation \"%s\" has two open versions" :
+							"key %s is in relation \"%s\" more than once",
+						etl_merge_key_text(merge, stored.values, stored.nulls),
+						RelationGetRelationName(merge->target)),
+				 merge->versioned ?
+					 errhint("etl_scd2_verify() lists all such problems.") :
+					 errhint("Remove the surplus rows, or name columns that tell them apart in \"keys\".")));
+	settle_absent(arg, target);
+}
+
+static void
+settle_fresh(void *arg, uint64 source)
+{
+	FilterScan *scan = arg;
+	EtlGroup group = {0};
+
+	get_change(scan, source);
+	group.complete = true;
+	group.changes = scan->change;
+	group.n_changes = 1;
+	decide(scan, &group);
+}
+
+static void
+settle_absent(void *arg, uint64 target)
+{
+	FilterScan *scan = arg;
+	EtlStored stored;
+	EtlGroup group = {0};
+
+	if (scan->merge->absent == ETL_ABSENT_IGNORE)
+		return;
+	get_stored(scan, target, &stored);
+	if (!etl_scope_has(scan->scope, stored.values, stored.nulls))
+		return;
+	group.stored = &stored;
+	group.n_stored = 1;
+	if (!decide(scan, &group))
+		elog(ERROR, "absent key was left undecided");
+}
+
+/* ------------------------------------------------------------------ */
+/* keys that need all their rows                                        */
+
+static EtlGroups *
+get_groups(FilterScan *scan)
+{
+	if (scan->groups == NULL)
+	{
+		MemoryContext oldcontext;
+
+		oldcontext = MemoryContextSwitchTo(GetMemoryChunkContext(scan));
+		scan->groups = etl_groups_create(scan->merge);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	return scan->groups;
+}
+
+static void
+group_source(void *arg, uint64 hash, uint64 source)
+{
+	FilterScan *scan = arg;
+	EtlMerge *merge = scan->merge;
+	MemoryContext oldcontext = MemoryContextSwitchTo(merge->group_context);
+
+	get_change(scan, source);
+	etl_groups_add_change(get_groups(scan), hash, scan->change);
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(merge->group_context);
+}
+
+static void
+group_target(void *arg, uint64 hash, uint64 target)
+{
+	FilterScan *scan = arg;
+	EtlStored stored;
+
+	get_stored(scan, target, &stored);
+	etl_groups_add_stored(get_groups(scan), hash, stored.table, &stored.tid,
+						  stored.values, stored.nulls);
+}
+
+static void
+rescan(void *arg)
+{
+	FilterScan *scan = arg;
+
+	scan->rescanning = true;
+	etl_heap_rows(scan->merge->target, GetActiveSnapshot(), add_target, scan);
+	scan->rescanning = false;
+}
+
+/*
+ * Keys of one hash come apart here; one that has no change is just a key that
+ * hashes like another, and is absent if that counts.
+ */
+static void
+decide_group(EtlMerge *merge, EtlGroup *group)
+{
+	if (group->n_changes > 0 || merge->absent != ETL_ABSENT_IGNORE)
+		merge->decide(merge, group);
+}

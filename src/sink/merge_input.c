@@ -1,0 +1,219 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_input.c
+ *	  The rows that are to be merged.
+ *
+ * Rows come straight from a heap or from a query.  Both can be read again by
+ * their address: a row of a heap by its place, one of a query from a spool
+ * that keeps it.  Rows without a key or a time are dealt with here; nobody
+ * else sees them.
+ *
+ * Locks: those of reading.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/tableam.h"
+#include "storage/itemptr.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "sink/merge_private.h"
+
+typedef struct InputScan
+{
+	EtlMerge *merge;
+	EtlChange *change;
+	MemoryContext row_context;
+	EtlChangeCall call;
+	void *arg;
+} InputScan;
+
+static void input_row(void *arg, TupleTableSlot *slot);
+static bool settle_null(EtlMerge *merge, EtlChange *change, bool null_time);
+static const char *null_column(EtlMerge *merge, const EtlChange *change);
+
+/* An empty change that can be filled again and again. */
+EtlChange *
+etl_change_create(EtlMerge *merge)
+{
+	EtlChange *change = palloc0(sizeof(EtlChange));
+
+	change->values = palloc0(sizeof(Datum) * merge->natts);
+	change->nulls = palloc(sizeof(bool) * merge->natts);
+	memset(change->nulls, true, sizeof(bool) * merge->natts);
+	return change;
+}
+
+/*
+ * Gives each row of the input that has a key and a time to the call, in a
+ * context that is reset after it.  Counts all rows that are read.
+ */
+void
+etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg)
+{
+	InputScan scan;
+
+	scan.merge = merge;
+	scan.change = etl_change_create(merge);
+	scan.row_context = AllocSetContextCreate(CurrentMemoryContext,
+											 "etl input row",
+											 ALLOCSET_DEFAULT_SIZES);
+	scan.call = call;
+	scan.arg = arg;
+	if (merge->input.relation != NULL)
+		etl_heap_rows(merge->input.relation, GetActiveSnapshot(), input_row,
+					  &scan);
+	else
+		etl_query_rows(&merge->input.query, input_row, &scan);
+	MemoryContextDelete(scan.row_context);
+}
+
+static void
+input_row(void *arg, TupleTableSlot *slot)
+{
+	InputScan *scan = arg;
+	EtlMerge *merge = scan->merge;
+	EtlChange *change = scan->change;
+	MemoryContext oldcontext = MemoryContextSwitchTo(scan->row_context);
+	bool null_time = merge->input.time != 0 &&
+					 (slot_getsomeattrs(slot, merge->input.time),
+					  slot->tts_isnull[merge->input.time - 1]);
+
+	etl_input_convert(merge, slot, change);
+	if (change->is_new)
+		change->number = ++merge->counts.read;
+	if (merge->input.number != 0)
+		change->number =
+			DatumGetInt64(slot->tts_values[merge->input.number - 1]);
+	if (!settle_null(merge, change, null_time))
+		scan->call(scan->arg, change, slot);
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(scan->row_context);
+}
+
+/*
+ * Fills a change from a row; its values stay those of the slot, unless they
+ * have to be fitted to a column's length.  Its number stays as it is.
+ */
+void
+etl_input_convert(EtlMerge *merge, TupleTableSlot *slot, EtlChange *change)
+{
+	EtlMergeInput *input = &merge->input;
+
+	slot_getallattrs(slot);
+	for (int i = 0; i < merge->natts; i++)
+	{
+		EtlMergeColumn *column = &merge->columns[i];
+		int position = column->input - 1;
+
+		if (position < 0)
+			continue;
+		change->nulls[i] = slot->tts_isnull[position];
+		change->values[i] = slot->tts_values[position];
+		if (column->typmod >= 0 && !change->nulls[i])
+			change->values[i] = FunctionCall3(&column->fit, change->values[i],
+											  Int32GetDatum(column->typmod),
+											  BoolGetDatum(false));
+	}
+	change->time = input->time != 0 ? slot->tts_values[input->time - 1] :
+									  merge->effective_at;
+	change->is_delete = input->is_delete != 0 &&
+						!slot->tts_isnull[input->is_delete - 1] &&
+						DatumGetBool(slot->tts_values[input->is_delete - 1]);
+	change->is_new = input->is_new == 0 ||
+					 DatumGetBool(slot->tts_values[input->is_new - 1]);
+	change->has_tombstone = input->tombstone != 0 &&
+							!slot->tts_isnull[input->tombstone - 1];
+	if (change->has_tombstone)
+		change->tombstone = slot->tts_values[input->tombstone - 1];
+	change->outcome = ETL_PENDING;
+}
+
+/* Rejects a row without a key or time; returns whether it is one. */
+static bool
+settle_null(EtlMerge *merge, EtlChange *change, bool null_time)
+{
+	const char *name = null_column(merge, change);
+
+	if (name == NULL && !null_time)
+		return false;
+	if (merge->null_keys == ETL_NULL_KEYS_DEAD_LETTER)
+	{
+		etl_merge_reject(merge, change, ETL_CATEGORY_NOT_NULL,
+						 ERRCODE_NOT_NULL_VIOLATION,
+						 name != NULL ?
+							 psprintf("key column \"%s\" is null", name) :
+							 "the time of the row is null");
+		return true;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_NULL_VIOLATION),
+			 name != NULL ?
+				 errmsg("source has a row whose key column \"%s\" is null", name) :
+				 errmsg("source has a row without a time in the \"sequence_by\" column"),
+			 name != NULL ?
+				 0 :
+				 errdetail("Its key is %s.",
+						   etl_merge_key_text(merge, change->values,
+											  change->nulls)),
+			 errhint("Pass null_keys => 'dead_letter' to reject such rows.")));
+	return true;
+}
+
+static const char *
+null_column(EtlMerge *merge, const EtlChange *change)
+{
+	for (int i = 0; i < merge->n_keys; i++)
+		if (change->nulls[merge->keys[i]])
+			return merge->columns[merge->keys[i]].name;
+	return NULL;
+}
+
+/* ------------------------------------------------------------------ */
+/* reading a row again                                                  */
+
+/* Where a row can be found again; keeps it where that is needed. */
+uint64
+etl_input_address(EtlMerge *merge, TupleTableSlot *slot)
+{
+	if (merge->input.relation != NULL)
+		return etl_tid_address(&slot->tts_tid);
+	if (merge->input.spool == NULL)
+	{
+		MemoryContext oldcontext;
+
+		oldcontext = MemoryContextSwitchTo(
+			GetMemoryChunkContext(merge->columns));
+		merge->input.spool = etl_spool_create(merge->input.desc);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	return etl_spool_put(merge->input.spool, slot);
+}
+
+/* Reads a row into a slot of its kind, see etl_input_slot(). */
+void
+etl_input_fetch(EtlMerge *merge, uint64 address, TupleTableSlot *slot)
+{
+	ItemPointerData tid;
+
+	if (merge->input.relation == NULL)
+	{
+		etl_spool_get(merge->input.spool, address, slot);
+		return;
+	}
+	etl_address_tid(address, &tid);
+	if (!table_tuple_fetch_row_version(merge->input.relation, &tid,
+									   GetActiveSnapshot(), slot))
+		elog(ERROR, "row of the source has gone");
+}
+
+/* A slot for etl_input_fetch(). */
+TupleTableSlot *
+etl_input_slot(EtlMerge *merge)
+{
+	if (merge->input.relation != NULL)
+		return table_slot_create(merge->input.relation, NULL);
+	return MakeSingleTupleTableSlot(merge->input.desc, &TTSOpsMinimalTuple);
+}

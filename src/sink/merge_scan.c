@@ -1,0 +1,110 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_scan.c
+ *	  How the rows of a merge are read.
+ *
+ * There are three ways, which lead to the same result:
+ *
+ *	- by queries (merge_query.c), for whatever the target is;
+ *	- past all rows of a heap (merge_filter_scan.c), when a good part of its
+ *	  keys is concerned or keys may be absent;
+ *	- through an index of a heap (merge_probe.c), when few are.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "optimizer/plancat.h"
+#include "utils/snapmgr.h"
+
+#include "sink/merge_private.h"
+
+/*
+ * One probe of an index costs about as much as this many rows of a scan.
+ */
+#define ROWS_PER_PROBE 12
+
+static bool probe_pays(EtlMerge *merge);
+static void refuse_stale_snapshot(Relation target);
+static bool snapshots_agree(Snapshot a, Snapshot b);
+
+/* Reads both sides and has each key decided. */
+void
+etl_merge_scan(EtlMerge *merge)
+{
+	EtlScope *scope = etl_scope_create(merge);
+
+	if (IsolationUsesXactSnapshot())
+		refuse_stale_snapshot(merge->target);
+
+	if (merge->general || merge->from_log)
+	{
+		etl_merge_by_query(merge, scope);
+		return;
+	}
+	etl_merge_by_scan(merge, scope);
+}
+
+static bool
+probe_pays(EtlMerge *merge)
+{
+	BlockNumber pages;
+	double tuples;
+	double visible;
+
+	estimate_rel_size(merge->target, NULL, &pages, &tuples, &visible);
+	return merge->input.rows * ROWS_PER_PROBE < tuples;
+}
+
+/*
+ * A transaction that keeps its snapshot does not see what others have
+ * committed since, and would merge into rows that are no longer there.  What
+ * ordinary statements find out row by row is found out here for the whole
+ * table: we hold a lock that keeps writers out, so it cannot change any more.
+ */
+static void
+refuse_stale_snapshot(Relation target)
+{
+	Snapshot latest = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot ours = GetActiveSnapshot();
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	bool stale = false;
+
+	if (snapshots_agree(latest, ours) ||
+		target->rd_rel->relkind != RELKIND_RELATION)
+	{
+		UnregisterSnapshot(latest);
+		return;
+	}
+
+	slot = table_slot_create(target, NULL);
+	scan = table_beginscan(target, SnapshotAny, 0, NULL);
+	while (!stale && table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		stale = table_tuple_satisfies_snapshot(target, slot, latest) !=
+				table_tuple_satisfies_snapshot(target, slot, ours);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(latest);
+	if (stale)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update"),
+				 errdetail("Relation \"%s\" has changed since the transaction took its snapshot.",
+						   RelationGetRelationName(target)),
+				 errhint("The transaction might succeed if retried.")));
+}
+
+/* Has nothing been committed between two snapshots? */
+static bool
+snapshots_agree(Snapshot a, Snapshot b)
+{
+	return a->xmin == b->xmin && a->xmax == b->xmax && a->xcnt == b->xcnt &&
+		   memcmp(a->xip, b->xip, sizeof(TransactionId) * a->xcnt) == 0;
+}
