@@ -76,7 +76,8 @@ OBJS += \
 	src/sink/merge_versions.o \
 	src/sink/merge_write.o \
 	src/sink/merge_write_heap.o \
-	src/sink/merge_write_sql.o
+	src/sink/merge_write_sql.o \
+	src/sink/merge_table.o
 
 # flow: the patterns, callable from SQL
 OBJS += \

@@ -18,14 +18,29 @@
 
 PG_MODULE_MAGIC;
 
+int etl_merge_path = ETL_MERGE_PATH_AUTO;
+
+static const struct config_enum_entry merge_path_options[] = {
+	{"auto", ETL_MERGE_PATH_AUTO, false},
+	{"general", ETL_MERGE_PATH_GENERAL, false},
+	{NULL, 0, false},
+};
+
 void _PG_init(void);
 
 /*
- * Reserve our settings' prefix, so that a misspelt one is an error instead of
- * a setting that nobody reads.
+ * Define our settings, and reserve their prefix, so that a misspelt one is an
+ * error instead of a setting that nobody reads.
  */
 void
 _PG_init(void)
 {
+	DefineCustomEnumVariable(ETL_SCHEMA ".merge_path",
+							 "Sets how merges read and write their target.",
+							 "\"auto\" goes straight to the heap where that is "
+							 "possible, \"general\" uses SQL throughout.",
+							 &etl_merge_path, ETL_MERGE_PATH_AUTO,
+							 merge_path_options, PGC_USERSET, 0, NULL, NULL,
+							 NULL);
 	MarkGUCPrefixReserved(ETL_SCHEMA);
 }

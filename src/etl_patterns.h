@@ -11,4 +11,14 @@
 /* The schema of the state tables; the functions live where the user says. */
 #define ETL_SCHEMA "etl_patterns"
 
+/* How merges reach their target: as seems best, or by SQL only. */
+typedef enum EtlMergePath
+{
+	ETL_MERGE_PATH_AUTO,
+	ETL_MERGE_PATH_GENERAL
+} EtlMergePath;
+
+/* in etl_patterns.c: settings */
+extern int etl_merge_path;
+
 #endif /* ETL_PATTERNS_H */

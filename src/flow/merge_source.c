@@ -33,9 +33,11 @@
 #include "flow/flow.h"
 #include "flow/merge.h"
 
+static Oid target_type(EtlMerge *merge, int column);
 static void check_types(EtlMerge *merge);
 static AttrNumber source_column(EtlMerge *merge, const char *name,
 								const char *parameter);
+static EtlMergeColumn *time_column(EtlMerge *merge);
 static void check_sequence(EtlMerge *merge, AttrNumber attnum);
 static void check_expression(const char *text, const char *parameter);
 static bool can_read_heap(EtlMerge *merge, AttrNumber time);
@@ -88,6 +90,13 @@ etl_merge_set_input(EtlMerge *merge, const EtlMergeNames *names,
 	read_by_query(merge, time, names, tombstones);
 }
 
+/* The type of a column of the target: a domain is not its base type. */
+static Oid
+target_type(EtlMerge *merge, int column)
+{
+	return TupleDescAttr(RelationGetDescr(merge->target), column)->atttypid;
+}
+
 /* Can each column be assigned to its namesake? */
 static void
 check_types(EtlMerge *merge)
@@ -97,17 +106,18 @@ check_types(EtlMerge *merge)
 	for (int i = 0; i < merge->natts; i++)
 	{
 		EtlMergeColumn *column = &merge->columns[i];
+		Oid wanted = target_type(merge, i);
 		Oid type;
 
 		if (column->input == 0)
 			continue;
 		type = TupleDescAttr(desc, column->input - 1)->atttypid;
-		if (!can_coerce_type(1, &type, &column->ops.type, COERCION_ASSIGNMENT))
+		if (!can_coerce_type(1, &type, &wanted, COERCION_ASSIGNMENT))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("column \"%s\" is of type %s in the source but of type %s in the target",
 							column->name, format_type_be(type),
-							format_type_be(column->ops.type)),
+							format_type_be(wanted)),
 					 errhint(
 						 "Use a view with the cast that you want as the source.")));
 	}
@@ -200,7 +210,7 @@ can_read_heap(EtlMerge *merge, AttrNumber time)
 	for (int i = 0; i < merge->natts; i++)
 		if (merge->columns[i].input != 0 &&
 			TupleDescAttr(desc, merge->columns[i].input - 1)->atttypid !=
-				merge->columns[i].ops.type)
+				target_type(merge, i))
 			return false;
 	return time == 0 || TupleDescAttr(desc, time - 1)->atttypid ==
 							time_column(merge)->ops.type;
@@ -225,7 +235,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 
 		if (column->input == 0)
 			continue;
-		append_column(&sql, merge, column->input, column->ops.type);
+		append_column(&sql, merge, column->input, target_type(merge, i));
 		appendStringInfoString(&sql, ", ");
 		column->input = ++position;
 	}

@@ -32,8 +32,8 @@ CREATE FUNCTION etl_scd2_merge(
     OUT unchanged bigint,
     OUT deleted bigint,
     OUT revived bigint,
-    OUT late_rows bigint,
-    OUT duplicate_rows bigint,
+    OUT late bigint,
+    OUT duplicates bigint,
     OUT rejected bigint
 )
 AS 'MODULE_PATHNAME'

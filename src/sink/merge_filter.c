@@ -5,18 +5,12 @@
  *
  * Most rows of a merge are as they were.  This file finds them without
  * seeing them: a row is a hash of its key, a fingerprint of its values and
- * an address.  The rows of the source go into a hash table, and those of the
- * target are looked up in it.
+ * an address.  The rows of the source go into a hash table (merge_table.c),
+ * and those of the target are looked up in it.
  *
- * The table is made for memory that is slow compared with the processor.
- * Entries of 24 bytes lie in the order in which they came, and beside them
- * an array of 4-byte slots with open addressing, at most three quarters
- * full, leads to them.  A slot holds an entry's number and, in the bits that
- * the number does not need, bits of its hash, so that a slot seldom leads to
- * the wrong entry.  Rows are taken in batches: when a row is added the
- * processor is told to fetch its slot, when the batch is full all its
- * entries, and only then are they looked at.  Doubling the slots reads the
- * entries in order; it moves none of them.
+ * Rows are taken in batches: when a row is added the processor is told to
+ * fetch its slot, when the batch is full all its entries, and only then are
+ * they looked at.
  *
  * A source row of a hash that is in the table already makes that entry
  * complex and goes to a list of its own, which is written and read in one
@@ -25,11 +19,13 @@
  *
  * When the memory does not suffice, source rows are written to partitions by
  * the high bits of their hash, then target rows likewise, and at the end one
- * partition after the other is done as above.  A partition that is still too
- * large is read several times, each time for a part of its hashes.  At
- * most an eighth of the memory is for the buffers of each of the two sets of
- * files, unless it is smaller than these: there are no fewer than
- * MIN_PARTITIONS.
+ * partition after the other is done as above.  Meanwhile a quarter of the
+ * memory is a sieve, one bit for many hashes, that holds back the target rows
+ * whose hash no source row has.  A partition that is still too large is read
+ * several times, each time for a part of its hashes.  The buffers of each of
+ * the two sets of files take an eighth of the memory at most, unless it is
+ * smaller than those of MIN_PARTITIONS.  For a moment, when the table gives
+ * way to partitions, it is there beside sieve and buffers.
  *
  * Invariants:
  *	- An entry is settled, complex, or neither yet; a complex one stays so.
@@ -46,6 +42,7 @@
  *-------------------------------------------------------------------------
  */
 #include "sink/merge_filter.h"
+#include "sink/merge_table.h"
 
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
@@ -54,8 +51,6 @@
 
 #define BATCH_ROWS		 64
 #define SPOOL_ROWS		 512
-#define MIN_SLOT_BITS	 8
-#define MAX_SLOT_BITS	 31
 #define MIN_PARTITIONS	 8
 #define MAX_PARTITIONS	 256
 #define MIN_TABLE_MEMORY (64 * 1024)
@@ -74,27 +69,14 @@
 
 #define ADDRESS_OF(word) ((word) >> FLAG_BITS)
 
-#if defined(__GNUC__) || defined(__clang__)
-#define prefetch(address) __builtin_prefetch(address)
-#else
-#define prefetch(address) ((void) (address))
-#endif
-
 typedef enum FilterPhase
 {
 	PHASE_SOURCE,
-	PHASE_TARGET,
+	PHASE_SPILL,  /* target rows go to partitions */
+	PHASE_TARGET, /* target rows are looked up */
 	PHASE_RESCAN, /* target rows again, for the complex entries */
 	PHASE_DONE
 } FilterPhase;
-
-/* A row, or an entry of the table: its address, and below it its flags. */
-typedef struct FilterRow
-{
-	uint64 hash;
-	uint64 fingerprint;
-	uint64 word;
-} FilterRow;
 
 /* Rows in a temporary file, written in one sequence, read in another. */
 typedef struct RowFile
@@ -121,92 +103,75 @@ struct EtlFilter
 
 	/* rows that were added, but not looked up yet */
 	int n_batch;
-	FilterRow batch[BATCH_ROWS];
+	EtlFilterRow batch[BATCH_ROWS];
 
-	/* the table */
-	FilterRow *entries;
-	uint32 n_entries;
-	uint32 max_entries;
-	uint32 *slots; /* 0: empty; else hash bits and an entry's number + 1 */
-	int slot_bits;
-	uint32 slot_mask;
-	Size table_limit;
+	/* the table, of the source rows */
+	EtlFilterTable table;
 	int64 n_complex;
 
 	/* source rows of a hash but the first */
 	RowFile spool_file;
 	int n_spool;
-	FilterRow *spool; /* those that are not in the file */
+	EtlFilterRow *spool; /* those that are not in the file */
 
 	/* what was too much for the memory */
 	Size memory;
 	Partition *partitions; /* NULL: all is in the table */
 	int n_partitions;
 	int partition_shift;
+	uint64 *sieve; /* NULL: all is in the table, or in files */
+	uint64 sieve_mask;
 };
 
 static void flush_source(EtlFilter *filter);
 static void flush_target(EtlFilter *filter);
-static void match_row(EtlFilter *filter, const FilterRow *row, FilterRow *entry);
+static void match_row(EtlFilter *filter, const EtlFilterRow *row,
+					  EtlFilterRow *entry);
 static void finish_entries(EtlFilter *filter);
 static void deliver_source(EtlFilter *filter);
-static void rescan_target(EtlFilter *filter);
-static bool table_add(EtlFilter *filter, const FilterRow *row);
-static bool table_grow(EtlFilter *filter);
-static bool table_grow_slots(EtlFilter *filter);
-static void table_rebuild(EtlFilter *filter);
-static void table_reset(EtlFilter *filter, Size limit);
-static void table_drop(EtlFilter *filter);
-static void spool_add(EtlFilter *filter, const FilterRow *row);
+static bool keep_source(EtlFilter *filter, const EtlFilterRow *row);
+static void empty_table(EtlFilter *filter, Size limit);
+static void spool_add(EtlFilter *filter, const EtlFilterRow *row);
 static void start_partitions(EtlFilter *filter);
+static void spill_source(EtlFilter *filter, EtlFilterRow *row);
+static void spill_target(EtlFilter *filter, EtlFilterRow *row);
 static void finish_partition(EtlFilter *filter, Partition *partition);
 static bool load_part(EtlFilter *filter, Partition *partition, uint32 low,
 					  uint32 high);
 static void replay_part(EtlFilter *filter, Partition *partition, uint32 low,
 						uint32 high);
-static void file_write(EtlFilter *filter, RowFile *file, FilterRow *row);
+static void file_write(EtlFilter *filter, RowFile *file, EtlFilterRow *row);
 static void file_rewind(RowFile *file);
-static int file_read(RowFile *file, FilterRow *rows, int max_rows);
+static int file_read(RowFile *file, EtlFilterRow *rows, int max_rows);
 static void file_close(RowFile *file);
 
 /* ------------------------------------------------------------------ */
 /* Small parts of the inner loops										*/
 
-/* The bits of a hash that its slot holds. */
-static inline uint32
-slot_tag(const EtlFilter *filter, uint64 hash)
+/* The word of the sieve for a hash, and its bit there. */
+static inline uint64 *
+sieve_word(const EtlFilter *filter, uint64 hash)
 {
-	return (uint32) (hash >> 32) << filter->slot_bits;
+	return &filter->sieve[(hash >> 6) & filter->sieve_mask];
 }
 
-static inline FilterRow *
-slot_entry(const EtlFilter *filter, uint32 slot)
+static inline uint64
+sieve_bit(uint64 hash)
 {
-	return &filter->entries[(slot & filter->slot_mask) - 1];
-}
-
-/*
- * From a position on, the next slot that is empty or may hold the hash with
- * this tag.  There is always an empty one.
- */
-static inline uint32
-next_slot(const EtlFilter *filter, uint32 position, uint32 tag)
-{
-	const uint32 *slots = filter->slots;
-	uint32 mask = filter->slot_mask;
-
-	while (slots[position] != 0 && ((slots[position] ^ tag) & ~mask) != 0)
-		position = (position + 1) & mask;
-	return position;
+	return UINT64CONST(1) << (hash & 63);
 }
 
 /* Puts a row into the batch.  The batch must not be full. */
 static inline void
 batch_add(EtlFilter *filter, uint64 hash, uint64 fingerprint, uint64 word)
 {
-	FilterRow *row = &filter->batch[filter->n_batch++];
+	const EtlFilterTable *table = &filter->table;
+	EtlFilterRow *row = &filter->batch[filter->n_batch++];
 
-	prefetch(&filter->slots[(uint32) hash & filter->slot_mask]);
+	if (likely(filter->sieve == NULL))
+		etl_prefetch(&table->slots[etl_table_home(table, hash)]);
+	else
+		etl_prefetch(sieve_word(filter, hash));
 	row->hash = hash;
 	row->fingerprint = fingerprint;
 	row->word = word;
@@ -248,8 +213,10 @@ etl_filter_create(Size memory, const EtlFilterCalls *calls, void *arg)
 	filter->arg = arg;
 	filter->phase = PHASE_SOURCE;
 	filter->memory = memory;
-	filter->spool = MemoryContextAlloc(context, SPOOL_ROWS * sizeof(FilterRow));
-	table_reset(filter, Max(memory, MIN_TABLE_MEMORY));
+	filter->spool = MemoryContextAlloc(context,
+									   SPOOL_ROWS * sizeof(EtlFilterRow));
+	filter->table.context = context;
+	empty_table(filter, Max(memory, MIN_TABLE_MEMORY));
 	return filter;
 }
 
@@ -275,7 +242,7 @@ etl_filter_source_done(EtlFilter *filter)
 		elog(ERROR, "merge filter has its source already");
 
 	flush_source(filter);
-	filter->phase = PHASE_TARGET;
+	filter->phase = filter->partitions == NULL ? PHASE_TARGET : PHASE_SPILL;
 }
 
 /* Adds a row of the target, whose flags are those of the header. */
@@ -285,31 +252,13 @@ etl_filter_add_target(EtlFilter *filter, uint64 hash, uint64 fingerprint,
 {
 	uint64 word = (address << FLAG_BITS) | (uint64) flags;
 
-	Assert(filter->phase == PHASE_TARGET || filter->phase == PHASE_RESCAN);
+	Assert(filter->phase != PHASE_SOURCE && filter->phase != PHASE_DONE);
 	if (unlikely((address >> ADDRESS_BITS) != 0))
 		elog(ERROR, "row address does not fit into %d bits", ADDRESS_BITS);
 
-	if (likely(filter->partitions == NULL))
-	{
-		batch_add(filter, hash, fingerprint, word);
-		if (filter->n_batch == BATCH_ROWS)
-			flush_target(filter);
-	}
-	else
-	{
-		Partition *partition = partition_of(filter, hash);
-		FilterRow row = {hash, fingerprint, word};
-
-		/* Without source rows, only an open row can be of interest. */
-		if (partition->source.n_rows > 0 ||
-			(filter->calls.absent != NULL && (flags & ETL_FILTER_OPEN) != 0))
-			file_write(filter, &partition->target, &row);
-		if (unlikely((++filter->n_batch % BATCH_ROWS) == 0))
-		{
-			filter->n_batch = 0;
-			CHECK_FOR_INTERRUPTS();
-		}
-	}
+	batch_add(filter, hash, fingerprint, word);
+	if (filter->n_batch == BATCH_ROWS)
+		flush_target(filter);
 }
 
 /*
@@ -319,22 +268,25 @@ etl_filter_add_target(EtlFilter *filter, uint64 hash, uint64 fingerprint,
 void
 etl_filter_finish(EtlFilter *filter)
 {
-	if (filter->phase != PHASE_TARGET)
+	if (filter->phase != PHASE_TARGET && filter->phase != PHASE_SPILL)
 		elog(ERROR, "merge filter is not ready to be finished");
 
+	flush_target(filter);
 	if (filter->partitions == NULL)
 	{
-		flush_target(filter);
 		finish_entries(filter);
 		if (filter->n_complex > 0)
 		{
 			deliver_source(filter);
-			rescan_target(filter);
+			filter->phase = PHASE_RESCAN;
+			filter->calls.rescan(filter->arg);
+			flush_target(filter);
 		}
 	}
 	else
 	{
-		filter->n_batch = 0;
+		pfree(filter->sieve);
+		filter->sieve = NULL;
 		for (int i = 0; i < filter->n_partitions; i++)
 			finish_partition(filter, &filter->partitions[i]);
 	}
@@ -377,15 +329,15 @@ flush_source(EtlFilter *filter)
 	CHECK_FOR_INTERRUPTS();
 	for (int i = 0; i < n_rows; i++)
 	{
-		FilterRow *row = &filter->batch[i];
+		EtlFilterRow *row = &filter->batch[i];
 
 		if (filter->partitions == NULL)
 		{
-			if (likely(table_add(filter, row)))
+			if (likely(keep_source(filter, row)))
 				continue;
 			start_partitions(filter);
 		}
-		file_write(filter, &partition_of(filter, row->hash)->source, row);
+		spill_source(filter, row);
 	}
 }
 
@@ -396,42 +348,38 @@ flush_source(EtlFilter *filter)
 static void
 flush_target(EtlFilter *filter)
 {
+	const EtlFilterTable *table = &filter->table;
 	uint32 positions[BATCH_ROWS];
 	int n_rows = filter->n_batch;
 
 	filter->n_batch = 0;
 	CHECK_FOR_INTERRUPTS();
+	if (filter->phase == PHASE_SPILL)
+	{
+		for (int i = 0; i < n_rows; i++)
+			spill_target(filter, &filter->batch[i]);
+		return;
+	}
+
 	for (int i = 0; i < n_rows; i++)
 	{
 		uint64 hash = filter->batch[i].hash;
-		FilterRow *entry;
+		const EtlFilterRow *entry;
 
-		positions[i] = next_slot(filter, (uint32) hash & filter->slot_mask,
-								 slot_tag(filter, hash));
-		if (filter->slots[positions[i]] != 0)
+		positions[i] = etl_table_next(table, etl_table_home(table, hash), hash);
+		entry = etl_table_entry(table, positions[i]);
+		if (entry != NULL)
 		{
 			/* It may lie across two cache lines. */
-			entry = slot_entry(filter, filter->slots[positions[i]]);
-			prefetch(&entry->hash);
-			prefetch(&entry->word);
+			etl_prefetch(&entry->hash);
+			etl_prefetch(&entry->word);
 		}
 	}
 
 	for (int i = 0; i < n_rows; i++)
 	{
-		const FilterRow *row = &filter->batch[i];
-		uint32 position = positions[i];
-		FilterRow *entry = NULL;
-
-		while (filter->slots[position] != 0)
-		{
-			entry = slot_entry(filter, filter->slots[position]);
-			if (likely(entry->hash == row->hash))
-				break;
-			entry = NULL;
-			position = next_slot(filter, (position + 1) & filter->slot_mask,
-								 slot_tag(filter, row->hash));
-		}
+		const EtlFilterRow *row = &filter->batch[i];
+		EtlFilterRow *entry = etl_table_find(table, &positions[i], row->hash);
 
 		if (filter->phase == PHASE_TARGET)
 			match_row(filter, row, entry);
@@ -442,7 +390,7 @@ flush_target(EtlFilter *filter)
 
 /* A row of the target has met its entry, or NULL. */
 static void
-match_row(EtlFilter *filter, const FilterRow *row, FilterRow *entry)
+match_row(EtlFilter *filter, const EtlFilterRow *row, EtlFilterRow *entry)
 {
 	const EtlFilterCalls *calls = &filter->calls;
 	uint64 target = ADDRESS_OF(row->word);
@@ -482,9 +430,9 @@ match_row(EtlFilter *filter, const FilterRow *row, FilterRow *entry)
 static void
 finish_entries(EtlFilter *filter)
 {
-	for (uint32 i = 0; i < filter->n_entries; i++)
+	for (uint32 i = 0; i < filter->table.n_entries; i++)
 	{
-		FilterRow *entry = &filter->entries[i];
+		EtlFilterRow *entry = &filter->table.entries[i];
 		uint64 state = entry->word & ENTRY_STATE;
 
 		if (i % BATCH_ROWS == 0)
@@ -504,12 +452,12 @@ static void
 deliver_source(EtlFilter *filter)
 {
 	const EtlFilterCalls *calls = &filter->calls;
-	FilterRow rows[BATCH_ROWS];
+	EtlFilterRow rows[BATCH_ROWS];
 	int n_rows;
 
-	for (uint32 i = 0; i < filter->n_entries; i++)
+	for (uint32 i = 0; i < filter->table.n_entries; i++)
 	{
-		const FilterRow *entry = &filter->entries[i];
+		const EtlFilterRow *entry = &filter->table.entries[i];
 
 		if (i % BATCH_ROWS == 0)
 			CHECK_FOR_INTERRUPTS();
@@ -528,185 +476,42 @@ deliver_source(EtlFilter *filter)
 					  ADDRESS_OF(filter->spool[i].word));
 }
 
-/* All target rows of complex entries, in memory. */
-static void
-rescan_target(EtlFilter *filter)
-{
-	filter->phase = PHASE_RESCAN;
-	filter->calls.rescan(filter->arg);
-	flush_target(filter);
-}
-
-/* ------------------------------------------------------------------ */
-/* The table															*/
-
 /*
- * Adds a row of the source.  Returns false, and has done nothing, if there
- * is no room for it.
+ * Puts a source row into the table.  Returns false, and has done nothing, if
+ * there is no room for it.
  */
 static bool
-table_add(EtlFilter *filter, const FilterRow *row)
+keep_source(EtlFilter *filter, const EtlFilterRow *row)
 {
-	uint32 tag = slot_tag(filter, row->hash);
-	uint32 position = (uint32) row->hash & filter->slot_mask;
+	EtlFilterRow *known;
+	EtlTableAdd result = etl_table_add(&filter->table, row, &known);
 
-	for (;;)
+	if (result == ETL_TABLE_KNOWN)
 	{
-		FilterRow *entry;
-
-		position = next_slot(filter, position, tag);
-		if (filter->slots[position] == 0)
-			break;
-		entry = slot_entry(filter, filter->slots[position]);
-		if (entry->hash == row->hash)
+		if ((known->word & ENTRY_COMPLEX) == 0)
 		{
-			if ((entry->word & ENTRY_COMPLEX) == 0)
-			{
-				entry->word |= ENTRY_COMPLEX;
-				filter->n_complex++;
-			}
-			spool_add(filter, row);
-			return true;
+			known->word |= ENTRY_COMPLEX;
+			filter->n_complex++;
 		}
-		position = (position + 1) & filter->slot_mask;
+		spool_add(filter, row);
 	}
-
-	if (unlikely(filter->n_entries == filter->max_entries))
-	{
-		if (!table_grow(filter))
-			return false;
-		tag = slot_tag(filter, row->hash);
-		position = (uint32) row->hash & filter->slot_mask;
-		while (filter->slots[position] != 0)
-			position = (position + 1) & filter->slot_mask;
-	}
-	filter->entries[filter->n_entries++] = *row;
-	filter->slots[position] = tag | filter->n_entries;
-	return true;
+	return result != ETL_TABLE_FULL;
 }
 
-/* Bytes of a table of so many entries and slots. */
-static inline Size
-table_size(Size n_entries, int slot_bits)
-{
-	return n_entries * sizeof(FilterRow) + ((Size) sizeof(uint32) << slot_bits);
-}
-
-/* The most entries that so many slots lead to. */
-static inline Size
-slots_hold(int slot_bits)
-{
-	return ((Size) 3 << slot_bits) / 4;
-}
-
-/*
- * Makes room for more entries: twice as many, or as many as slots and limit
- * allow.  Returns false if that is none, or hardly any.
- */
-static bool
-table_grow(EtlFilter *filter)
-{
-	Size n_entries = filter->max_entries;
-	Size wanted;
-
-	if (n_entries >= slots_hold(filter->slot_bits) && !table_grow_slots(filter))
-		return false;
-
-	wanted = Min(n_entries * 2, slots_hold(filter->slot_bits));
-	if (table_size(wanted, filter->slot_bits) > filter->table_limit)
-		wanted = (filter->table_limit - table_size(0, filter->slot_bits)) /
-				 sizeof(FilterRow);
-	if (wanted < n_entries + n_entries / 16)
-		return false;
-
-	filter->entries = repalloc_huge(filter->entries, wanted * sizeof(FilterRow));
-	filter->max_entries = (uint32) wanted;
-	return true;
-}
-
-/* Doubles the slots, unless there is no room for these and more entries. */
-static bool
-table_grow_slots(EtlFilter *filter)
-{
-	Size n_entries = filter->max_entries;
-	int slot_bits = filter->slot_bits + 1;
-
-	if (slot_bits > MAX_SLOT_BITS ||
-		table_size(n_entries + n_entries / 8, slot_bits) > filter->table_limit)
-		return false;
-
-	pfree(filter->slots);
-	filter->slots = NULL;
-	filter->slot_bits = slot_bits;
-	table_rebuild(filter);
-	return true;
-}
-
-/* Makes slots anew, of the number that slot_bits says. */
+/* Forgets table and spool.  The table may then take so much memory. */
 static void
-table_rebuild(EtlFilter *filter)
+empty_table(EtlFilter *filter, Size limit)
 {
-	const int ahead = 16;
-	uint32 n_entries = filter->n_entries;
-	uint32 mask = (uint32) (((uint64) 1 << filter->slot_bits) - 1);
-	uint32 *slots;
-
-	slots = MemoryContextAllocExtended(filter->context,
-									   table_size(0, filter->slot_bits),
-									   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	for (uint32 i = 0; i < n_entries; i++)
-	{
-		uint64 hash = filter->entries[i].hash;
-		uint32 position = (uint32) hash & mask;
-
-		/* Within the array or not, an address may always be prefetched. */
-		if (i + ahead < n_entries)
-			prefetch(&slots[(uint32) filter->entries[i + ahead].hash & mask]);
-		while (slots[position] != 0)
-			position = (position + 1) & mask;
-		slots[position] = slot_tag(filter, hash) | (i + 1);
-	}
-	filter->slots = slots;
-	filter->slot_mask = mask;
-}
-
-/* An empty table that may take so much memory; at first a small one. */
-static void
-table_reset(EtlFilter *filter, Size limit)
-{
-	filter->table_limit = limit;
-	filter->n_entries = 0;
+	etl_table_reset(&filter->table, limit);
 	filter->n_complex = 0;
 	filter->n_spool = 0;
 	filter->spool_file.n_rows = 0;
 	file_rewind(&filter->spool_file);
-
-	if (filter->slots != NULL)
-	{
-		memset(filter->slots, 0, table_size(0, filter->slot_bits));
-		return;
-	}
-	filter->slot_bits = MIN_SLOT_BITS;
-	filter->max_entries = (uint32) slots_hold(MIN_SLOT_BITS);
-	filter->entries = MemoryContextAlloc(filter->context, filter->max_entries *
-															  sizeof(FilterRow));
-	table_rebuild(filter);
-}
-
-/* Gives the memory of the table back. */
-static void
-table_drop(EtlFilter *filter)
-{
-	pfree(filter->slots);
-	pfree(filter->entries);
-	filter->slots = NULL;
-	filter->entries = NULL;
-	filter->n_entries = 0;
 }
 
 /* Keeps a source row whose hash has an entry already. */
 static void
-spool_add(EtlFilter *filter, const FilterRow *row)
+spool_add(EtlFilter *filter, const EtlFilterRow *row)
 {
 	if (filter->n_spool == SPOOL_ROWS)
 	{
@@ -728,7 +533,8 @@ static void
 start_partitions(EtlFilter *filter)
 {
 	Size n_partitions = filter->memory / 8 / BLCKSZ;
-	FilterRow rows[BATCH_ROWS];
+	Size sieve_size;
+	EtlFilterRow rows[BATCH_ROWS];
 	int n_rows;
 
 	n_partitions = Max(n_partitions, MIN_PARTITIONS);
@@ -739,33 +545,52 @@ start_partitions(EtlFilter *filter)
 												filter->n_partitions *
 													sizeof(Partition));
 
+	sieve_size = Max(filter->memory, MIN_TABLE_MEMORY) / 4;
+	sieve_size = pg_prevpower2_size_t(sieve_size);
+	filter->sieve = MemoryContextAllocHuge(filter->context, sieve_size);
+	memset(filter->sieve, 0, sieve_size);
+	filter->sieve_mask = sieve_size / sizeof(uint64) - 1;
+
 	/* The first row of a hash must stay before the others. */
-	for (uint32 i = 0; i < filter->n_entries; i++)
+	for (uint32 i = 0; i < filter->table.n_entries; i++)
 	{
-		FilterRow *entry = &filter->entries[i];
+		EtlFilterRow *entry = &filter->table.entries[i];
 
 		if (i % BATCH_ROWS == 0)
 			CHECK_FOR_INTERRUPTS();
 		entry->word &= ~ENTRY_STATE;
-		file_write(filter, &partition_of(filter, entry->hash)->source, entry);
+		spill_source(filter, entry);
 	}
+	etl_table_drop(&filter->table);
 
 	file_rewind(&filter->spool_file);
 	while ((n_rows = file_read(&filter->spool_file, rows, BATCH_ROWS)) > 0)
 	{
 		for (int i = 0; i < n_rows; i++)
-			file_write(filter, &partition_of(filter, rows[i].hash)->source,
-					   &rows[i]);
+			spill_source(filter, &rows[i]);
 	}
 	for (int i = 0; i < filter->n_spool; i++)
-		file_write(filter, &partition_of(filter, filter->spool[i].hash)->source,
-				   &filter->spool[i]);
+		spill_source(filter, &filter->spool[i]);
 	filter->n_spool = 0;
 	file_close(&filter->spool_file);
+}
 
-	/* What add_source() prefetches must be somewhere: the smallest table. */
-	table_drop(filter);
-	table_reset(filter, MIN_TABLE_MEMORY);
+/* Writes a source row to its partition. */
+static void
+spill_source(EtlFilter *filter, EtlFilterRow *row)
+{
+	*sieve_word(filter, row->hash) |= sieve_bit(row->hash);
+	file_write(filter, &partition_of(filter, row->hash)->source, row);
+}
+
+/* Writes a target row to its partition, unless it surely has no entry. */
+static void
+spill_target(EtlFilter *filter, EtlFilterRow *row)
+{
+	if ((*sieve_word(filter, row->hash) & sieve_bit(row->hash)) == 0)
+		match_row(filter, row, NULL);
+	else
+		file_write(filter, &partition_of(filter, row->hash)->target, row);
 }
 
 /*
@@ -805,9 +630,13 @@ finish_partition(EtlFilter *filter, Partition *partition)
 			filter->phase = PHASE_RESCAN;
 			replay_part(filter, partition, low, high);
 		}
+
+		/* What has been cut small need not stay so. */
 		width = high - low;
+		if (filter->table.n_entries < filter->table.max_entries / 3)
+			width *= 2;
 		low = high;
-		high += width;
+		high = Min(low + width, ALL_PARTS);
 	}
 	file_close(&partition->source);
 	file_close(&partition->target);
@@ -823,23 +652,24 @@ load_part(EtlFilter *filter, Partition *partition, uint32 low, uint32 high)
 {
 	Size buffers = filter->n_partitions * 2 * (Size) BLCKSZ;
 	Size limit = MIN_TABLE_MEMORY;
-	FilterRow rows[BATCH_ROWS];
+	const EtlFilterTable *table = &filter->table;
+	EtlFilterRow rows[BATCH_ROWS];
 	int n_rows;
 
 	if (filter->memory > buffers + MIN_TABLE_MEMORY)
 		limit = filter->memory - buffers;
-	table_reset(filter, high - low == 1 ? MaxAllocHugeSize : limit);
+	empty_table(filter, high - low == 1 ? MaxAllocHugeSize : limit);
 
 	file_rewind(&partition->source);
 	while ((n_rows = file_read(&partition->source, rows, BATCH_ROWS)) > 0)
 	{
 		for (int i = 0; i < n_rows; i++)
-			prefetch(&filter->slots[(uint32) rows[i].hash & filter->slot_mask]);
+			etl_prefetch(&table->slots[etl_table_home(table, rows[i].hash)]);
 		for (int i = 0; i < n_rows; i++)
 		{
 			uint32 part = part_of(filter, rows[i].hash);
 
-			if (part >= low && part < high && !table_add(filter, &rows[i]))
+			if (part >= low && part < high && !keep_source(filter, &rows[i]))
 				return false;
 		}
 	}
@@ -850,7 +680,7 @@ load_part(EtlFilter *filter, Partition *partition, uint32 low, uint32 high)
 static void
 replay_part(EtlFilter *filter, Partition *partition, uint32 low, uint32 high)
 {
-	FilterRow rows[BATCH_ROWS];
+	EtlFilterRow rows[BATCH_ROWS];
 	int n_rows;
 
 	file_rewind(&partition->target);
@@ -875,7 +705,7 @@ replay_part(EtlFilter *filter, Partition *partition, uint32 low, uint32 high)
 
 /* Appends a row.  Not between rewind and the end of reading. */
 static void
-file_write(EtlFilter *filter, RowFile *file, FilterRow *row)
+file_write(EtlFilter *filter, RowFile *file, EtlFilterRow *row)
 {
 	if (file->file == NULL)
 	{
@@ -884,7 +714,7 @@ file_write(EtlFilter *filter, RowFile *file, FilterRow *row)
 		file->file = BufFileCreateTemp(false);
 		MemoryContextSwitchTo(old_context);
 	}
-	BufFileWrite(file->file, row, sizeof(FilterRow));
+	BufFileWrite(file->file, row, sizeof(EtlFilterRow));
 	file->n_rows++;
 }
 
@@ -900,10 +730,10 @@ file_rewind(RowFile *file)
 
 /* Reads the next rows; returns their number, 0 at the end. */
 static int
-file_read(RowFile *file, FilterRow *rows, int max_rows)
+file_read(RowFile *file, EtlFilterRow *rows, int max_rows)
 {
 	int n_rows = (int) Min(file->n_rows - file->n_read, max_rows);
-	Size size = n_rows * sizeof(FilterRow);
+	Size size = n_rows * sizeof(EtlFilterRow);
 
 	if (n_rows == 0)
 		return 0;

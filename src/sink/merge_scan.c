@@ -17,17 +17,10 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "miscadmin.h"
-#include "optimizer/plancat.h"
 #include "utils/snapmgr.h"
 
 #include "sink/merge_private.h"
 
-/*
- * One probe of an index costs about as much as this many rows of a scan.
- */
-#define ROWS_PER_PROBE 12
-
-static bool probe_pays(EtlMerge *merge);
 static void refuse_stale_snapshot(Relation target);
 static bool snapshots_agree(Snapshot a, Snapshot b);
 
@@ -42,21 +35,12 @@ etl_merge_scan(EtlMerge *merge)
 
 	if (merge->general || merge->from_log)
 	{
+		merge->way = "general";
 		etl_merge_by_query(merge, scope);
 		return;
 	}
+	merge->way = "scan";
 	etl_merge_by_scan(merge, scope);
-}
-
-static bool
-probe_pays(EtlMerge *merge)
-{
-	BlockNumber pages;
-	double tuples;
-	double visible;
-
-	estimate_rel_size(merge->target, NULL, &pages, &tuples, &visible);
-	return merge->input.rows * ROWS_PER_PROBE < tuples;
 }
 
 /*
