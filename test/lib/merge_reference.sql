@@ -44,7 +44,7 @@ BEGIN
     END IF;
 
     FOR tie IN
-        SELECT k, k2, ts, count(*) AS n, count(DISTINCT ROW(a, b, o, f, p, del)) AS different,
+        SELECT k, k2, ts, count(*) AS n, count(DISTINCT ROW(a, b, o, f, p, coalesce(del, false))) AS different,
                max(ord) AS last, min(ord) FILTER (WHERE del) AS deletes
         FROM reference.batch
         WHERE k IS NOT NULL AND k2 IS NOT NULL AND ts IS NOT NULL
@@ -61,6 +61,7 @@ BEGIN
         END IF;
         c.duplicates := c.duplicates + tie.n - 1;
         SELECT * INTO e FROM reference.batch WHERE ord = coalesce(tie.deletes, tie.last);
+        e.del := coalesce(e.del, false);
         events := events || e;
     END LOOP;
 END
@@ -189,6 +190,12 @@ BEGIN
                 NULL;
             ELSIF NOT changes THEN
                 c.unchanged := c.unchanged + 1;
+            ELSIF e.del AND (s.data).k IS NOT NULL THEN
+                c.deleted := c.deleted + 1;     -- the version that starts here, late or not
+            ELSIF (s.data).k IS NOT NULL THEN
+                c.corrected := c.corrected + 1;
+            ELSIF s.t IS NOT NULL AND NOT reference.differs(before, e) THEN
+                c.corrected := c.corrected + 1; -- the version before did not end here
             ELSIF is_late THEN
                 c.late := c.late + 1;
             ELSIF e.del THEN
@@ -196,8 +203,6 @@ BEGIN
             ELSIF NOT known AND NOT was_inserted THEN
                 c.inserted := c.inserted + 1;
                 was_inserted := true;
-            ELSIF (s.data).k IS NOT NULL THEN
-                c.corrected := c.corrected + 1;
             ELSE
                 c.opened := c.opened + 1;
                 IF without.k IS NULL THEN
