@@ -706,6 +706,7 @@ run_query(Verify *verify, const char *query)
 		options.params = makeParamList(1);
 		param = &options.params->params[0];
 		param->value = verify->open_end;
+		param->isnull = false;
 		param->ptype = verify->time->type_id;
 		param->pflags = PARAM_FLAG_CONST;
 	}
