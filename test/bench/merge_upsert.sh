@@ -26,7 +26,7 @@ columns()
 }
 
 differ="($(columns d.)) IS DISTINCT FROM ($(columns s.))"
-set="($(columns '')) = ROW ($(columns s.))"
+assign="($(columns '')) = ROW ($(columns s.))"
 row="s.customer_id, $(columns s.)"
 
 ours()
@@ -37,8 +37,8 @@ ours()
 merge()
 {
 	cat <<-SQL
-	MERGE INTO dim d USING src s ON d.customer_id = s.customer_id
-		WHEN MATCHED AND $differ THEN UPDATE SET $set
+	MERGE INTO dim d USING ${1:-src} s ON d.customer_id = s.customer_id
+		WHEN MATCHED AND $differ THEN UPDATE SET $assign
 		WHEN NOT MATCHED THEN INSERT VALUES ($row);
 	SQL
 }
@@ -46,7 +46,7 @@ merge()
 on_conflict()
 {
 	printf 'INSERT INTO dim AS d SELECT * FROM src ON CONFLICT (customer_id) DO UPDATE SET %s %s;' \
-		"${set//s./excluded.}" "${1:-}"
+		"${assign//s./excluded.}" "${1:-}"
 }
 
 on_conflict_where()
@@ -58,7 +58,7 @@ update_insert()
 {
 	cat <<-SQL
 	BEGIN;
-	UPDATE dim d SET $set FROM src s WHERE d.customer_id = s.customer_id AND $differ;
+	UPDATE dim d SET $assign FROM src s WHERE d.customer_id = s.customer_id AND $differ;
 	INSERT INTO dim SELECT $row FROM src s
 		WHERE NOT EXISTS (SELECT FROM dim d WHERE d.customer_id = s.customer_id);
 	COMMIT;
@@ -70,52 +70,66 @@ one_pass()
 {
 	cat <<-SQL
 	BEGIN;
+	${1:-}
 	LOCK TABLE dim IN SHARE ROW EXCLUSIVE MODE;
 	WITH diff AS MATERIALIZED (
-		$(difference) ORDER BY d.ctid
+		${2:-$(difference) ORDER BY d.ctid}
 	), changed AS (
-		UPDATE dim d SET $set FROM diff s WHERE d.ctid = s.tid
+		UPDATE dim d SET $assign FROM diff s WHERE d.ctid = s.tid
 	)
 	INSERT INTO dim SELECT $row FROM diff s WHERE s.tid IS NULL;
 	COMMIT;
 	SQL
 }
 
-# The changed and the new rows of the source, with the place of what they change.
+# difference [SOURCE]: the changed and the new rows of the source, with the place
+# of what they change.
 difference()
 {
-	printf 'SELECT s.*, d.ctid AS tid FROM src s LEFT JOIN dim d ON d.customer_id = s.customer_id
-		WHERE d.customer_id IS NULL OR %s' "$differ"
+	printf 'SELECT s.*, d.ctid AS tid FROM %s s LEFT JOIN dim d ON d.customer_id = s.customer_id
+		WHERE d.customer_id IS NULL OR %s' "${1:-src}" "$differ"
 }
 
-# diff_first KIND SETTING [ORDER]: first writes down the difference, which a
-# parallel plan may do, then works on that alone; how it changes rows is read
-# from standard input.  KIND of table: TEMP or UNLOGGED.
-#
-# Each row counts as certain to differ, which makes a parallel plan look dear.
+# diff_first KIND BEFORE QUERY: first writes down the difference, as QUERY tells
+# it, which a parallel plan may do, then works on that alone; how it changes rows
+# is read from standard input.  KIND of table: TEMP or UNLOGGED.
 diff_first()
 {
 	cat <<-SQL
 	BEGIN;
 	LOCK TABLE dim IN SHARE ROW EXCLUSIVE MODE;
 	$2
-	CREATE $1 TABLE diff AS $(difference);
+	CREATE $1 TABLE diff AS $3;
 	RESET parallel_tuple_cost;
+	RESET enable_hashjoin;
+	RESET enable_mergejoin;
 	$(cat)
-	INSERT INTO dim SELECT $row FROM diff s WHERE s.tid IS NULL ${3:-};
+	INSERT INTO dim SELECT $row FROM diff s WHERE s.tid IS NULL;
 	DROP TABLE diff;
 	COMMIT;
 	SQL
 }
 
+# The planner takes each row for one that differs, and a parallel plan for dear.
 cheap='SET LOCAL parallel_tuple_cost = 0;'
+
+# An index is best asked in its own order; the planner does not believe it.
+loops='SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;'
+sorted='(SELECT * FROM src ORDER BY customer_id)'
+
+# A hash of the small side, which a parallel plan may not keep for an outer
+# join: so first what meets, then the rest.
+match="$cheap
+	CREATE TEMP TABLE match AS SELECT s.ctid AS source, d.ctid AS tid, $differ AS changed
+		FROM src s JOIN dim d ON d.customer_id = s.customer_id;"
+unmatched='SELECT s.*, m.tid FROM src s LEFT JOIN match m ON m.source = s.ctid WHERE m.changed IS NOT FALSE'
 
 # Changing by key, the planner's way.
 by_key()
 {
 	cat <<-SQL
 	ANALYZE diff (customer_id, tid);
-	UPDATE dim d SET $set FROM diff s
+	UPDATE dim d SET $assign FROM diff s
 		WHERE d.customer_id = s.customer_id AND s.tid IS NOT NULL;
 	SQL
 }
@@ -124,22 +138,30 @@ by_key()
 by_tid()
 {
 	cat <<-SQL
-	SET LOCAL enable_hashjoin = off;
-	SET LOCAL enable_mergejoin = off;
-	UPDATE dim d SET $set FROM (SELECT * FROM diff WHERE tid IS NOT NULL ORDER BY tid) s
+	$loops
+	UPDATE dim d SET $assign FROM (SELECT * FROM diff WHERE tid IS NOT NULL ORDER BY tid) s
 		WHERE d.ctid = s.tid;
 	SQL
 }
 
-diff_key() { by_key | diff_first TEMP ''; }
-diff_key_parallel() { by_key | diff_first TEMP "$cheap"; }
-diff_key_unlogged() { by_key | diff_first UNLOGGED "$cheap"; }
-diff_tid() { by_tid | diff_first TEMP "$cheap"; }
-diff_tid_unlogged() { by_tid | diff_first UNLOGGED "$cheap"; }
+diff_key() { by_key | diff_first TEMP '' "$(difference)"; }
+diff_key_parallel() { by_key | diff_first TEMP "$cheap" "$(difference)"; }
+diff_key_unlogged() { by_key | diff_first UNLOGGED "$cheap" "$(difference)"; }
+diff_tid() { by_tid | diff_first TEMP "$cheap" "$(difference)"; }
+diff_tid_unlogged() { by_tid | diff_first UNLOGGED "$cheap" "$(difference)"; }
+match_tid() { by_tid | diff_first TEMP "$match" "$unmatched"; }
+lookup_tid() { by_tid | diff_first TEMP "$loops" "$(difference "$sorted")"; }
+lookup_parallel() { by_tid | diff_first TEMP "$loops $cheap" "$(difference)"; }
+lookup_one_pass() { one_pass "$loops" "$(difference "$sorted")"; }
+
+lookup_merge()
+{
+	printf 'BEGIN; %s %s COMMIT;\n' "$loops" "$(merge "$sorted")"
+}
 
 # shellcheck disable=SC2034
 everyone=(update_insert merge on_conflict on_conflict_where one_pass diff_key diff_key_parallel diff_key_unlogged
-	diff_tid diff_tid_unlogged)
+	diff_tid diff_tid_unlogged match_tid lookup_tid lookup_parallel lookup_one_pass lookup_merge)
 
 # line ROWS FILLFACTOR SHAPE FEED BEST...: one case.
 line()
