@@ -21,7 +21,6 @@
 
 #include "sink/merge_private.h"
 
-static void refuse_stale_snapshot(Relation target);
 static bool snapshots_agree(Snapshot a, Snapshot b);
 
 /* Reads both sides and has each key decided. */
@@ -31,11 +30,11 @@ etl_merge_scan(EtlMerge *merge)
 	EtlScope *scope = etl_scope_create(merge);
 
 	if (IsolationUsesXactSnapshot())
-		refuse_stale_snapshot(merge->target);
+		etl_merge_refuse_stale_snapshot(merge->target);
 
 	if (merge->general || merge->from_log)
 	{
-		merge->way = "general";
+		merge->way = merge->from_log ? "change log" : "general";
 		etl_merge_by_query(merge, scope);
 		return;
 	}
@@ -49,8 +48,8 @@ etl_merge_scan(EtlMerge *merge)
  * ordinary statements find out row by row is found out here for the whole
  * table: we hold a lock that keeps writers out, so it cannot change any more.
  */
-static void
-refuse_stale_snapshot(Relation target)
+void
+etl_merge_refuse_stale_snapshot(Relation target)
 {
 	Snapshot latest = RegisterSnapshot(GetLatestSnapshot());
 	Snapshot ours = GetActiveSnapshot();
