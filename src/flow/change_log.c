@@ -670,6 +670,7 @@ read_from_log(ChangeLog *log)
 		merge->columns[log->columns[i]].input = i + 1;
 		merge->columns[log->columns[i]].typmod = -1; /* fits already */
 	}
+	merge->columns[merge->valid_from].typmod = -1;
 	input->time = n + 1;
 	input->is_delete = n + 2;
 	input->is_new = n + 3;

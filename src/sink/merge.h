@@ -44,8 +44,8 @@ typedef struct EtlMergeColumn
 	EtlColumnRole role;
 	AttrNumber input; /* its place in the input's rows, 0: they lack it */
 	int previous;	  /* index of the column with its former value, or -1 */
-	int32 typmod;	  /* input values are to be fitted to it, or -1 */
-	FmgrInfo fit;	  /* by this function */
+	int32 typmod; /* input values (or times) are to be fitted to it, or -1 */
+	FmgrInfo fit; /* by this function */
 	EtlValueOps ops;
 } EtlMergeColumn;
 
@@ -246,6 +246,7 @@ typedef void (*EtlChangeCall)(void *arg, EtlChange *change,
 							  TupleTableSlot *slot);
 
 extern void etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg);
+extern Datum etl_input_fit(EtlMergeColumn *column, Datum value);
 
 /* in merge_tie.c: changes of one key and one time, in the order of arrival */
 extern EtlChange *etl_settle_tie(EtlMerge *merge, EtlChange **changes, int n);

@@ -108,6 +108,14 @@ input_row(void *arg, TupleTableSlot *slot)
 	MemoryContextReset(scan->row_context);
 }
 
+/* Fits a value to a column's length, as an assignment does. */
+Datum
+etl_input_fit(EtlMergeColumn *column, Datum value)
+{
+	return FunctionCall3(&column->fit, value, Int32GetDatum(column->typmod),
+						 BoolGetDatum(false));
+}
+
 /*
  * Fills a change from a row; its values stay those of the slot, unless they
  * have to be fitted to a column's length.  Its number stays as it is.
@@ -128,12 +136,15 @@ etl_input_convert(EtlMerge *merge, TupleTableSlot *slot, EtlChange *change)
 		change->nulls[i] = slot->tts_isnull[position];
 		change->values[i] = slot->tts_values[position];
 		if (column->typmod >= 0 && !change->nulls[i])
-			change->values[i] = FunctionCall3(&column->fit, change->values[i],
-											  Int32GetDatum(column->typmod),
-											  BoolGetDatum(false));
+			change->values[i] = etl_input_fit(column, change->values[i]);
 	}
 	change->time = input->time != 0 ? slot->tts_values[input->time - 1] :
 									  merge->effective_at;
+	if (input->time != 0 && merge->versioned &&
+		merge->columns[merge->valid_from].typmod >= 0 &&
+		!slot->tts_isnull[input->time - 1])
+		change->time = etl_input_fit(&merge->columns[merge->valid_from],
+									 change->time);
 	change->is_delete = input->is_delete != 0 &&
 						!slot->tts_isnull[input->is_delete - 1] &&
 						DatumGetBool(slot->tts_values[input->is_delete - 1]);
