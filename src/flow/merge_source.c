@@ -45,8 +45,6 @@ static void read_by_query(EtlMerge *merge, AttrNumber time,
 						  const EtlMergeNames *names, const char *tombstones);
 static void append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum,
 						  Oid type);
-static void append_tombstones(StringInfo sql, EtlMerge *merge,
-							  const char *tombstones);
 static void set_fit(EtlMerge *merge);
 
 /*
@@ -244,8 +242,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	}
 	if (tombstones != NULL)
 	{
-		appendStringInfo(&sql, "etl_t.%s, ",
-						 quote_identifier(time_column(merge)->name));
+		appendStringInfoString(&sql, "etl_t.etl_tombstone, ");
 		input->tombstone = ++position;
 	}
 	if (names->delete_when != NULL)
@@ -259,7 +256,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	appendStringInfo(&sql, " FROM %s AS etl_s",
 					 etl_merge_relation_name(merge->source));
 	if (tombstones != NULL)
-		append_tombstones(&sql, merge, tombstones);
+		etl_tombstones_append_join(&sql, merge, tombstones);
 	input->query.text = sql.data;
 	input->desc = etl_query_desc(&input->query);
 }
@@ -275,24 +272,8 @@ append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum, Oid type)
 	if (att->atttypid != type)
 		appendStringInfo(sql, "::%s",
 						 format_type_extended(type, -1,
-											  FORMAT_TYPE_FORCE_QUALIFY));
-}
-
-static void
-append_tombstones(StringInfo sql, EtlMerge *merge, const char *tombstones)
-{
-	appendStringInfo(sql, " LEFT JOIN %s AS etl_t ON ", tombstones);
-	for (int i = 0; i < merge->n_keys; i++)
-	{
-		EtlMergeColumn *column = &merge->columns[merge->keys[i]];
-		StringInfoData left;
-
-		initStringInfo(&left);
-		appendStringInfo(&left, "etl_s.%s", quote_identifier(column->name));
-		appendStringInfo(sql, "%s%s OPERATOR(pg_catalog.=) etl_t.%s",
-						 i == 0 ? "" : " AND ", left.data,
-						 quote_identifier(column->name));
-	}
+											  FORMAT_TYPE_TYPEMOD_GIVEN |
+												  FORMAT_TYPE_FORCE_QUALIFY));
 }
 
 /* ------------------------------------------------------------------ */
