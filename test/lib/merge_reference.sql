@@ -54,8 +54,7 @@ BEGIN
             IF options->>'duplicates' = 'error' THEN
                 RAISE EXCEPTION USING ERRCODE = 'RF001', MESSAGE = 'different rows of one key and time';
             ELSIF options->>'duplicates' = 'dead_letter' THEN
-                c.rejected := c.rejected + tie.different;
-                c.duplicates := c.duplicates + tie.n - tie.different;
+                c.rejected := c.rejected + tie.n;
                 CONTINUE;
             END IF;
         END IF;
@@ -155,7 +154,7 @@ BEGIN
     IF options->>'absent' = 'close' AND known AND absent IS NULL AND last.valid_to IS NOT NULL THEN
         FOR i IN 1 .. cardinality(kept_events) LOOP
             e := kept_events[i];
-            IF i = cardinality(kept_events) AND NOT e.del AND e.ts <= last.valid_to THEN
+            IF i = cardinality(kept_events) AND NOT e.del AND e.ts < last.valid_to THEN
                 e.ts := greatest(e.ts, (options->>'truth_at')::timestamp);
                 kept_events[i] := e;
             END IF;
@@ -371,8 +370,7 @@ BEGIN
         IF options->>'duplicates' = 'error' THEN
             RAISE EXCEPTION USING ERRCODE = 'RF001', MESSAGE = 'different rows of one key';
         ELSIF options->>'duplicates' = 'dead_letter' THEN
-            n.rejected := n.rejected + different;
-            n.duplicates := n.duplicates + tied - different;
+            n.rejected := n.rejected + tied;
             RETURN;
         END IF;
     END IF;
