@@ -96,6 +96,7 @@ OBJS += \
 	src/flow/merge_source.o \
 	src/flow/merge_flow.o \
 	src/flow/scd2.o \
+	src/flow/upsert.o \
 	src/flow/tombstone.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
@@ -108,6 +109,7 @@ SQL_PARTS = \
 	src/flow/dead_letter.sql \
 	src/flow/infer.sql \
 	src/flow/scd2.sql \
+	src/flow/upsert.sql \
 	src/flow/scd2_tools.sql \
 	src/flow/watermark.sql
 

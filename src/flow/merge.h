@@ -9,6 +9,7 @@
 #define ETL_FLOW_MERGE_H
 
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "sink/merge.h"
 
 /*
@@ -62,6 +63,8 @@ extern void etl_merge_close(EtlMerge *merge);
  * column under their own names.
  */
 extern const char *etl_tombstones_open(EtlMerge *merge, bool create);
+extern void etl_tombstones_append_join(StringInfo sql, EtlMerge *merge,
+									   const char *tombstones);
 extern void etl_tombstones_flush(EtlMerge *merge);
 
 #endif /* ETL_FLOW_MERGE_H */

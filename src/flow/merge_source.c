@@ -45,8 +45,6 @@ static void read_by_query(EtlMerge *merge, AttrNumber time,
 						  const EtlMergeNames *names, const char *tombstones);
 static void append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum,
 						  Oid type);
-static void append_tombstones(StringInfo sql, EtlMerge *merge,
-							  const char *tombstones);
 static void set_fit(EtlMerge *merge);
 
 /*
@@ -129,11 +127,10 @@ source_column(EtlMerge *merge, const char *name, const char *parameter)
 	AttrNumber attnum = get_attnum(RelationGetRelid(merge->source), name);
 
 	if (attnum <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
-						RelationGetRelationName(merge->source)),
-				 errhint("It is named in parameter \"%s\".", parameter)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+						errmsg("column \"%s\" of relation \"%s\" does not exist",
+							   name, RelationGetRelationName(merge->source)),
+						errhint("It is named in parameter \"%s\".", parameter)));
 	return attnum;
 }
 
@@ -141,8 +138,7 @@ source_column(EtlMerge *merge, const char *name, const char *parameter)
 static EtlMergeColumn *
 time_column(EtlMerge *merge)
 {
-	return &merge->columns[merge->versioned ? merge->valid_from :
-											  merge->sequence];
+	return &merge->columns[merge->versioned ? merge->valid_from : merge->sequence];
 }
 
 static void
@@ -152,8 +148,7 @@ check_sequence(EtlMerge *merge, AttrNumber attnum)
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(merge->source),
 										  attnum - 1);
 
-	if (!can_coerce_type(1, &att->atttypid, &column->ops.type,
-						 COERCION_EXPLICIT))
+	if (!can_coerce_type(1, &att->atttypid, &column->ops.type, COERCION_EXPLICIT))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" of type %s in parameter \"sequence_by\" cannot be cast to type %s of column \"%s\"",
@@ -247,8 +242,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	}
 	if (tombstones != NULL)
 	{
-		appendStringInfo(&sql, "etl_t.%s, ",
-						 quote_identifier(time_column(merge)->name));
+		appendStringInfoString(&sql, "etl_t.etl_tombstone, ");
 		input->tombstone = ++position;
 	}
 	if (names->delete_when != NULL)
@@ -262,7 +256,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	appendStringInfo(&sql, " FROM %s AS etl_s",
 					 etl_merge_relation_name(merge->source));
 	if (tombstones != NULL)
-		append_tombstones(&sql, merge, tombstones);
+		etl_tombstones_append_join(&sql, merge, tombstones);
 	input->query.text = sql.data;
 	input->desc = etl_query_desc(&input->query);
 }
@@ -278,24 +272,8 @@ append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum, Oid type)
 	if (att->atttypid != type)
 		appendStringInfo(sql, "::%s",
 						 format_type_extended(type, -1,
-											  FORMAT_TYPE_FORCE_QUALIFY));
-}
-
-static void
-append_tombstones(StringInfo sql, EtlMerge *merge, const char *tombstones)
-{
-	appendStringInfo(sql, " LEFT JOIN %s AS etl_t ON ", tombstones);
-	for (int i = 0; i < merge->n_keys; i++)
-	{
-		EtlMergeColumn *column = &merge->columns[merge->keys[i]];
-		StringInfoData left;
-
-		initStringInfo(&left);
-		appendStringInfo(&left, "etl_s.%s", quote_identifier(column->name));
-		appendStringInfo(sql, "%s%s OPERATOR(pg_catalog.=) etl_t.%s",
-						 i == 0 ? "" : " AND ", left.data,
-						 quote_identifier(column->name));
-	}
+											  FORMAT_TYPE_TYPEMOD_GIVEN |
+												  FORMAT_TYPE_FORCE_QUALIFY));
 }
 
 /* ------------------------------------------------------------------ */
@@ -321,8 +299,8 @@ set_fit(EtlMerge *merge)
 		if (column->input == 0)
 			continue;
 		from = TupleDescAttr(source, column->input - 1);
-		if (to->atttypmod < 0 || (from->atttypid == to->atttypid &&
-								  from->atttypmod == to->atttypmod))
+		if (to->atttypmod < 0 ||
+			(from->atttypid == to->atttypid && from->atttypmod == to->atttypmod))
 			continue;
 		if (find_typmod_coercion_function(to->atttypid, &function) !=
 			COERCION_PATH_FUNC)

@@ -166,10 +166,9 @@ open_target(Oid relid)
 						 "The target must be a table, a foreign table or an updatable view.")));
 	}
 	if (!allowSystemTableMods && IsSystemRelation(target))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied: \"%s\" is a system catalog",
-						RelationGetRelationName(target))));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("permission denied: \"%s\" is a system catalog",
+							   RelationGetRelationName(target))));
 	if (RELATION_IS_OTHER_TEMP(target))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -269,11 +268,10 @@ target_column(EtlMerge *merge, const char *name, const char *parameter)
 	int column = etl_merge_column(merge, name);
 
 	if (column < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
-						RelationGetRelationName(merge->target)),
-				 errhint("It is named in parameter \"%s\".", parameter)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+						errmsg("column \"%s\" of relation \"%s\" does not exist",
+							   name, RelationGetRelationName(merge->target)),
+						errhint("It is named in parameter \"%s\".", parameter)));
 	return column;
 }
 
@@ -289,11 +287,10 @@ common_column(EtlMerge *merge, const char *name, const char *parameter)
 				 errmsg("column \"%s\" in parameter \"%s\" is a generated column",
 						name, parameter)));
 	if (merge->columns[column].input == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
-						RelationGetRelationName(merge->source)),
-				 errhint("It is named in parameter \"%s\".", parameter)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+						errmsg("column \"%s\" of relation \"%s\" does not exist",
+							   name, RelationGetRelationName(merge->source)),
+						errhint("It is named in parameter \"%s\".", parameter)));
 	return column;
 }
 
@@ -489,10 +486,9 @@ set_previous(EtlMerge *merge, const EtlMergeNames *names)
 	if (names->previous == NULL)
 		return;
 	if (!JB_ROOT_IS_OBJECT(names->previous))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("parameter \"previous\" must be a JSON object"),
-				 errhint("For example {\"city\": \"previous_city\"}.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("parameter \"previous\" must be a JSON object"),
+						errhint("For example {\"city\": \"previous_city\"}.")));
 	iterator = JsonbIteratorInit(&names->previous->root);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
@@ -570,7 +566,8 @@ set_rest(EtlMerge *merge, const EtlMergeNames *names)
 		else if (column->input != 0)
 			column->role = names->tracked_given ||
 								   (names->sequence_by != NULL &&
-									strcmp(column->name, names->sequence_by) == 0) ?
+									strcmp(column->name, names->sequence_by) ==
+										0) ?
 							   ETL_ROLE_PLAIN :
 							   ETL_ROLE_TRACKED;
 		else if (!is_key)

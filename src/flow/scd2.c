@@ -84,7 +84,8 @@ read_names(FunctionCallInfo fcinfo, EtlMergeNames *names)
 						etl_close_words) == ETL_ABSENT_IGNORE)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("parameters \"sequence_by\" and \"effective_at\" exclude each other"),
+				 errmsg(
+					 "parameters \"sequence_by\" and \"effective_at\" exclude each other"),
 				 errhint(
 					 "With \"sequence_by\" each row takes effect at the time that it bears.")));
 }
@@ -105,8 +106,7 @@ read_options(FunctionCallInfo fcinfo, EtlMerge *merge)
 	merge->closed_bounds = etl_option_word("bounds",
 										   etl_arg_text(fcinfo, ARG_BOUNDS),
 										   bounds_words) == 1;
-	merge->max_delete_fraction = etl_arg_fraction(fcinfo,
-												  ARG_MAX_CLOSE_FRACTION,
+	merge->max_delete_fraction = etl_arg_fraction(fcinfo, ARG_MAX_CLOSE_FRACTION,
 												  "max_close_fraction");
 	merge->dry_run = etl_arg_bool(fcinfo, ARG_DRY_RUN);
 	merge->general = etl_merge_path == ETL_MERGE_PATH_GENERAL;

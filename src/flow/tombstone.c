@@ -67,6 +67,7 @@ static void check_may_create(Relation target);
 static void create_table(EtlMerge *merge, Tombstones *tombs);
 static void append_column(StringInfo sql, EtlMerge *merge, int column,
 						  int32 typmod);
+static void append_collation(StringInfo sql, Oid collation);
 static void check_table(EtlMerge *merge, const Tombstones *tombs, Oid relid);
 static bool is_trusted(Relation rel, Relation target);
 static bool has_columns(Relation rel, EtlMerge *merge, const Tombstones *tombs);
@@ -76,7 +77,7 @@ static bool index_matches(Relation index, Relation rel, EtlMerge *merge,
 						  const Tombstones *tombs);
 static void bury(EtlMerge *merge, const EtlChange *change);
 static char *build_statement(EtlMerge *merge, const Tombstones *tombs);
-static char *newer_operator(Oid type);
+static char *operator_name(Oid operator);
 
 /*
  * Finds the table with the target's tombstones, or makes it, and lets the
@@ -102,6 +103,43 @@ etl_tombstones_open(EtlMerge *merge, bool create)
 	merge->bury = bury;
 	merge->bury_arg = tombs;
 	return tombs->name;
+}
+
+/*
+ * Joins the tombstones to a query of the source, which is called etl_s there,
+ * so that etl_t.etl_tombstone is the sequence at which a row's key was
+ * deleted.  No other name of theirs must be seen by the user's expressions.
+ */
+void
+etl_tombstones_append_join(StringInfo sql, EtlMerge *merge,
+						   const char *tombstones)
+{
+	const char *separator = ") AS etl_t ON";
+
+	appendStringInfoString(sql, " LEFT JOIN (SELECT ");
+	for (int i = 0; i < merge->n_keys; i++)
+		appendStringInfo(sql, "%s AS etl_key_%d, ",
+						 quote_identifier(merge->columns[merge->keys[i]].name),
+						 i + 1);
+	appendStringInfo(sql, "%s AS etl_tombstone FROM %s",
+					 quote_identifier(merge->columns[merge->sequence].name),
+					 tombstones);
+	for (int i = 0; i < merge->n_keys; i++)
+	{
+		EtlMergeColumn *column = &merge->columns[merge->keys[i]];
+		TypeCacheEntry *type = lookup_type_cache(column->ops.type,
+												 TYPECACHE_EQ_OPR);
+
+		appendStringInfo(sql, "%s etl_s.%s::%s", separator,
+						 quote_identifier(column->name),
+						 format_type_extended(column->ops.type, -1,
+											  FORMAT_TYPE_TYPEMOD_GIVEN |
+												  FORMAT_TYPE_FORCE_QUALIFY));
+		append_collation(sql, column->ops.collation);
+		appendStringInfo(sql, " %s etl_t.etl_key_%d",
+						 operator_name(type->eq_opr), i + 1);
+		separator = " AND";
+	}
 }
 
 /* Writes what was buried; a key keeps the newest of its tombstones. */
@@ -266,24 +304,28 @@ append_column(StringInfo sql, EtlMerge *merge, int column, int32 typmod)
 					 format_type_extended(att->atttypid, typmod,
 										  FORMAT_TYPE_TYPEMOD_GIVEN |
 											  FORMAT_TYPE_FORCE_QUALIFY));
-	if (OidIsValid(att->attcollation))
-	{
-		HeapTuple tuple = SearchSysCache1(COLLOID,
-										  ObjectIdGetDatum(att->attcollation));
-		Form_pg_collation collation;
-
-		if (!HeapTupleIsValid(tuple))
-			elog(ERROR, "cache lookup failed for collation %u",
-				 att->attcollation);
-		collation = (Form_pg_collation) GETSTRUCT(tuple);
-		appendStringInfo(sql, " COLLATE %s",
-						 quote_qualified_identifier(get_namespace_name(
-														collation->collnamespace),
-													NameStr(
-														collation->collname)));
-		ReleaseSysCache(tuple);
-	}
+	append_collation(sql, att->attcollation);
 	appendStringInfoString(sql, " NOT NULL, ");
+}
+
+/* COLLATE and a name, for types that have one. */
+static void
+append_collation(StringInfo sql, Oid collation)
+{
+	HeapTuple tuple;
+	Form_pg_collation form;
+
+	if (!OidIsValid(collation))
+		return;
+	tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(collation));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for collation %u", collation);
+	form = (Form_pg_collation) GETSTRUCT(tuple);
+	appendStringInfo(sql, " COLLATE %s",
+					 quote_qualified_identifier(get_namespace_name(
+													form->collnamespace),
+												NameStr(form->collname)));
+	ReleaseSysCache(tuple);
 }
 
 /* Is the relation with that name what we made there, or as good as that? */
@@ -436,6 +478,9 @@ static char *
 build_statement(EtlMerge *merge, const Tombstones *tombs)
 {
 	const char *sequence = quote_identifier(merge->columns[merge->sequence].name);
+	Oid newer = lookup_type_cache(merge->columns[merge->sequence].ops.type,
+								  TYPECACHE_GT_OPR)
+					->gt_opr;
 	StringInfoData keys;
 	StringInfoData sql;
 
@@ -457,26 +502,20 @@ build_statement(EtlMerge *merge, const Tombstones *tombs)
 					 " WHERE EXCLUDED.%s %s t.%s",
 					 keys.data, sequence, sequence, tombs->deleted_at,
 					 tombs->deleted_at, tombs->run_id, tombs->run_id, sequence,
-					 newer_operator(
-						 TupleDescAttr(tombs->desc, merge->n_keys)->atttypid),
-					 sequence);
+					 operator_name(newer), sequence);
 	return sql.data;
 }
 
-/* The operator by which the type orders its values, ready for SQL. */
+/* An operator's name, ready for SQL. */
 static char *
-newer_operator(Oid type)
+operator_name(Oid operator)
 {
-	TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_GT_OPR);
-	HeapTuple tuple;
+	HeapTuple tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
 	Form_pg_operator form;
 	char *result;
 
-	if (!OidIsValid(entry->gt_opr))
-		elog(ERROR, "type %u has no ordering operator", type);
-	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(entry->gt_opr));
 	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for operator %u", entry->gt_opr);
+		elog(ERROR, "cache lookup failed for operator %u", operator);
 	form = (Form_pg_operator) GETSTRUCT(tuple);
 	result = psprintf("OPERATOR(%s.%s)",
 					  quote_identifier(get_namespace_name(form->oprnamespace)),

@@ -38,6 +38,7 @@ etl_merge_run(EtlMerge *merge)
 												 ALLOCSET_DEFAULT_SIZES);
 	if (!merge->general && !etl_merge_writer_can_heap(merge->target))
 		merge->general = true;
+	etl_merge_check_privileges(merge, false);
 	merge->letters = etl_dead_letters_open(merge->run);
 	merge->writer = etl_merge_writer_open(merge);
 	etl_merge_scan(merge);
@@ -63,8 +64,7 @@ check_fraction(EtlMerge *merge)
 			 errmsg("merge would %s " INT64_FORMAT " of " INT64_FORMAT
 					" keys of relation \"%s\"",
 					merge->versioned ? "close" : "delete", gone,
-					merge->counts.open,
-					RelationGetRelationName(merge->target)),
+					merge->counts.open, RelationGetRelationName(merge->target)),
 			 errdetail("Not more than a fraction of %g is allowed.",
 					   merge->max_delete_fraction),
 			 errhint("Check whether the source is complete, or pass a greater \"%s\".",
@@ -81,6 +81,15 @@ etl_merge_column(const EtlMerge *merge, const char *name)
 			strcmp(merge->columns[i].name, name) == 0)
 			return i;
 	return -1;
+}
+
+/* The name of a relation, ready for SQL. */
+char *
+etl_merge_relation_name(Relation rel)
+{
+	return quote_qualified_identifier(get_namespace_name(
+										  RelationGetNamespace(rel)),
+									  RelationGetRelationName(rel));
 }
 
 /* A key as messages show it: (columns)=(values). */
@@ -162,8 +171,10 @@ change_to_jsonb(EtlMerge *merge, const EtlChange *change)
 	desc->natts = n;
 	BlessTupleDesc(desc);
 	json = DirectFunctionCall1(row_to_json,
-							   heap_copy_tuple_as_datum(
-								   heap_form_tuple(desc, values, nulls), desc));
+							   heap_copy_tuple_as_datum(heap_form_tuple(desc,
+																		values,
+																		nulls),
+														desc));
 	return DatumGetJsonbP(
 		DirectFunctionCall1(jsonb_in,
 							CStringGetDatum(TextDatumGetCString(json))));

@@ -22,7 +22,7 @@
 /* What a column of the target is to a merge. */
 typedef enum EtlColumnRole
 {
-	ETL_ROLE_NONE,		 /* dropped, generated, identity: the table's own */
+	ETL_ROLE_NONE, /* dropped, generated, identity: the table's own */
 	ETL_ROLE_KEY,
 	ETL_ROLE_TRACKED,	 /* a change starts a version; or is written over */
 	ETL_ROLE_OVERWRITE,	 /* a change is written into all versions */
@@ -204,7 +204,7 @@ struct EtlMerge
 	EtlLate late;
 	bool from_log; /* the input holds every change there was */
 	bool closed_bounds;
-	Datum effective_at; /* of rows without a time, and of absence */
+	Datum effective_at;		/* of rows without a time, and of absence */
 	bool effective_is_last; /* it is the greatest time of the input */
 	Datum open_end;
 	bool open_end_null;

@@ -54,8 +54,7 @@ extern void etl_filter_add_source(EtlFilter *filter, uint64 hash,
 								  uint64 fingerprint, uint64 address);
 extern void etl_filter_source_done(EtlFilter *filter);
 extern void etl_filter_add_target(EtlFilter *filter, uint64 hash,
-								  uint64 fingerprint, uint64 address,
-								  int flags);
+								  uint64 fingerprint, uint64 address, int flags);
 extern void etl_filter_finish(EtlFilter *filter);
 extern int64 etl_filter_unchanged(const EtlFilter *filter);
 extern void etl_filter_free(EtlFilter *filter);

@@ -223,8 +223,7 @@ add_target(void *arg, TupleTableSlot *slot)
 		{
 			print = fingerprint(scan, stored.values, stored.nulls);
 			if (merge->versioned && merge->input.time != 0)
-				print = etl_value_fingerprint(&merge->columns[merge->valid_from]
-												   .ops,
+				print = etl_value_fingerprint(&merge->columns[merge->valid_from].ops,
 											  stored.values[merge->valid_from],
 											  stored.nulls[merge->valid_from],
 											  print);
@@ -356,7 +355,8 @@ settle_again(void *arg, uint64 source, uint64 target)
 						RelationGetRelationName(merge->target)),
 				 merge->versioned ?
 					 errhint("etl_scd2_verify() lists all such problems.") :
-					 errhint("Remove the surplus rows, or name columns that tell them apart in \"keys\".")));
+					 errhint(
+						 "Remove the surplus rows, or name columns that tell them apart in \"keys\".")));
 	settle_absent(arg, target);
 }
 

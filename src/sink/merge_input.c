@@ -16,6 +16,7 @@
 
 #include "access/tableam.h"
 #include "storage/itemptr.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -30,6 +31,7 @@ typedef struct InputScan
 	void *arg;
 } InputScan;
 
+static void scan_query(InputScan *scan);
 static void input_row(void *arg, TupleTableSlot *slot);
 static bool settle_null(EtlMerge *merge, EtlChange *change, bool null_time);
 static const char *null_column(EtlMerge *merge, const EtlChange *change);
@@ -66,8 +68,22 @@ etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg)
 		etl_heap_rows(merge->input.relation, GetActiveSnapshot(), input_row,
 					  &scan);
 	else
-		etl_query_rows(&merge->input.query, input_row, &scan);
+		scan_query(&scan);
 	MemoryContextDelete(scan.row_context);
+}
+
+/* Dead letters are written while rows come, which a parallel plan forbids. */
+static void
+scan_query(InputScan *scan)
+{
+	int level = NewGUCNestLevel();
+
+	if (scan->merge->null_keys == ETL_NULL_KEYS_DEAD_LETTER)
+		(void) set_config_option("max_parallel_workers_per_gather", "0",
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+	etl_query_rows(&scan->merge->input.query, input_row, scan);
+	AtEOXact_GUC(true, level);
 }
 
 static void
@@ -85,8 +101,7 @@ input_row(void *arg, TupleTableSlot *slot)
 	if (change->is_new)
 		change->number = ++merge->counts.read;
 	if (merge->input.number != 0)
-		change->number =
-			DatumGetInt64(slot->tts_values[merge->input.number - 1]);
+		change->number = DatumGetInt64(slot->tts_values[merge->input.number - 1]);
 	if (!settle_null(merge, change, null_time))
 		scan->call(scan->arg, change, slot);
 	MemoryContextSwitchTo(oldcontext);
@@ -152,12 +167,12 @@ settle_null(EtlMerge *merge, EtlChange *change, bool null_time)
 			(errcode(ERRCODE_NOT_NULL_VIOLATION),
 			 name != NULL ?
 				 errmsg("source has a row whose key column \"%s\" is null", name) :
-				 errmsg("source has a row without a time in the \"sequence_by\" column"),
-			 name != NULL ?
-				 0 :
-				 errdetail("Its key is %s.",
-						   etl_merge_key_text(merge, change->values,
-											  change->nulls)),
+				 errmsg(
+					 "source has a row without a time in the \"sequence_by\" column"),
+			 name != NULL ? 0 :
+							errdetail("Its key is %s.",
+									  etl_merge_key_text(merge, change->values,
+														 change->nulls)),
 			 errhint("Pass null_keys => 'dead_letter' to reject such rows.")));
 	return true;
 }
@@ -184,8 +199,7 @@ etl_input_address(EtlMerge *merge, TupleTableSlot *slot)
 	{
 		MemoryContext oldcontext;
 
-		oldcontext = MemoryContextSwitchTo(
-			GetMemoryChunkContext(merge->columns));
+		oldcontext = MemoryContextSwitchTo(GetMemoryChunkContext(merge->columns));
 		merge->input.spool = etl_spool_create(merge->input.desc);
 		MemoryContextSwitchTo(oldcontext);
 	}

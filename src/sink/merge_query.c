@@ -31,9 +31,9 @@ typedef struct QueryScan
 	EtlScope *scope; /* or NULL */
 	EtlGroups *groups;
 	bloom_filter *keys;
-	int *columns;	   /* of the target, by position in its query */
-	int first;		   /* position of the first column */
-	Datum *values;	   /* a row of the target in its layout */
+	int *columns;  /* of the target, by position in its query */
+	int first;	   /* position of the first column */
+	Datum *values; /* a row of the target in its layout */
 	bool *nulls;
 	MemoryContext row_context;
 } QueryScan;
@@ -159,9 +159,8 @@ add_target(void *arg, TupleTableSlot *slot)
 		stored.nulls = scan->nulls;
 		if (!merge->versioned || etl_stored_is_open(merge, &stored))
 			merge->counts.open++;
-		if (known ||
-			(merge->absent != ETL_ABSENT_IGNORE &&
-			 etl_scope_has(scan->scope, scan->values, scan->nulls)))
+		if (known || (merge->absent != ETL_ABSENT_IGNORE &&
+					  etl_scope_has(scan->scope, scan->values, scan->nulls)))
 			etl_groups_add_stored(scan->groups, hash, table, &tid, scan->values,
 								  scan->nulls);
 	}

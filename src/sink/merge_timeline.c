@@ -123,8 +123,8 @@ etl_timeline_stored(EtlHistory *history)
 		if (history->open[i])
 			continue;
 		if (merge->closed_bounds)
-			history->ends[i] =
-				DateADTGetDatum(DatumGetDateADT(history->ends[i]) + 1);
+			history->ends[i] = DateADTGetDatum(
+				DatumGetDateADT(history->ends[i]) + 1);
 		history->last = history->ends[i];
 		if (etl_time_compare(merge, from, history->ends[i]) >= 0)
 			refuse_stored(merge, stored,
@@ -178,8 +178,7 @@ etl_timeline_changes(EtlHistory *history)
 
 		if (change->is_delete)
 			continue;
-		if (history->oldest == NULL &&
-			(group->n_stored == 0 || merge->from_log))
+		if (history->oldest == NULL && (group->n_stored == 0 || merge->from_log))
 			history->oldest = change;
 		if (merge->from_log || !is_late(history, change))
 			history->newest = change;
@@ -195,8 +194,7 @@ compare_changes(const void *a, const void *b, void *arg)
 
 	if (order != 0)
 		return order;
-	return first->number < second->number ? -1 :
-										   first->number > second->number;
+	return first->number < second->number ? -1 : first->number > second->number;
 }
 
 /*
@@ -257,8 +255,7 @@ revive_present(EtlHistory *history)
 	int n_stored = history->group->n_stored;
 	EtlChange *newest;
 
-	if (history->n_changes == 0 || n_stored == 0 ||
-		history->open[n_stored - 1])
+	if (history->n_changes == 0 || n_stored == 0 || history->open[n_stored - 1])
 		return;
 	newest = history->changes[history->n_changes - 1];
 	if (!newest->is_delete && newest->is_new &&
@@ -307,9 +304,8 @@ is_late(EtlHistory *history, const EtlChange *change)
 void
 etl_timeline_points(EtlHistory *history)
 {
-	history->points = palloc(sizeof(EtlPoint) *
-							 (2 * history->group->n_stored +
-							  history->n_changes + 1));
+	history->points = palloc(sizeof(EtlPoint) * (2 * history->group->n_stored +
+												 history->n_changes + 1));
 	history->n_points = 0;
 	merge_points(history);
 	drop_repeated(history);
@@ -344,7 +340,8 @@ merge_points(EtlHistory *history)
 						   (i + 1 == n_stored ||
 							etl_time_compare(merge, history->ends[i],
 											 group->stored[i + 1]
-												 .values[merge->valid_from]) != 0);
+												 .values[merge->valid_from]) !=
+								0);
 
 		for (; c < history->n_changes &&
 			   etl_time_compare(merge, history->changes[c]->time, from) < 0;
@@ -437,9 +434,8 @@ says_nothing(EtlHistory *history, const EtlPoint *point, const EtlPoint *before)
 	{
 		const EtlPoint *p = i == 0 ? before : point;
 
-		values[i] = p->change != NULL ?
-						p->change->values :
-						history->group->stored[p->stored].values;
+		values[i] = p->change != NULL ? p->change->values :
+										history->group->stored[p->stored].values;
 		nulls[i] = p->change != NULL ? p->change->nulls :
 									   history->group->stored[p->stored].nulls;
 	}
@@ -481,8 +477,7 @@ outcome(EtlHistory *history, EtlChange *change)
 
 		if (etl_same_content(history->merge, ETL_ROLE_TRACKED, row->values,
 							 row->nulls, change->values, change->nulls))
-			return overwrites(history, change) ? ETL_OVERWRITTEN :
-												 ETL_UNCHANGED;
+			return overwrites(history, change) ? ETL_OVERWRITTEN : ETL_UNCHANGED;
 		return ETL_CORRECTED;
 	}
 	if (!starts && boundary == BOUNDARY_END)

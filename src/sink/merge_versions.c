@@ -80,8 +80,7 @@ pair_versions(EtlHistory *history, bool *paired)
 
 		version->pair = -1;
 		while (s < group->n_stored &&
-			   etl_time_compare(merge,
-								group->stored[s].values[merge->valid_from],
+			   etl_time_compare(merge, group->stored[s].values[merge->valid_from],
 								version->point->time) < 0)
 			s++;
 		if (s < group->n_stored &&
@@ -113,8 +112,7 @@ pair_versions(EtlHistory *history, bool *paired)
 				etl_time_compare(merge, stored->values[merge->valid_from],
 								 version->point->time) < 0 ||
 				!etl_same_content(merge, ETL_ROLE_TRACKED, stored->values,
-								  stored->nulls, change->values,
-								  change->nulls))
+								  stored->nulls, change->values, change->nulls))
 				continue;
 			version->pair = s;
 			paired[s] = true;
@@ -156,8 +154,7 @@ template_of(EtlHistory *history, int i)
 	for (int s = 0; s < group->n_stored; s++)
 	{
 		if (etl_time_compare(history->merge,
-							 group->stored[s]
-								 .values[history->merge->valid_from],
+							 group->stored[s].values[history->merge->valid_from],
 							 version->point->time) > 0)
 			break;
 		before = s;
@@ -234,8 +231,7 @@ set_times(EtlMerge *merge, EtlVersion *version)
 	if (version->open)
 		version->values[to] = merge->open_end;
 	else if (merge->closed_bounds)
-		version->values[to] = DateADTGetDatum(DatumGetDateADT(version->end) -
-											  1);
+		version->values[to] = DateADTGetDatum(DatumGetDateADT(version->end) - 1);
 	else
 		version->values[to] = version->end;
 	if (merge->is_current >= 0)
@@ -342,9 +338,9 @@ set_previous_overwrites(EtlHistory *history)
 				(last != NULL &&
 				 etl_time_compare(merge, change->time, history->last) < 0))
 				continue;
-			if (known && !etl_value_equal(&info->ops, value, null,
-										  change->values[column],
-										  change->nulls[column]))
+			if (known &&
+				!etl_value_equal(&info->ops, value, null,
+								 change->values[column], change->nulls[column]))
 			{
 				former = value;
 				former_null = null;
@@ -454,9 +450,8 @@ same_times(EtlHistory *history, EtlVersion *version, const EtlStored *stored)
 						 stored->values[merge->valid_from]) != 0 ||
 		version->open != history->open[version->pair])
 		return false;
-	if (!version->open &&
-		etl_time_compare(merge, version->end, history->ends[version->pair]) !=
-			0)
+	if (!version->open && etl_time_compare(merge, version->end,
+										   history->ends[version->pair]) != 0)
 		return false;
 	return current < 0 ||
 		   (!stored->nulls[current] &&
