@@ -359,10 +359,19 @@ BEGIN
         RETURN;
     END IF;
 
-    -- rows that a newer one of the batch outdates, then ties
+    SELECT * INTO s FROM reference.stored_row WHERE k = key_k AND k2 = key_k2;
+    SELECT seq INTO grave FROM reference.tombstone WHERE k = key_k AND k2 = key_k2;
+
+    -- Rows older than what is stored, or than a newer one of the batch.
+    IF sequenced AND (newest < s.seq OR newest < grave) THEN
+        n.stale := n.stale + total;
+        RETURN;
+    END IF;
     SELECT count(*), count(DISTINCT ROW(a, b, c, del)) INTO tied, different
     FROM reference.upsert_batch WHERE k = key_k AND k2 = key_k2 AND (NOT sequenced OR seq = newest);
     n.stale := n.stale + total - tied;
+
+    -- Ties of the others.
     SELECT * INTO winner FROM reference.upsert_batch
     WHERE k = key_k AND k2 = key_k2 AND (NOT sequenced OR seq = newest)
     ORDER BY del DESC, ord DESC LIMIT 1;
@@ -375,13 +384,6 @@ BEGIN
         END IF;
     END IF;
     n.duplicates := n.duplicates + tied - 1;
-
-    SELECT * INTO s FROM reference.stored_row WHERE k = key_k AND k2 = key_k2;
-    SELECT seq INTO grave FROM reference.tombstone WHERE k = key_k AND k2 = key_k2;
-    IF sequenced AND (winner.seq < s.seq OR winner.seq < grave) THEN
-        n.stale := n.stale + 1;
-        RETURN;
-    END IF;
 
     IF winner.del THEN
         IF s.k IS NULL THEN
