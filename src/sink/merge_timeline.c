@@ -531,7 +531,8 @@ outcome(EtlHistory *history, EtlChange *change)
 		return ETL_INSERTED;
 	if (is_late(history, change))
 		return ETL_LATE;
-	if (point == 0 || !history->points[point - 1].live)
+	if (boundary == BOUNDARY_END || point == 0 ||
+		!history->points[point - 1].live)
 		history->merge->counts.revived++;
 	return ETL_OPENED;
 }
