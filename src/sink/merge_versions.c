@@ -266,7 +266,10 @@ set_previous(EtlHistory *history)
 			if (i == 0)
 			{
 				if (version->fresh || version->point->stored > 0)
+				{
 					version->nulls[merge->columns[column].previous] = true;
+					version->fresh = true;
+				}
 			}
 			else if (version->fresh || history->versions[i - 1].fresh ||
 					 version->point->stored !=
