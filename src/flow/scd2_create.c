@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "access/stratnum.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
@@ -266,9 +267,12 @@ find_surrogate_key(Create *create, const char *name)
 /* ------------------------------------------------------------------ */
 /* commands                                                             */
 
-/* A name in the new table, which must be its only column of that name. */
+/*
+ * A name in the new table, which must be its only column of that name.  hint:
+ * where the caller may give another one; NULL where that is not possible.
+ */
 static const char *
-new_column(Create *create, const char *name, const char *parameter)
+new_column(Create *create, const char *name, const char *hint)
 {
 	ListCell *lc;
 
@@ -278,9 +282,9 @@ new_column(Create *create, const char *name, const char *parameter)
 					(errcode(ERRCODE_DUPLICATE_COLUMN),
 					 errmsg("table \"%s\" would have two columns \"%s\"",
 							create->table, name),
-					 parameter != NULL ?
-						 errhint("Pass another name as %s, or name the columns to take from the source with tracked.",
-								 parameter) :
+					 hint != NULL ?
+						 errhint("Pass another name %s, or name the columns to take from the source with tracked.",
+								 hint) :
 						 0));
 	create->columns = lappend(create->columns, pstrdup(name));
 	return quote_identifier(name);
@@ -300,13 +304,13 @@ add_comment(Create *create, const char *column, const char *comment)
 /* A column with type and collation of a source column. */
 static void
 add_source_column(Create *create, int source, const char *name,
-				  const char *parameter, bool not_null, const char *comment)
+				  const char *hint, bool not_null, const char *comment)
 {
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(create->source),
 										  source);
 	StringInfo command = &create->table_command;
 
-	appendStringInfo(command, ", %s %s", new_column(create, name, parameter),
+	appendStringInfo(command, ", %s %s", new_column(create, name, hint),
 					 format_type_extended(att->atttypid, att->atttypmod,
 										  FORMAT_TYPE_TYPEMOD_GIVEN |
 											  FORMAT_TYPE_FORCE_QUALIFY));
@@ -353,7 +357,7 @@ add_source_columns(Create *create)
 	}
 	forboth(lc, create->current, lc2, create->previous)
 		add_source_column(create, source_column(create, lfirst(lc)),
-						  lfirst(lc2), "the value in previous", false,
+						  lfirst(lc2), "in previous", false,
 						  psprintf("former value of %s",
 								   quote_identifier(lfirst(lc))));
 }
@@ -369,13 +373,14 @@ add_times(Create *create)
 						  "until when, exclusively, the version is valid";
 
 	appendStringInfo(command, ", %s %s NOT NULL",
-					 new_column(create, create->valid_from, "valid_from"), type);
+					 new_column(create, create->valid_from, "as valid_from"),
+					 type);
 	add_comment(create, create->valid_from,
 				create->closed_bounds ?
 					"the first day on which the version is valid" :
 					"since when, inclusively, the version is valid");
 	appendStringInfo(command, ", %s %s",
-					 new_column(create, create->valid_to, "valid_to"), type);
+					 new_column(create, create->valid_to, "as valid_to"), type);
 	if (create->open_end != NULL)
 		appendStringInfo(command, " NOT NULL DEFAULT %s::%s",
 						 quote_literal_cstr(create->open_end), type);
@@ -385,7 +390,7 @@ add_times(Create *create)
 	if (create->is_current == NULL)
 		return;
 	appendStringInfo(command, ", %s pg_catalog.bool NOT NULL",
-					 new_column(create, create->is_current, "is_current"));
+					 new_column(create, create->is_current, "as is_current"));
 	add_comment(create, create->is_current, "whether the version is open");
 }
 
@@ -394,21 +399,20 @@ static void
 add_constraints(Create *create)
 {
 	StringInfo command = &create->table_command;
-	Oid less = lookup_type_cache(create->time_type, TYPECACHE_LT_OPR)->lt_opr;
+	TypeCacheEntry *type = lookup_type_cache(create->time_type,
+											 TYPECACHE_BTREE_OPFAMILY);
+	Oid before = get_opfamily_member(type->btree_opf, type->btree_opintype,
+									 type->btree_opintype,
+									 create->closed_bounds ?
+										 BTLessEqualStrategyNumber :
+										 BTLessStrategyNumber);
 	const char *from = quote_identifier(create->valid_from);
 	const char *to = quote_identifier(create->valid_to);
 	ListCell *lc;
 
 	appendStringInfoString(command, ", CHECK (");
-	if (create->closed_bounds)
-	{
-		appendStringInfoString(command, "NOT ");
-		generate_operator_clause(command, to, create->time_type, less, from,
-								 create->time_type);
-	}
-	else
-		generate_operator_clause(command, from, create->time_type, less, to,
-								 create->time_type);
+	generate_operator_clause(command, from, create->time_type, before, to,
+							 create->time_type);
 	appendStringInfoString(command, "), UNIQUE (");
 	foreach(lc, create->keys)
 		appendStringInfo(command, "%s, ", quote_identifier(lfirst(lc)));
@@ -433,7 +437,8 @@ create_table(Create *create)
 	appendStringInfo(&create->table_command,
 					 "CREATE TABLE %s (%s pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
 					 name,
-					 new_column(create, create->surrogate_key, "surrogate_key"));
+					 new_column(create, create->surrogate_key,
+								"as surrogate_key"));
 	add_comment(create, create->surrogate_key, "surrogate key of the version");
 	add_source_columns(create);
 	add_times(create);

@@ -229,19 +229,19 @@ static AttrNumber
 single_primary_key(Relation target)
 {
 	AttrNumber attnum = InvalidAttrNumber;
-	Oid index_oid;
-	Relation index;
+	ListCell *lc;
 
 	if (!target->rd_rel->relhasindex)
 		return InvalidAttrNumber;
-	(void) RelationGetIndexList(target); /* finds the primary key, too */
-	index_oid = target->rd_pkindex;
-	if (!OidIsValid(index_oid))
-		return InvalidAttrNumber;
-	index = index_open(index_oid, AccessShareLock);
-	if (IndexRelationGetNumberOfKeyAttributes(index) == 1)
-		attnum = index->rd_index->indkey.values[0];
-	index_close(index, AccessShareLock);
+	foreach(lc, RelationGetIndexList(target))
+	{
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indisprimary &&
+			IndexRelationGetNumberOfKeyAttributes(index) == 1)
+			attnum = index->rd_index->indkey.values[0];
+		index_close(index, AccessShareLock);
+	}
 	return attnum;
 }
 
@@ -706,6 +706,7 @@ run_query(Verify *verify, const char *query)
 		options.params = makeParamList(1);
 		param = &options.params->params[0];
 		param->value = verify->open_end;
+		param->isnull = false;
 		param->ptype = verify->time->type_id;
 		param->pflags = PARAM_FLAG_CONST;
 	}

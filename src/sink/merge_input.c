@@ -16,6 +16,7 @@
 
 #include "access/tableam.h"
 #include "storage/itemptr.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -30,6 +31,7 @@ typedef struct InputScan
 	void *arg;
 } InputScan;
 
+static void scan_query(InputScan *scan);
 static void input_row(void *arg, TupleTableSlot *slot);
 static bool settle_null(EtlMerge *merge, EtlChange *change, bool null_time);
 static const char *null_column(EtlMerge *merge, const EtlChange *change);
@@ -66,8 +68,22 @@ etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg)
 		etl_heap_rows(merge->input.relation, GetActiveSnapshot(), input_row,
 					  &scan);
 	else
-		etl_query_rows(&merge->input.query, input_row, &scan);
+		scan_query(&scan);
 	MemoryContextDelete(scan.row_context);
+}
+
+/* Dead letters are written while rows come, which a parallel plan forbids. */
+static void
+scan_query(InputScan *scan)
+{
+	int level = NewGUCNestLevel();
+
+	if (scan->merge->null_keys == ETL_NULL_KEYS_DEAD_LETTER)
+		(void) set_config_option("max_parallel_workers_per_gather", "0",
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+								 true, 0, false);
+	etl_query_rows(&scan->merge->input.query, input_row, scan);
+	AtEOXact_GUC(true, level);
 }
 
 static void

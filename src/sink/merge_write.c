@@ -161,9 +161,7 @@ etl_merge_update(EtlMergeWriter *writer, const EtlStored *stored, Datum *values,
 	new_nulls = writer->scratch->tts_isnull + ETL_EDIT_COLUMNS;
 	for (int i = 0; i < merge->natts; i++)
 	{
-		EtlColumnRole role = merge->columns[i].role;
-		bool set = times ? role >= ETL_ROLE_VALID_FROM :
-						   role != ETL_ROLE_NONE && role != ETL_ROLE_KEY;
+		bool set = etl_update_sets(merge->columns[i].role, times);
 
 		new_values[i] = set ? values[i] : stored->values[i];
 		new_nulls[i] = (set ? nulls[i] : stored->nulls[i]) ||

@@ -65,6 +65,16 @@ struct EtlMergeWriter
 	bool *insert_nulls;
 };
 
+/* Does an update set a column of this role? */
+static inline bool
+etl_update_sets(EtlColumnRole role, bool times)
+{
+	if (times)
+		return role == ETL_ROLE_VALID_FROM || role == ETL_ROLE_VALID_TO ||
+			   role == ETL_ROLE_IS_CURRENT;
+	return role != ETL_ROLE_NONE && role != ETL_ROLE_KEY;
+}
+
 /* in merge_write_heap.c */
 extern EtlMergeHeap *etl_merge_heap_open(EtlMergeWriter *writer);
 extern void etl_merge_heap_edit(EtlMergeHeap *heap, EtlEditStep step,

@@ -53,8 +53,7 @@ struct EtlMergeHeap
 	HeapLane *times; /* NULL until needed */
 	HeapLane *all;	 /* likewise; also deletes */
 	bool has_triggers;
-	bool in_statement; /* an AFTER trigger level is open */
-	bool deletes;	   /* one was seen */
+	bool deletes; /* one was seen */
 };
 
 static bool trigger_serves(const Trigger *trigger);
@@ -64,7 +63,7 @@ static void update_row(EtlMergeHeap *heap, HeapLane *lane, ItemPointer tid,
 					   Datum *values, bool *nulls);
 static void delete_row(EtlMergeHeap *heap, HeapLane *lane, ItemPointer tid);
 static void check_result(TM_Result result, Relation rel);
-static void close_lane(HeapLane *lane);
+static void close_estate(EState *estate);
 
 /* Does this way do for the target all that SQL would? */
 bool
@@ -104,6 +103,7 @@ trigger_serves(const Trigger *trigger)
 			RI_FKey_trigger_type(trigger->tgfoid) != RI_TRIGGER_NONE);
 }
 
+/* Opens an AFTER trigger level, too, which the close ends. */
 EtlMergeHeap *
 etl_merge_heap_open(EtlMergeWriter *writer)
 {
@@ -111,6 +111,8 @@ etl_merge_heap_open(EtlMergeWriter *writer)
 
 	heap->writer = writer;
 	heap->has_triggers = writer->target->trigdesc != NULL;
+	if (heap->has_triggers)
+		AfterTriggerBeginQuery();
 	return heap;
 }
 
@@ -165,17 +167,17 @@ etl_merge_heap_apply(EtlMergeHeap *heap)
 void
 etl_merge_heap_close(EtlMergeHeap *heap)
 {
-	HeapLane *lane = heap->all != NULL ? heap->all : heap->times;
-
-	if (heap->in_statement)
+	if (heap->has_triggers)
 	{
-		AfterTriggerEndQuery(lane->estate);
-		heap->in_statement = false;
+		EState *estate = CreateExecutorState();
+
+		AfterTriggerEndQuery(estate);
+		close_estate(estate);
 	}
 	if (heap->times != NULL)
-		close_lane(heap->times);
+		close_estate(heap->times->estate);
 	if (heap->all != NULL)
-		close_lane(heap->all);
+		close_estate(heap->all->estate);
 	pfree(heap);
 }
 
@@ -193,11 +195,6 @@ get_lane(EtlMergeHeap *heap, bool times)
 		return *place;
 
 	CheckCmdReplicaIdentity(target, CMD_UPDATE);
-	if (heap->has_triggers && !heap->in_statement)
-	{
-		AfterTriggerBeginQuery();
-		heap->in_statement = true;
-	}
 	oldcontext = MemoryContextSwitchTo(writer->context);
 	lane = palloc0(sizeof(HeapLane));
 	lane->estate = CreateExecutorState();
@@ -223,14 +220,9 @@ updated_columns(EtlMerge *merge, bool times)
 	Bitmapset *result = NULL;
 
 	for (int i = 0; i < merge->natts; i++)
-	{
-		EtlColumnRole role = merge->columns[i].role;
-
-		if (times ? role >= ETL_ROLE_VALID_FROM :
-					role != ETL_ROLE_NONE && role != ETL_ROLE_KEY)
+		if (etl_update_sets(merge->columns[i].role, times))
 			result = bms_add_member(result,
 									i + 1 - FirstLowInvalidHeapAttributeNumber);
-	}
 	return result;
 }
 
@@ -323,11 +315,12 @@ check_result(TM_Result result, Relation rel)
 	}
 }
 
+/* Gives back what the executor has opened. */
 static void
-close_lane(HeapLane *lane)
+close_estate(EState *estate)
 {
-	ExecResetTupleTable(lane->estate->es_tupleTable, false);
-	ExecCloseResultRelations(lane->estate);
-	ExecCloseRangeTableRelations(lane->estate);
-	FreeExecutorState(lane->estate);
+	ExecResetTupleTable(estate->es_tupleTable, false);
+	ExecCloseResultRelations(estate);
+	ExecCloseRangeTableRelations(estate);
+	FreeExecutorState(estate);
 }

@@ -16,10 +16,10 @@
  * moved.  Rows of views and of foreign tables are found by their key and the
  * start of their validity.
  *
- * What the statement does not change: a trigger that returns NULL keeps a row
- * as it was, on purpose, and nothing is made of that; the merge counts what
- * was decided.  A policy that hides a row from being changed is an error, and
- * so is a row that is gone without a trigger or rule to blame.
+ * A trigger that returns NULL and a rule may keep a row as it was, on purpose:
+ * nothing is made of that, and the merge counts what was decided.  A row that
+ * is not changed for another reason is an error: a policy hides it, or someone
+ * was faster where there is no lock, as behind a foreign table.
  *
  * Locks: the caller holds ShareRowExclusiveLock on the target; the statements
  * lock whatever else they touch.
@@ -35,6 +35,7 @@
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "rewrite/prs2lock.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -55,6 +56,7 @@ static void append_equal(StringInfo buf, EtlMergeWriter *writer, int column,
 static void check_changed(EtlMergeWriter *writer, EtlEditStep step,
 						  uint64 changed);
 static bool may_suppress(EtlMergeWriter *writer, bool deletes);
+static bool triggers_suppress(const TriggerDesc *triggers, bool deletes);
 
 /*
  * Are the target's rows, or those of one of its children, without a place that
@@ -177,12 +179,10 @@ append_assignments(StringInfo buf, EtlMergeWriter *writer, bool times)
 
 	for (int i = 0; i < merge->natts; i++)
 	{
-		EtlColumnRole role = merge->columns[i].role;
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(writer->target),
 											  i);
 
-		if (times ? role < ETL_ROLE_VALID_FROM :
-					role == ETL_ROLE_NONE || role == ETL_ROLE_KEY)
+		if (!etl_update_sets(merge->columns[i].role, times))
 			continue;
 		appendStringInfo(buf, "%s%s = e.c%d", any ? ", " : "",
 						 quote_identifier(NameStr(att->attname)), i + 1);
@@ -275,38 +275,47 @@ check_changed(EtlMergeWriter *writer, EtlEditStep step, uint64 changed)
 					missed, writer->n_edits[step],
 					RelationGetRelationName(target),
 					deletes ? "deleted" : "updated"),
-			 errdetail("They were changed while the merge ran."),
+			 errdetail(
+				 "They were changed while the merge ran, or something keeps them as they are."),
 			 errhint(
 				 "Look for triggers and foreign keys that change rows of the target, then merge again.")));
 }
 
-/*
- * Can a trigger or a rule have left rows as they were?  What a view or a
- * foreign table does with a row is its own business.
- */
+/* Can a trigger or a rule of the target have left rows as they were? */
 static bool
 may_suppress(EtlMergeWriter *writer, bool deletes)
 {
+	RuleLock *rules = writer->target->rd_rules;
 	List *children;
 	ListCell *lc;
 	bool result = false;
 
-	if (writer->by_key || writer->target->rd_rules != NULL)
-		return true;
+	for (int i = 0; rules != NULL && i < rules->numLocks; i++)
+		if (rules->rules[i]->event != CMD_SELECT)
+			return true;
 	children = find_all_inheritors(RelationGetRelid(writer->target),
 								   AccessShareLock, NULL);
 	foreach(lc, children)
 	{
 		Relation child = table_open(lfirst_oid(lc), NoLock);
-		TriggerDesc *triggers = child->trigdesc;
 
-		/* An update that moves a row to another partition deletes it. */
-		if (triggers != NULL && (triggers->trig_delete_before_row ||
-								 (!deletes && triggers->trig_update_before_row) ||
-								 (!deletes && triggers->trig_insert_before_row)))
+		if (triggers_suppress(child->trigdesc, deletes))
 			result = true;
 		table_close(child, NoLock);
 	}
 	list_free(children);
 	return result;
+}
+
+/* An update that moves a row to another partition deletes and inserts it. */
+static bool
+triggers_suppress(const TriggerDesc *triggers, bool deletes)
+{
+	if (triggers == NULL)
+		return false;
+	if (triggers->trig_delete_before_row || triggers->trig_delete_instead_row)
+		return true;
+	return !deletes && (triggers->trig_update_before_row ||
+						triggers->trig_update_instead_row ||
+						triggers->trig_insert_before_row);
 }
