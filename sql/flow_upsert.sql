@@ -79,6 +79,8 @@ INSERT INTO lim VALUES (1, 1, 1), (2, 2, 2);
 INSERT INTO lim_src VALUES (1, 1, 9), (2, 9, 9), (3, 3, 3);
 SELECT merge($$'lim', 'lim_src', '{id}', update_columns => '{a}'$$);
 TABLE lim ORDER BY id;
+INSERT INTO lim_src VALUES (4, 4, 4);
+SELECT merge($$'lim', 'lim_src', '{id}', update_columns => '{}'$$);
 SELECT merge($$'lim', 'lim_src', '{id}', update_columns => '{nope}'$$);
 SELECT merge($$'lim', 'lim_src', '{id}', update_columns => '{id}'$$);
 
@@ -184,6 +186,12 @@ SELECT merge($$'del', 'del_src', '{id}', sequence_by => 'ver', delete_when => 'v
 -- an expression sees the source, and nothing else
 SELECT merge($$'del', 'del_src', '{id}', sequence_by => 'ver', delete_when => 'deleted_at IS NOT NULL'$$);
 SELECT merge($$'del', 'del_src', '{id}', sequence_by => 'ver', delete_when => 'id = 1 AND ver > 0 AND op IS NULL'$$);
+-- a row that deletes is not unchanged, however equal it is
+SELECT merge($$'del', 'del', '{id}'$$);
+CREATE TABLE twin AS TABLE del;
+SELECT merge($$'del', 'twin', '{id}', delete_when => 'id = 2'$$);
+SELECT merge($$'del', 'twin', '{id}', sequence_by => 'ver', delete_when => 'id = 3'$$);
+TABLE del ORDER BY id;
 -- another table of that name
 CREATE TABLE nos_tombstones (id int);
 ALTER TABLE nos ADD ver int;
@@ -278,6 +286,11 @@ SELECT detail FROM etl_patterns.run ORDER BY run_id DESC LIMIT 1;
 TRUNCATE abs_src;
 SELECT merge($$'abs', 'abs_src', '{id}', absent => 'delete'$$);
 SELECT count(*) FROM abs;
+ALTER TABLE abs_src ALTER id DROP NOT NULL;
+INSERT INTO abs_src VALUES (NULL, 1);
+SELECT merge($$'abs', 'abs_src', '{id}', absent => 'delete', null_keys => 'dead_letter'$$);
+SELECT count(*) FROM abs;
+TRUNCATE abs_src;
 SELECT merge($$'abs', 'abs_src', '{id}', absent => 'delete', max_delete_fraction => 1$$);
 SELECT count(*) FROM abs;
 
