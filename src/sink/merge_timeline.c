@@ -46,7 +46,6 @@ static void settle_ties(EtlHistory *history, EtlChange **changes, int n);
 static void revive_present(EtlHistory *history);
 static void settle_late(EtlHistory *history);
 static bool repeats_stored(EtlHistory *history, const EtlChange *change);
-static bool is_stored(EtlHistory *history, const EtlChange *change);
 static bool is_late(EtlHistory *history, const EtlChange *change);
 static void add_point(EtlHistory *history, Datum time, bool live, int stored,
 					  EtlChange *change);
@@ -309,28 +308,6 @@ repeats_stored(EtlHistory *history, const EtlChange *change)
 	return !change->is_delete &&
 		   etl_same_content(history->merge, ETL_ROLE_TRACKED, row->values,
 							row->nulls, change->values, change->nulls);
-}
-
-/* Is the key stored as the change has it, at that time? */
-static bool
-is_stored(EtlHistory *history, const EtlChange *change)
-{
-	EtlMerge *merge = history->merge;
-	EtlGroup *group = history->group;
-
-	for (int s = 0; s < group->n_stored; s++)
-	{
-		EtlStored *row = &group->stored[s];
-
-		if (etl_time_compare(merge, row->values[merge->valid_from],
-							 change->time) <= 0 &&
-			(history->open[s] ||
-			 etl_time_compare(merge, change->time, history->ends[s]) < 0))
-			return !change->is_delete &&
-				   etl_same_content(merge, ETL_ROLE_TRACKED, row->values,
-									row->nulls, change->values, change->nulls);
-	}
-	return change->is_delete;
 }
 
 /* Before the last boundary of what is stored? */
