@@ -50,11 +50,11 @@ etl_merge_scan(EtlMerge *merge)
 	EtlProbe *probe;
 
 	if (IsolationUsesXactSnapshot())
-		refuse_stale_snapshot(merge->target);
+		etl_merge_refuse_stale_snapshot(merge->target);
 
 	if (merge->general || merge->from_log)
 	{
-		merge->way = "general";
+		merge->way = merge->from_log ? "change log" : "general";
 		etl_merge_by_query(merge, scope);
 		return;
 	}
@@ -91,8 +91,8 @@ open_probe(EtlMerge *merge, EtlScope *scope)
  * ordinary statements find out row by row is found out here for the whole
  * table: we hold a lock that keeps writers out, so it cannot change any more.
  */
-static void
-refuse_stale_snapshot(Relation target)
+void
+etl_merge_refuse_stale_snapshot(Relation target)
 {
 	Snapshot latest = RegisterSnapshot(GetLatestSnapshot());
 	Snapshot ours = GetActiveSnapshot();
