@@ -212,6 +212,13 @@ SELECT scd2('d', 's', $$effective_at => '20', absent => 'close', max_close_fract
 SELECT count(*), count(*) FILTER (WHERE is_current) FROM d;
 SELECT scd2('d', 's', $$effective_at => '20', absent => 'close', max_close_fraction => 1.5$$);
 SELECT scd2('d', 's', $$effective_at => '20', absent => 'close', max_close_fraction => 'NaN'$$);
+-- A key that is deleted and returns, or is new and deleted, is not closed.
+TRUNCATE d, s;
+ALTER TABLE s ADD at int, ADD op text;
+INSERT INTO d SELECT i, 'r', 'v' || i, 1, NULL, true FROM generate_series(1, 4) i;
+INSERT INTO s SELECT k, region, v, 10 + n, CASE n % 2 WHEN 0 THEN 'D' END FROM d, generate_series(0, 5) n WHERE k = 1;
+INSERT INTO s SELECT i, 'r', 'new', 10 + n, CASE n WHEN 1 THEN 'D' END FROM generate_series(11, 14) i, generate_series(0, 1) n;
+SELECT scd2('d', 's', $$sequence_by => 'at', delete_when => 'op = ''D''', max_close_fraction => 0$$);
 -- With a sequence absence is as of the greatest; an open version that starts later stays.
 DROP VIEW lines;
 DROP TABLE d, s;
