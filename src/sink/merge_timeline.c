@@ -83,6 +83,18 @@ etl_stored_is_open(EtlMerge *merge, const EtlStored *stored)
 	return is_endless(column->ops.type, end);
 }
 
+/* Is this no time at which a version could begin? */
+bool
+etl_merge_is_endless(EtlMerge *merge, Datum time)
+{
+	EtlMergeColumn *column = &merge->columns[merge->valid_to];
+
+	if (!merge->open_end_null &&
+		etl_value_compare(&column->ops, time, merge->open_end) >= 0)
+		return true;
+	return is_endless(column->ops.type, time);
+}
+
 static bool
 is_endless(Oid type, Datum time)
 {
@@ -118,7 +130,10 @@ etl_timeline_stored(EtlHistory *history)
 		if (stored->nulls[merge->valid_from])
 			refuse_stored(merge, stored, "has a version without a start");
 		if (i > 0 && history->open[i - 1])
-			refuse_stored(merge, stored, "has a version after the open one");
+			refuse_stored(merge, stored,
+						  etl_stored_is_open(merge, stored) ?
+							  "has two open versions" :
+							  "has a version after the open one");
 		if (i > 0 && etl_time_compare(merge, history->ends[i - 1], from) > 0)
 			refuse_stored(merge, stored, "has versions that overlap");
 

@@ -372,7 +372,11 @@ etl_versions_write(EtlHistory *history)
 	EtlMerge *merge = history->merge;
 	EtlGroup *group = history->group;
 	bool *stays = palloc0(sizeof(bool) * (group->n_stored + 1));
+	int last = history->n_versions - 1;
 
+	if (group->n_stored > 0 && history->open[group->n_stored - 1] &&
+		(last < 0 || !history->versions[last].open))
+		merge->counts.ended++;
 	for (int i = 0; i < history->n_versions; i++)
 	{
 		EtlVersion *version = &history->versions[i];
@@ -443,22 +447,18 @@ write_version(EtlHistory *history, EtlVersion *version)
 
 /*
  * Do the validity columns say the same?  An open end that is written in
- * another way stays as it is.
+ * another way, and a wrong "is current", stay as they are: the row would not
+ * even be looked at if its key's rows were filtered first.
  */
 static bool
 same_times(EtlHistory *history, EtlVersion *version, const EtlStored *stored)
 {
 	EtlMerge *merge = history->merge;
-	int current = merge->is_current;
 
 	if (etl_time_compare(merge, version->point->time,
 						 stored->values[merge->valid_from]) != 0 ||
 		version->open != history->open[version->pair])
 		return false;
-	if (!version->open && etl_time_compare(merge, version->end,
-										   history->ends[version->pair]) != 0)
-		return false;
-	return current < 0 ||
-		   (!stored->nulls[current] &&
-			DatumGetBool(stored->values[current]) == version->open);
+	return version->open || etl_time_compare(merge, version->end,
+											 history->ends[version->pair]) == 0;
 }
