@@ -72,7 +72,7 @@ static EtlGroups *get_groups(FilterScan *scan);
 static void group_source(void *arg, uint64 hash, uint64 source);
 static void group_target(void *arg, uint64 hash, uint64 target);
 static void rescan(void *arg);
-static void decide_group(EtlMerge *merge, EtlGroup *group);
+static void decide_group(EtlMerge *merge, EtlGroup *group, void *arg);
 
 static const EtlFilterCalls filter_calls = {
 	.pair = settle_pair,
@@ -116,7 +116,7 @@ etl_merge_by_scan(EtlMerge *merge, EtlScope *scope)
 
 	if (scan->groups != NULL)
 	{
-		etl_groups_each(scan->groups, decide_group);
+		etl_groups_each(scan->groups, decide_group, NULL);
 		etl_groups_free(scan->groups);
 	}
 	ExecDropSingleTupleTableSlot(scan->target_slot);
@@ -447,7 +447,7 @@ rescan(void *arg)
  * hashes like another, and is absent if that counts.
  */
 static void
-decide_group(EtlMerge *merge, EtlGroup *group)
+decide_group(EtlMerge *merge, EtlGroup *group, void *arg)
 {
 	if (group->n_changes > 0 || merge->absent != ETL_ABSENT_IGNORE)
 		merge->decide(merge, group);

@@ -17,10 +17,17 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "optimizer/plancat.h"
 #include "utils/snapmgr.h"
 
 #include "sink/merge_private.h"
 
+/*
+ * One probe of an index costs about as much as this many rows of a scan.
+ */
+#define ROWS_PER_PROBE 12
+
+static EtlProbe *open_probe(EtlMerge *merge, EtlScope *scope);
 static void refuse_stale_snapshot(Relation target);
 static bool snapshots_agree(Snapshot a, Snapshot b);
 
@@ -29,6 +36,7 @@ void
 etl_merge_scan(EtlMerge *merge)
 {
 	EtlScope *scope = etl_scope_create(merge);
+	EtlProbe *probe;
 
 	if (IsolationUsesXactSnapshot())
 		refuse_stale_snapshot(merge->target);
@@ -40,7 +48,30 @@ etl_merge_scan(EtlMerge *merge)
 		return;
 	}
 	merge->way = "scan";
-	etl_merge_by_scan(merge, scope);
+	probe = open_probe(merge, scope);
+	if (probe != NULL)
+		etl_merge_by_probe(merge, probe);
+	else
+		etl_merge_by_scan(merge, scope);
+}
+
+/*
+ * Opens a probe if it pays and can do the work, which it cannot where the
+ * rows of other keys matter: they may be absent, or are to be counted.
+ */
+static EtlProbe *
+open_probe(EtlMerge *merge, EtlScope *scope)
+{
+	BlockNumber pages;
+	double tuples;
+	double visible;
+
+	if (scope != NULL || merge->max_delete_fraction >= 0)
+		return NULL;
+	estimate_rel_size(merge->target, NULL, &pages, &tuples, &visible);
+	if (merge->input.rows * ROWS_PER_PROBE >= tuples)
+		return NULL;
+	return etl_probe_open(merge, tuples / ROWS_PER_PROBE);
 }
 
 /*

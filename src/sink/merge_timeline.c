@@ -45,6 +45,7 @@ static EtlChange *add_absence(EtlHistory *history);
 static void settle_ties(EtlHistory *history, EtlChange **changes, int n);
 static void revive_present(EtlHistory *history);
 static void settle_late(EtlHistory *history);
+static bool repeats_stored(EtlHistory *history, const EtlChange *change);
 static bool is_late(EtlHistory *history, const EtlChange *change);
 static void add_point(EtlHistory *history, Datum time, bool live, int stored,
 					  EtlChange *change);
@@ -275,7 +276,8 @@ settle_late(EtlHistory *history)
 	{
 		EtlChange *change = history->changes[i];
 
-		if (!change->is_new || !is_late(history, change))
+		if (!change->is_new || !is_late(history, change) ||
+			repeats_stored(history, change))
 			history->changes[n++] = change;
 		else if (merge->late == ETL_LATE_DEAD_LETTER)
 			etl_merge_reject(merge, change, ETL_CATEGORY_CONFLICT,
@@ -288,6 +290,24 @@ settle_late(EtlHistory *history)
 		}
 	}
 	history->n_changes = n;
+}
+
+/* Does a change say what is stored for its time? */
+static bool
+repeats_stored(EtlHistory *history, const EtlChange *change)
+{
+	EtlStored *row;
+	int stored;
+
+	find_boundary(history, change->time, &stored);
+	if (stored < 0 || (!history->open[stored] &&
+					   etl_time_compare(history->merge, history->ends[stored],
+										change->time) <= 0))
+		return change->is_delete;
+	row = &history->group->stored[stored];
+	return !change->is_delete &&
+		   etl_same_content(history->merge, ETL_ROLE_TRACKED, row->values,
+							row->nulls, change->values, change->nulls);
 }
 
 /* Before the last boundary of what is stored? */

@@ -657,8 +657,6 @@ BEGIN
         CASE WHEN sequenced AND reference.chance(0.9) THEN 2 * reference.upto(10) END
     FROM generate_series(1, 6) k WHERE reference.chance(0.8);
 
-    -- Deletes have odd sequences and upserts even ones, but for ties within a
-    -- batch: which of the two a later batch is to believe is not defined.
     FOR step IN 1 .. 3 LOOP
         FOR i IN 1 .. 1 + reference.upto(reference.pick('3', '14')::int) LOOP
             e := NULL;
@@ -669,7 +667,7 @@ BEGIN
             e.b := reference.pick('1', '2.0', NULL)::numeric;
             e.c := reference.pick('c', 'd');
             e.del := deletes AND reference.chance(0.25);
-            e.seq := 2 * reference.upto(8 + 3 * step) + CASE WHEN e.del THEN 1 ELSE 0 END;
+            e.seq := reference.upto(16 + 6 * step);
             e.ord := i;
             IF reference.chance(0.2) AND NOT e.del THEN
                 SELECT a, b, c, coalesce(seq, e.seq) INTO e.a, e.b, e.c, e.seq FROM reference.upsert_start WHERE k = e.k;
