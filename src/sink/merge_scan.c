@@ -39,7 +39,6 @@
 #define PROBE_SLACK 2
 
 static EtlProbe *open_probe(EtlMerge *merge, EtlScope *scope);
-static void refuse_stale_snapshot(Relation target);
 static bool snapshots_agree(Snapshot a, Snapshot b);
 
 /* Reads both sides and has each key decided. */
