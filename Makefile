@@ -66,6 +66,7 @@ OBJS += \
 	src/sink/merge_absent.o \
 	src/sink/merge_scan.o \
 	src/sink/merge_query.o \
+	src/sink/merge_probe.o \
 	src/sink/merge_filter_scan.o \
 	src/sink/merge_filter.o \
 	src/sink/merge_group.o \

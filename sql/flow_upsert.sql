@@ -20,7 +20,8 @@ $$;
 CREATE FUNCTION rejects(of_target text) RETURNS SETOF text LANGUAGE sql AS $$
     SELECT format('%s %s %s%s | %s', category, error_code, column_name || ': ', error_message, payload)
     FROM etl_patterns.dead_letter
-    WHERE status = 'pending' AND target = of_target::regclass ORDER BY dead_letter_id
+    WHERE status = 'pending' AND target = of_target::regclass
+    ORDER BY (payload->>'id')::int NULLS LAST, dead_letter_id
 $$;
 
 -- Insert, update, leave alone.
@@ -78,6 +79,8 @@ INSERT INTO lim VALUES (1, 1, 1), (2, 2, 2);
 INSERT INTO lim_src VALUES (1, 1, 9), (2, 9, 9), (3, 3, 3);
 SELECT merge($$'lim', 'lim_src', '{id}', update_columns => '{a}'$$);
 TABLE lim ORDER BY id;
+INSERT INTO lim_src VALUES (4, 4, 4);
+SELECT merge($$'lim', 'lim_src', '{id}', update_columns => '{}'$$);
 SELECT merge($$'lim', 'lim_src', '{id}', update_columns => '{nope}'$$);
 SELECT merge($$'lim', 'lim_src', '{id}', update_columns => '{id}'$$);
 
@@ -180,10 +183,58 @@ SELECT to_regclass('nos_tombstones');
 SELECT merge($$'nos', 'del_src', '{id}', keep_tombstones => true$$);
 SELECT merge($$'del', 'del_src', '{id}', sequence_by => 'ver', delete_when => 'no such'$$);
 SELECT merge($$'del', 'del_src', '{id}', sequence_by => 'ver', delete_when => 'v'$$);
+-- an expression sees the source, and nothing else
+SELECT merge($$'del', 'del_src', '{id}', sequence_by => 'ver', delete_when => 'deleted_at IS NOT NULL'$$);
+SELECT merge($$'del', 'del_src', '{id}', sequence_by => 'ver', delete_when => 'id = 1 AND ver > 0 AND op IS NULL'$$);
+-- a row that deletes is not unchanged, however equal it is
+SELECT merge($$'del', 'del', '{id}'$$);
+CREATE TABLE twin AS TABLE del;
+SELECT merge($$'del', 'twin', '{id}', delete_when => 'id = 2'$$);
+SELECT merge($$'del', 'twin', '{id}', sequence_by => 'ver', delete_when => 'id = 3'$$);
+TABLE del ORDER BY id;
 -- another table of that name
 CREATE TABLE nos_tombstones (id int);
 ALTER TABLE nos ADD ver int;
 SELECT merge($$'nos', 'del_src', '{id}', sequence_by => 'ver', delete_when => 'op = ''d'''$$);
+
+-- Keys that the target holds with another length, precision and collation.
+CREATE TABLE typed (a char(5), b varchar(10) COLLATE "POSIX", c numeric(6, 1), v text, ver timestamp(0));
+CREATE TABLE typed_src (a text, b text COLLATE "C", c float8, v varchar, ver timestamptz, op text);
+INSERT INTO typed_src VALUES ('ab', 'Key', 1.04, 'x', '2024-01-01 10:00:00.6', NULL);
+SELECT merge($$'typed', 'typed_src', '{a, b, c}', sequence_by => 'ver', delete_when => 'op = ''d'''$$);
+SELECT merge($$'typed', 'typed_src', '{a, b, c}', sequence_by => 'ver', delete_when => 'op = ''d'''$$);
+TABLE typed;
+UPDATE typed_src SET op = 'd', ver = '2024-01-01 10:00:01.2';
+SELECT merge($$'typed', 'typed_src', '{a, b, c}', sequence_by => 'ver', delete_when => 'op = ''d'''$$);
+TABLE typed;
+UPDATE typed_src SET op = 'u', ver = '2024-01-01 10:00:01.1';
+SELECT merge($$'typed', 'typed_src', '{a, b, c}', sequence_by => 'ver', delete_when => 'op = ''d'''$$);
+SELECT a, b, c, ver FROM typed_tombstones;
+UPDATE typed_src SET ver = '2024-01-01 10:00:01.3';
+SELECT merge($$'typed', 'typed_src', '{a, b, c}', sequence_by => 'ver', delete_when => 'op = ''d'''$$);
+TABLE typed;
+
+-- Targets that are no plain table.
+CREATE TABLE part (id int, v text, ver int) PARTITION BY RANGE (id);
+CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
+CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (10) TO (20);
+CREATE TABLE part_src (id int, v text, ver int, op text);
+INSERT INTO part VALUES (1, 'a', 1), (11, 'b', 1), (12, 'c', 1);
+INSERT INTO part_src VALUES (1, 'aa', 2, 'u'), (11, NULL, 2, 'd'), (2, 'new', 2, 'u'), (12, 'c', 1, 'u');
+SELECT merge($$'part', 'part_src', '{id}', sequence_by => 'ver', delete_when => 'op = ''d'''$$);
+SELECT tableoid::regclass, * FROM part ORDER BY id;
+CREATE VIEW over AS SELECT * FROM part WHERE id < 10;
+DELETE FROM part_src WHERE id >= 10;
+UPDATE part_src SET v = v || '!' WHERE id = 2;
+SELECT merge($$'over', 'part_src', '{id}', sequence_by => 'ver', delete_when => 'id = 1'$$);
+TABLE part ORDER BY id;
+CREATE TABLE logged (id int PRIMARY KEY, v text);
+INSERT INTO logged VALUES (2, 'b'), (12, 'c');
+CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN NEW.v := upper(NEW.v); RETURN NEW; END $$;
+CREATE TRIGGER shout BEFORE INSERT OR UPDATE ON logged FOR EACH ROW EXECUTE FUNCTION shout();
+SELECT merge($$'logged', 'part', '{id}'$$);
+TABLE logged ORDER BY id;
 
 -- A table that a stranger made is not touched: his triggers would run as us.
 CREATE ROLE etl_test_owner;
@@ -235,6 +286,11 @@ SELECT detail FROM etl_patterns.run ORDER BY run_id DESC LIMIT 1;
 TRUNCATE abs_src;
 SELECT merge($$'abs', 'abs_src', '{id}', absent => 'delete'$$);
 SELECT count(*) FROM abs;
+ALTER TABLE abs_src ALTER id DROP NOT NULL;
+INSERT INTO abs_src VALUES (NULL, 1);
+SELECT merge($$'abs', 'abs_src', '{id}', absent => 'delete', null_keys => 'dead_letter'$$);
+SELECT count(*) FROM abs;
+TRUNCATE abs_src;
 SELECT merge($$'abs', 'abs_src', '{id}', absent => 'delete', max_delete_fraction => 1$$);
 SELECT count(*) FROM abs;
 

@@ -46,7 +46,6 @@ static void read_by_query(EtlMerge *merge, AttrNumber time,
 static void append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum,
 						  Oid type);
 static void set_fit(EtlMerge *merge);
-static void set_column_fit(EtlMerge *merge, int column, AttrNumber source);
 static void set_time_fit(EtlMerge *merge, AttrNumber time);
 
 /*
@@ -64,13 +63,13 @@ etl_merge_set_input(EtlMerge *merge, const EtlMergeNames *names,
 	{
 		time = source_column(merge, names->sequence_by, "sequence_by");
 		check_sequence(merge, time);
+		merge->input.time_name = names->sequence_by;
+		set_time_fit(merge, time);
 	}
 	if (names->delete_when != NULL)
 		check_expression(names->delete_when, "delete_when");
 
 	set_fit(merge);
-	if (merge->versioned)
-		set_time_fit(merge, time);
 	merge->input.rows = 1000;
 	if (merge->source->rd_rel->relkind == RELKIND_RELATION ||
 		merge->source->rd_rel->relkind == RELKIND_MATVIEW)
@@ -251,8 +250,12 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	}
 	if (names->delete_when != NULL)
 	{
-		/* a comment at the expression's end must not go on */
-		appendStringInfo(&sql, "(%s\n)::pg_catalog.bool", names->delete_when);
+		/*
+		 * A comment at the expression's end must not go on.  COALESCE takes
+		 * no set, which would multiply the rows.
+		 */
+		appendStringInfo(&sql, "COALESCE((%s\n)::pg_catalog.bool, false)",
+						 names->delete_when);
 		input->is_delete = ++position;
 	}
 	else
@@ -290,47 +293,46 @@ append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum, Oid type)
 static void
 set_fit(EtlMerge *merge)
 {
+	TupleDesc target = RelationGetDescr(merge->target);
+	TupleDesc source = RelationGetDescr(merge->source);
+
 	for (int i = 0; i < merge->natts; i++)
-		if (merge->columns[i].input != 0)
-			set_column_fit(merge, i, merge->columns[i].input);
-}
-
-/* source: the source's column that the target's gets its values from. */
-static void
-set_column_fit(EtlMerge *merge, int column, AttrNumber source)
-{
-	Form_pg_attribute to = TupleDescAttr(RelationGetDescr(merge->target),
-										 column);
-	Oid function;
-
-	if (to->atttypmod < 0)
-		return;
-	if (source != 0)
 	{
-		Form_pg_attribute from = TupleDescAttr(RelationGetDescr(merge->source),
-											   source - 1);
+		EtlMergeColumn *column = &merge->columns[i];
+		Form_pg_attribute to = TupleDescAttr(target, i);
+		Form_pg_attribute from;
+		Oid function;
 
-		if (from->atttypid == to->atttypid && from->atttypmod == to->atttypmod)
-			return;
+		if (column->input == 0)
+			continue;
+		from = TupleDescAttr(source, column->input - 1);
+		if (to->atttypmod < 0 ||
+			(from->atttypid == to->atttypid && from->atttypmod == to->atttypmod))
+			continue;
+		if (find_typmod_coercion_function(to->atttypid, &function) !=
+			COERCION_PATH_FUNC)
+			continue;
+		fmgr_info(function, &column->fit);
+		column->typmod = to->atttypmod;
 	}
-	if (find_typmod_coercion_function(to->atttypid, &function) !=
-		COERCION_PATH_FUNC)
-		return;
-	fmgr_info(function, &merge->columns[column].fit);
-	merge->columns[column].typmod = to->atttypmod;
 }
 
-/*
- * The validity columns hold the times of rows, or the current one; two times
- * that they cannot tell apart are the same.
- */
+/* Times get the precision of the column that they are compared with. */
 static void
 set_time_fit(EtlMerge *merge, AttrNumber time)
 {
-	EtlMergeColumn *column = &merge->columns[merge->valid_from];
+	int column = time_column(merge) - merge->columns;
+	Form_pg_attribute to = TupleDescAttr(RelationGetDescr(merge->target),
+										 column);
+	Form_pg_attribute from = TupleDescAttr(RelationGetDescr(merge->source),
+										   time - 1);
+	Oid function;
 
-	set_column_fit(merge, merge->valid_from, time);
-	if (column->typmod >= 0 && (column->ops.type == TIMESTAMPOID ||
-								column->ops.type == TIMESTAMPTZOID))
-		merge->effective_at = etl_input_fit(column, merge->effective_at);
+	if (to->atttypmod < 0 ||
+		(from->atttypid == to->atttypid && from->atttypmod == to->atttypmod) ||
+		find_typmod_coercion_function(to->atttypid, &function) !=
+			COERCION_PATH_FUNC)
+		return;
+	fmgr_info(function, &merge->input.time_fit);
+	merge->input.time_typmod = to->atttypmod;
 }

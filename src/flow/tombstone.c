@@ -91,6 +91,7 @@ etl_tombstones_open(EtlMerge *merge, bool create)
  * Joins the tombstones to a query of the source, which is called etl_s there,
  * so that etl_t.etl_tombstone is the sequence at which a row's key was
  * deleted.  No other name of theirs must be seen by the user's expressions.
+ * Keys are compared as the target's columns hold them.
  */
 void
 etl_tombstones_append_join(StringInfo sql, EtlMerge *merge,
@@ -109,12 +110,14 @@ etl_tombstones_append_join(StringInfo sql, EtlMerge *merge,
 	for (int i = 0; i < merge->n_keys; i++)
 	{
 		EtlMergeColumn *column = &merge->columns[merge->keys[i]];
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(merge->target),
+											  merge->keys[i]);
 		TypeCacheEntry *type = lookup_type_cache(column->ops.type,
 												 TYPECACHE_EQ_OPR);
 
 		appendStringInfo(sql, "%s etl_s.%s::%s", separator,
 						 quote_identifier(column->name),
-						 format_type_extended(column->ops.type, -1,
+						 format_type_extended(column->ops.type, att->atttypmod,
 											  FORMAT_TYPE_TYPEMOD_GIVEN |
 												  FORMAT_TYPE_FORCE_QUALIFY));
 		etl_append_collation(sql, column->ops.collation);

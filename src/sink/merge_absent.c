@@ -134,8 +134,8 @@ scope_key(EtlScope *scope, Datum *values, bool *nulls)
 }
 
 /*
- * All of the input was read.  An empty input closes nothing, unless the
- * caller has said that all may be closed.
+ * All of the input was read.  An input without a row that has a key closes
+ * nothing, unless the caller has said that all may be closed.
  */
 void
 etl_scope_done(EtlScope *scope)
@@ -147,11 +147,22 @@ etl_scope_done(EtlScope *scope)
 		merge->effective_at = scope->last;
 		merge->effective_is_last = true;
 	}
-	if (merge->counts.read > 0 || merge->max_delete_fraction >= 1)
+	if (merge->counts.read > merge->counts.rejected ||
+		merge->max_delete_fraction >= 1)
+	{
+		if (merge->versioned && !merge->has_effective_at && !scope->has_last)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg(
+						 "an empty source does not tell since when keys are absent"),
+					 errhint("Pass \"effective_at\".")));
 		return;
+	}
 	merge->absent = ETL_ABSENT_IGNORE;
 	ereport(NOTICE,
-			(errmsg("source is empty, so no key of relation \"%s\" is taken as absent",
+			(errmsg("source %s, so no key of relation \"%s\" is taken as absent",
+					merge->counts.read == 0 ? "is empty" :
+											  "has rejected rows only",
 					RelationGetRelationName(merge->target)),
 			 errhint("Pass %s => 1 if the target is to be emptied.",
 					 merge->versioned ? "max_close_fraction" :

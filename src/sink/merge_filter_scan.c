@@ -72,7 +72,7 @@ static EtlGroups *get_groups(FilterScan *scan);
 static void group_source(void *arg, uint64 hash, uint64 source);
 static void group_target(void *arg, uint64 hash, uint64 target);
 static void rescan(void *arg);
-static void decide_group(EtlMerge *merge, EtlGroup *group);
+static void decide_group(EtlMerge *merge, EtlGroup *group, void *arg);
 
 static const EtlFilterCalls filter_calls = {
 	.pair = settle_pair,
@@ -116,7 +116,7 @@ etl_merge_by_scan(EtlMerge *merge, EtlScope *scope)
 
 	if (scan->groups != NULL)
 	{
-		etl_groups_each(scan->groups, decide_group);
+		etl_groups_each(scan->groups, decide_group, NULL);
 		etl_groups_free(scan->groups);
 	}
 	ExecDropSingleTupleTableSlot(scan->target_slot);
@@ -267,10 +267,7 @@ get_stored(FilterScan *scan, uint64 address, EtlStored *stored)
 	TupleTableSlot *slot = scan->target_slot;
 
 	etl_address_tid(address, &stored->tid);
-	if (!table_tuple_fetch_row_version(scan->merge->target, &stored->tid,
-									   GetActiveSnapshot(), slot))
-		elog(ERROR, "row of relation \"%s\" has gone",
-			 RelationGetRelationName(scan->merge->target));
+	etl_heap_fetch(scan->merge->target, &stored->tid, GetActiveSnapshot(), slot);
 	slot_getallattrs(slot);
 	stored->table = RelationGetRelid(scan->merge->target);
 	stored->values = slot->tts_values;
@@ -347,7 +344,8 @@ settle_again(void *arg, uint64 source, uint64 target)
 	get_change(scan, source);
 	if (same_key(merge, &stored, scan->change))
 		ereport(ERROR,
-				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				(errcode(merge->versioned ? ERRCODE_DATA_EXCEPTION :
+											ERRCODE_CARDINALITY_VIOLATION),
 				 errmsg(merge->versioned ?
 							"key %s of relation \"%s\" has two open versions" :
 							"key %s is in relation \"%s\" more than once",
@@ -447,7 +445,7 @@ rescan(void *arg)
  * hashes like another, and is absent if that counts.
  */
 static void
-decide_group(EtlMerge *merge, EtlGroup *group)
+decide_group(EtlMerge *merge, EtlGroup *group, void *arg)
 {
 	if (group->n_changes > 0 || merge->absent != ETL_ABSENT_IGNORE)
 		merge->decide(merge, group);

@@ -3,7 +3,8 @@
  * merge_group.c
  *	  Brings all rows of a key together: the stored ones and the changes.
  *
- * Rows of both kinds go through one sort, by the hash of their key, stored
+ * Rows of both kinds go through one sort, by the hash of their key (or by some
+ * of its columns first, if that order is asked for), stored
  * rows before changes, and in the order in which they came.  A run of equal
  * hashes is read into memory; nearly always it is one key, but only the
  * equality of the key columns can tell.
@@ -25,6 +26,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/tuplesort.h"
+#include "utils/typcache.h"
 
 /* The columns of the sorted rows, before those of the target. */
 enum
@@ -71,30 +73,51 @@ typedef struct HashRun
 	int max_changes;
 } HashRun;
 
-typedef void (*GroupCall)(EtlMerge *merge, EtlGroup *group);
-
 static TupleDesc build_desc(EtlGroups *groups);
-static void begin_sort(EtlGroups *groups);
+static EtlGroups *create(EtlMerge *merge, const int *columns, int n_columns);
+static void begin_sort(EtlGroups *groups, const int *columns, int n_columns);
 static void start_row(EtlGroups *groups, uint64 hash, int kind, int64 number);
 static void put_row(EtlGroups *groups, Datum *values, bool *nulls);
 static uint64 got_hash(EtlGroups *groups);
 static void add_to_run(EtlGroups *groups, HashRun *run);
 static void *grow(void *array, int n, int *max, Size size);
-static void call_run(EtlGroups *groups, HashRun *run, GroupCall call);
+static void call_run(EtlGroups *groups, HashRun *run, EtlGroupCall call,
+					 void *arg);
 static bool is_one_key(EtlMerge *merge, HashRun *run);
-static void call_by_key(EtlGroups *groups, HashRun *run, GroupCall call);
+static void call_by_key(EtlGroups *groups, HashRun *run, EtlGroupCall call,
+						void *arg);
 static int take_stored(EtlMerge *merge, EtlGroup *group, EtlStored *rest,
 					   int n_rest, Datum *key, bool *nulls);
 static int take_changes(EtlMerge *merge, EtlGroup *group, EtlChange *rest,
 						int n_rest, Datum *key, bool *nulls);
 static bool same_key(EtlMerge *merge, Datum *a, bool *a_nulls, Datum *b,
 					 bool *b_nulls);
-static void call_group(EtlMerge *merge, EtlGroup *group, GroupCall call);
+static void call_group(EtlMerge *merge, EtlGroup *group, EtlGroupCall call,
+					   void *arg);
 static int compare_stored(const void *a, const void *b, void *arg);
 
 /* Nothing yet, in the current memory context. */
 EtlGroups *
 etl_groups_create(EtlMerge *merge)
+{
+	return create(merge, NULL, 0);
+}
+
+/*
+ * The same, but the keys will come in the order of some of their columns, the
+ * more significant first; a column whose type has no order ends the list.
+ */
+EtlGroups *
+etl_groups_create_ordered(EtlMerge *merge, const int *columns, int n_columns)
+{
+	for (int i = 0; i < n_columns; i++)
+		if (!merge->columns[columns[i]].ops.has_compare)
+			n_columns = i;
+	return create(merge, columns, n_columns);
+}
+
+static EtlGroups *
+create(EtlMerge *merge, const int *columns, int n_columns)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "etl_patterns groups",
@@ -109,7 +132,7 @@ etl_groups_create(EtlMerge *merge)
 	groups->time_by_ref = !TupleDescAttr(groups->desc, COL_TIME)->attbyval;
 	groups->put = MakeSingleTupleTableSlot(groups->desc, &TTSOpsVirtual);
 	groups->got = MakeSingleTupleTableSlot(groups->desc, &TTSOpsMinimalTuple);
-	begin_sort(groups);
+	begin_sort(groups, columns, n_columns);
 	MemoryContextSwitchTo(oldcontext);
 	return groups;
 }
@@ -145,19 +168,37 @@ build_desc(EtlGroups *groups)
 	return desc;
 }
 
-/* By hash, kind and number. */
+/*
+ * By some columns of the key, then by hash, kind and number.  Equal keys are
+ * equal in each column, so that the rows of a hash stay together as far as
+ * they may be of one key.
+ */
 static void
-begin_sort(EtlGroups *groups)
+begin_sort(EtlGroups *groups, const int *columns, int n_columns)
 {
-	AttrNumber keys[SORT_KEYS] = {COL_HASH + 1, COL_KIND + 1, COL_NUMBER + 1};
-	Oid operators[SORT_KEYS] = {Int8LessOperator, Int4LessOperator,
-								Int8LessOperator};
-	Oid collations[SORT_KEYS] = {InvalidOid, InvalidOid, InvalidOid};
-	bool nulls_first[SORT_KEYS] = {false, false, false};
+	int n = n_columns + SORT_KEYS;
+	AttrNumber *keys = palloc(sizeof(AttrNumber) * n);
+	Oid *operators = palloc(sizeof(Oid) * n);
+	Oid *collations = palloc0(sizeof(Oid) * n);
+	bool *nulls_first = palloc0(sizeof(bool) * n);
 
-	groups->sort = tuplesort_begin_heap(groups->desc, SORT_KEYS, keys,
-										operators, collations, nulls_first,
-										work_mem, NULL, TUPLESORT_NONE);
+	for (int i = 0; i < n_columns; i++)
+	{
+		EtlValueOps *ops = &groups->merge->columns[columns[i]].ops;
+
+		keys[i] = NUM_COLS + columns[i] + 1;
+		operators[i] = lookup_type_cache(ops->type, TYPECACHE_LT_OPR)->lt_opr;
+		collations[i] = ops->collation;
+	}
+	for (int i = 0; i < SORT_KEYS; i++)
+		keys[n_columns + i] = COL_HASH + 1 + i;
+	operators[n_columns] = Int8LessOperator;
+	operators[n_columns + 1] = Int4LessOperator;
+	operators[n_columns + 2] = Int8LessOperator;
+
+	groups->sort = tuplesort_begin_heap(groups->desc, n, keys, operators,
+										collations, nulls_first, work_mem, NULL,
+										TUPLESORT_NONE);
 }
 
 /* Adds a row of the target; the key's columns are not null. */
@@ -242,7 +283,7 @@ put_row(EtlGroups *groups, Datum *values, bool *nulls)
  * during the call; it is reset afterwards.  To be called once.
  */
 void
-etl_groups_each(EtlGroups *groups, GroupCall call)
+etl_groups_each(EtlGroups *groups, EtlGroupCall call, void *arg)
 {
 	MemoryContext group_context = groups->merge->group_context;
 	MemoryContext oldcontext = CurrentMemoryContext;
@@ -258,7 +299,7 @@ etl_groups_each(EtlGroups *groups, GroupCall call)
 		MemoryContextSwitchTo(group_context);
 		if (any && got_hash(groups) != hash)
 		{
-			call_run(groups, &run, call);
+			call_run(groups, &run, call, arg);
 			memset(&run, 0, sizeof(run));
 			MemoryContextReset(group_context);
 		}
@@ -270,7 +311,7 @@ etl_groups_each(EtlGroups *groups, GroupCall call)
 	if (any)
 	{
 		MemoryContextSwitchTo(group_context);
-		call_run(groups, &run, call);
+		call_run(groups, &run, call, arg);
 		MemoryContextSwitchTo(oldcontext);
 		MemoryContextReset(group_context);
 	}
@@ -348,21 +389,21 @@ grow(void *array, int n, int *max, Size size)
 
 /* Hands over the keys of a run. */
 static void
-call_run(EtlGroups *groups, HashRun *run, GroupCall call)
+call_run(EtlGroups *groups, HashRun *run, EtlGroupCall call, void *arg)
 {
 	EtlMerge *merge = groups->merge;
 	EtlGroup group = {0};
 
 	if (!is_one_key(merge, run))
 	{
-		call_by_key(groups, run, call);
+		call_by_key(groups, run, call, arg);
 		return;
 	}
 	group.stored = run->stored;
 	group.n_stored = run->n_stored;
 	group.changes = run->changes;
 	group.n_changes = run->n_changes;
-	call_group(merge, &group, call);
+	call_group(merge, &group, call, arg);
 }
 
 /* Has the run, which is not empty, rows of one key only? */
@@ -394,7 +435,7 @@ is_one_key(EtlMerge *merge, HashRun *run)
  * the first row, until none is left.
  */
 static void
-call_by_key(EtlGroups *groups, HashRun *run, GroupCall call)
+call_by_key(EtlGroups *groups, HashRun *run, EtlGroupCall call, void *arg)
 {
 	EtlMerge *merge = groups->merge;
 
@@ -418,7 +459,7 @@ call_by_key(EtlGroups *groups, HashRun *run, GroupCall call)
 									key, nulls);
 		run->n_changes = take_changes(merge, &group, run->changes,
 									  run->n_changes, key, nulls);
-		call_group(merge, &group, call);
+		call_group(merge, &group, call, arg);
 	}
 }
 
@@ -485,13 +526,19 @@ same_key(EtlMerge *merge, Datum *a, bool *a_nulls, Datum *b, bool *b_nulls)
 
 /* Hands over one key. */
 static void
-call_group(EtlMerge *merge, EtlGroup *group, GroupCall call)
+call_group(EtlMerge *merge, EtlGroup *group, EtlGroupCall call, void *arg)
 {
-	if (merge->versioned && group->n_stored > 1)
-		qsort_arg(group->stored, group->n_stored, sizeof(EtlStored),
-				  compare_stored, merge);
+	etl_stored_sort(merge, group->stored, group->n_stored);
 	group->complete = true;
-	call(merge, group);
+	call(merge, group, arg);
+}
+
+/* Puts the versions of a key into the order of their times. */
+void
+etl_stored_sort(EtlMerge *merge, EtlStored *stored, int n)
+{
+	if (merge->versioned && n > 1)
+		qsort_arg(stored, n, sizeof(EtlStored), compare_stored, merge);
 }
 
 /* By time; a version without one comes first, as without a beginning. */

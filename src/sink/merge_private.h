@@ -52,7 +52,7 @@ extern void etl_merge_by_scan(EtlMerge *merge, EtlScope *scope);
 /* in merge_probe.c: through an index of a heap */
 typedef struct EtlProbe EtlProbe;
 
-extern EtlProbe *etl_probe_open(EtlMerge *merge);
+extern EtlProbe *etl_probe_open(EtlMerge *merge, double limit);
 extern void etl_merge_by_probe(EtlMerge *merge, EtlProbe *probe);
 
 /* the hash of a row's key */

@@ -42,7 +42,7 @@ static void add_input(void *arg, EtlChange *change, TupleTableSlot *slot);
 static char *target_query(QueryScan *scan);
 static void add_target(void *arg, TupleTableSlot *slot);
 static bool has_place(Relation target);
-static void decide_group(EtlMerge *merge, EtlGroup *group);
+static void decide_group(EtlMerge *merge, EtlGroup *group, void *arg);
 
 void
 etl_merge_by_query(EtlMerge *merge, EtlScope *scope)
@@ -68,7 +68,7 @@ etl_merge_by_query(EtlMerge *merge, EtlScope *scope)
 	query.text = target_query(&scan);
 	etl_query_rows(&query, add_target, &scan);
 	bloom_free(scan.keys);
-	etl_groups_each(scan.groups, decide_group);
+	etl_groups_each(scan.groups, decide_group, NULL);
 	etl_groups_free(scan.groups);
 	MemoryContextDelete(scan.row_context);
 }
@@ -169,7 +169,7 @@ add_target(void *arg, TupleTableSlot *slot)
 }
 
 static void
-decide_group(EtlMerge *merge, EtlGroup *group)
+decide_group(EtlMerge *merge, EtlGroup *group, void *arg)
 {
 	if (group->n_changes > 0 || merge->absent != ETL_ABSENT_IGNORE)
 		merge->decide(merge, group);

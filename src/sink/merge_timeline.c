@@ -49,6 +49,7 @@ static bool is_known(EtlMerge *merge, EtlChange **changes, int n, int *at,
 static void settle_ties(EtlHistory *history, EtlChange **changes, int n);
 static void revive_present(EtlHistory *history);
 static void settle_late(EtlHistory *history);
+static bool repeats_stored(EtlHistory *history, const EtlChange *change);
 static bool is_late(EtlHistory *history, const EtlChange *change);
 static void add_point(EtlHistory *history, Datum time, bool live, int stored,
 					  EtlChange *change);
@@ -80,6 +81,18 @@ etl_stored_is_open(EtlMerge *merge, const EtlStored *stored)
 		etl_value_compare(&column->ops, end, merge->open_end) == 0)
 		return true;
 	return is_endless(column->ops.type, end);
+}
+
+/* Is this no time at which a version could begin? */
+bool
+etl_merge_is_endless(EtlMerge *merge, Datum time)
+{
+	EtlMergeColumn *column = &merge->columns[merge->valid_to];
+
+	if (!merge->open_end_null &&
+		etl_value_compare(&column->ops, time, merge->open_end) >= 0)
+		return true;
+	return is_endless(column->ops.type, time);
 }
 
 static bool
@@ -117,7 +130,10 @@ etl_timeline_stored(EtlHistory *history)
 		if (stored->nulls[merge->valid_from])
 			refuse_stored(merge, stored, "has a version without a start");
 		if (i > 0 && history->open[i - 1])
-			refuse_stored(merge, stored, "has a version after the open one");
+			refuse_stored(merge, stored,
+						  etl_stored_is_open(merge, stored) ?
+							  "has two open versions" :
+							  "has a version after the open one");
 		if (i > 0 && etl_time_compare(merge, history->ends[i - 1], from) > 0)
 			refuse_stored(merge, stored, "has versions that overlap");
 
@@ -327,7 +343,8 @@ settle_late(EtlHistory *history)
 	{
 		EtlChange *change = history->changes[i];
 
-		if (!change->is_new || !is_late(history, change))
+		if (!change->is_new || !is_late(history, change) ||
+			repeats_stored(history, change))
 			history->changes[n++] = change;
 		else if (merge->late == ETL_LATE_DEAD_LETTER)
 			etl_merge_reject(merge, change, ETL_CATEGORY_CONFLICT,
@@ -340,6 +357,24 @@ settle_late(EtlHistory *history)
 		}
 	}
 	history->n_changes = n;
+}
+
+/* Does a change say what is stored for its time? */
+static bool
+repeats_stored(EtlHistory *history, const EtlChange *change)
+{
+	EtlStored *row;
+	int stored;
+
+	find_boundary(history, change->time, &stored);
+	if (stored < 0 || (!history->open[stored] &&
+					   etl_time_compare(history->merge, history->ends[stored],
+										change->time) <= 0))
+		return change->is_delete;
+	row = &history->group->stored[stored];
+	return !change->is_delete &&
+		   etl_same_content(history->merge, ETL_ROLE_TRACKED, row->values,
+							row->nulls, change->values, change->nulls);
 }
 
 /* Before the last boundary of what is stored? */
@@ -540,7 +575,8 @@ outcome(EtlHistory *history, EtlChange *change)
 		return ETL_INSERTED;
 	if (is_late(history, change))
 		return ETL_LATE;
-	if (point > 0 && !history->points[point - 1].live)
+	if (boundary == BOUNDARY_END || point == 0 ||
+		!history->points[point - 1].live)
 		history->merge->counts.revived++;
 	return ETL_OPENED;
 }

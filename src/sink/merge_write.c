@@ -35,7 +35,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-/* OIDLessOperator has no name in every major; this is "<"(oid, oid). */
+/* "<"(oid, oid), which PostgreSQL gives no name */
 #define OID_LESS_OPERATOR 609
 
 static int supplied_columns(EtlMerge *merge, bool kept, AttrNumber *attnums);

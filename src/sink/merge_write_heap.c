@@ -53,7 +53,8 @@ struct EtlMergeHeap
 	HeapLane *times; /* NULL until needed */
 	HeapLane *all;	 /* likewise; also deletes */
 	bool has_triggers;
-	bool deletes; /* one was seen */
+	bool updates; /* one was seen, and may be published */
+	bool deletes; /* likewise */
 };
 
 static bool trigger_serves(const Trigger *trigger);
@@ -194,7 +195,6 @@ get_lane(EtlMergeHeap *heap, bool times)
 	if (*place != NULL)
 		return *place;
 
-	CheckCmdReplicaIdentity(target, CMD_UPDATE);
 	oldcontext = MemoryContextSwitchTo(writer->context);
 	lane = palloc0(sizeof(HeapLane));
 	lane->estate = CreateExecutorState();
@@ -240,6 +240,11 @@ update_row(EtlMergeHeap *heap, HeapLane *lane, ItemPointer tid, Datum *values,
 	LockTupleMode lockmode;
 	EtlIndexUpdates updates;
 
+	if (!heap->updates)
+	{
+		CheckCmdReplicaIdentity(rel, CMD_UPDATE);
+		heap->updates = true;
+	}
 	memcpy(slot->tts_values, values, sizeof(Datum) * natts);
 	memcpy(slot->tts_isnull, nulls, sizeof(bool) * natts);
 	ExecStoreVirtualTuple(slot);

@@ -370,6 +370,33 @@ CREATE FUNCTION reference.show_scd2(options jsonb) RETURNS text LANGUAGE sql AS 
                      FROM reference.batch x), 'nothing in the batch')
 $$;
 
+-- Does a second run of the batch change nothing?  Rarely it does: where a late
+-- correction joined the last version with the one before, its row is the
+-- newest then, and its overwrite columns count.  Where late rows are not woven
+-- in, a delete may make one of them the newest.
+CREATE FUNCTION reference.is_stable(options jsonb) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    result boolean;
+BEGIN
+    CREATE TEMP TABLE IF NOT EXISTS first_stored (LIKE reference.stored);
+    CREATE TEMP TABLE IF NOT EXISTS first_expected (LIKE reference.stored);
+    DELETE FROM first_stored;
+    DELETE FROM first_expected;
+    INSERT INTO first_stored SELECT * FROM reference.stored;
+    INSERT INTO first_expected SELECT * FROM reference.expected;
+    DELETE FROM reference.stored;
+    INSERT INTO reference.stored SELECT * FROM first_expected;
+    PERFORM reference.scd2(options);
+    result := NOT EXISTS (SELECT * FROM reference.expected EXCEPT ALL SELECT * FROM first_expected);
+    DELETE FROM reference.stored;
+    INSERT INTO reference.stored SELECT * FROM first_stored;
+    DELETE FROM reference.expected;
+    INSERT INTO reference.expected SELECT * FROM first_expected;
+    RETURN result;
+END
+$$;
+
 -- One case on one shape by one path; returns what is wrong, or null.
 CREATE FUNCTION reference.try_scd2(sh reference.shape, path text, options jsonb, expected reference.counts)
 RETURNS text LANGUAGE plpgsql AS $$
@@ -417,9 +444,7 @@ BEGIN
         END IF;
     END IF;
 
-    -- Once more.  A late row that was ignored may be the newest one after a
-    -- delete: so only where all are woven in.
-    IF options->>'late' = 'weave' THEN
+    IF (options->>'stable')::boolean THEN
         before := reference.places(sh.shape);
         BEGIN
             EXECUTE reference.scd2_call(sh, options) INTO again;
@@ -455,6 +480,7 @@ BEGIN
         options := reference.make_scd2(seed, number);
         BEGIN
             expected := reference.scd2(options);
+            options := options || jsonb_build_object('stable', options->>'late' = 'weave' AND reference.is_stable(options));
         EXCEPTION WHEN SQLSTATE 'RF001' THEN
             expected := NULL;
         END;
@@ -657,8 +683,6 @@ BEGIN
         CASE WHEN sequenced AND reference.chance(0.9) THEN 2 * reference.upto(10) END
     FROM generate_series(1, 6) k WHERE reference.chance(0.8);
 
-    -- Deletes have odd sequences and upserts even ones, but for ties within a
-    -- batch: which of the two a later batch is to believe is not defined.
     FOR step IN 1 .. 3 LOOP
         FOR i IN 1 .. 1 + reference.upto(reference.pick('3', '14')::int) LOOP
             e := NULL;
@@ -669,7 +693,7 @@ BEGIN
             e.b := reference.pick('1', '2.0', NULL)::numeric;
             e.c := reference.pick('c', 'd');
             e.del := deletes AND reference.chance(0.25);
-            e.seq := 2 * reference.upto(8 + 3 * step) + CASE WHEN e.del THEN 1 ELSE 0 END;
+            e.seq := reference.upto(16 + 6 * step);
             e.ord := i;
             IF reference.chance(0.2) AND NOT e.del THEN
                 SELECT a, b, c, coalesce(seq, e.seq) INTO e.a, e.b, e.c, e.seq FROM reference.upsert_start WHERE k = e.k;

@@ -54,8 +54,7 @@ BEGIN
             IF options->>'duplicates' = 'error' THEN
                 RAISE EXCEPTION USING ERRCODE = 'RF001', MESSAGE = 'different rows of one key and time';
             ELSIF options->>'duplicates' = 'dead_letter' THEN
-                c.rejected := c.rejected + tie.different;
-                c.duplicates := c.duplicates + tie.n - tie.different;
+                c.rejected := c.rejected + tie.n;
                 CONTINUE;
             END IF;
         END IF;
@@ -155,7 +154,7 @@ BEGIN
     IF options->>'absent' = 'close' AND known AND absent IS NULL AND last.valid_to IS NOT NULL THEN
         FOR i IN 1 .. cardinality(kept_events) LOOP
             e := kept_events[i];
-            IF i = cardinality(kept_events) AND NOT e.del AND e.ts <= last.valid_to THEN
+            IF i = cardinality(kept_events) AND NOT e.del AND e.ts < last.valid_to THEN
                 e.ts := greatest(e.ts, (options->>'truth_at')::timestamp);
                 kept_events[i] := e;
             END IF;
@@ -274,15 +273,15 @@ BEGIN
     END LOOP;
     v := result[cardinality(result)];
 
-    -- Was the open version closed?  Not if it was corrected in place or only
+    -- Was the open version closed?  Not if it was corrected in place, or only
     -- starts earlier now.
-    IF last.k IS NOT NULL AND last.valid_to IS NULL THEN
-        IF v.k IS NULL OR v.valid_to IS NOT NULL
-            OR NOT (v.valid_from = last.valid_from
-                    OR v.valid_from < last.valid_from
-                       AND v.a IS NOT DISTINCT FROM last.a AND v.b IS NOT DISTINCT FROM last.b) THEN
-            c.closed := c.closed + 1;
-        END IF;
+    IF last.k IS NOT NULL AND last.valid_to IS NULL AND (v.k IS NULL OR v.valid_to IS NOT NULL
+        OR last.valid_from IS DISTINCT FROM coalesce(
+            (SELECT x.valid_from FROM unnest(versions) x WHERE x.valid_from = v.valid_from),
+            (SELECT min(x.valid_from) FROM unnest(versions) x
+             WHERE x.valid_from > v.valid_from AND x.a IS NOT DISTINCT FROM v.a AND x.b IS NOT DISTINCT FROM v.b)))
+    THEN
+        c.closed := c.closed + 1;
     END IF;
 END
 $$;
@@ -340,50 +339,51 @@ CREATE UNLOGGED TABLE reference.upsert_batch (k int, k2 text, a text, b numeric,
 CREATE TYPE reference.upsert_counts AS (rows_read bigint, inserted bigint, updated bigint, unchanged bigint,
     deleted bigint, stale bigint, duplicates bigint, rejected bigint);
 
--- One key: the rows of the batch in order, of which one is to win.
+-- One key: its rows of the batch, of which one is to win.
 CREATE FUNCTION reference.upsert_key(key_k int, key_k2 text, options jsonb, INOUT n reference.upsert_counts)
 LANGUAGE plpgsql AS $$
 DECLARE
     sequenced boolean := (options->>'sequence')::boolean;
     columns text[] := ARRAY(SELECT jsonb_array_elements_text(options->'update_columns'));
+    rows reference.upsert_batch[];
+    tied reference.upsert_batch[];
     winner reference.upsert_batch;
     s reference.stored_row;
     grave int;
-    newest int;
     total int;
-    tied int;
     different int;
 BEGIN
-    SELECT count(*), max(seq) INTO total, newest FROM reference.upsert_batch WHERE k = key_k AND k2 = key_k2
-        AND (NOT sequenced OR seq IS NOT NULL);
-    IF total = 0 THEN
-        RETURN;
-    END IF;
-
-    -- rows that a newer one of the batch outdates, then ties
-    SELECT count(*), count(DISTINCT ROW(a, b, c, del)) INTO tied, different
-    FROM reference.upsert_batch WHERE k = key_k AND k2 = key_k2 AND (NOT sequenced OR seq = newest);
-    n.stale := n.stale + total - tied;
-    SELECT * INTO winner FROM reference.upsert_batch
-    WHERE k = key_k AND k2 = key_k2 AND (NOT sequenced OR seq = newest)
-    ORDER BY del DESC, ord DESC LIMIT 1;
-    IF NOT winner.del AND different > 1 THEN
-        IF options->>'duplicates' = 'error' THEN
-            RAISE EXCEPTION USING ERRCODE = 'RF001', MESSAGE = 'different rows of one key';
-        ELSIF options->>'duplicates' = 'dead_letter' THEN
-            n.rejected := n.rejected + different;
-            n.duplicates := n.duplicates + tied - different;
-            RETURN;
-        END IF;
-    END IF;
-    n.duplicates := n.duplicates + tied - 1;
-
     SELECT * INTO s FROM reference.stored_row WHERE k = key_k AND k2 = key_k2;
     SELECT seq INTO grave FROM reference.tombstone WHERE k = key_k AND k2 = key_k2;
-    IF sequenced AND (winner.seq < s.seq OR winner.seq < grave) THEN
-        n.stale := n.stale + 1;
-        RETURN;
-    END IF;
+
+    -- Rows that are older than what is stored are stale.
+    SELECT count(*), array_agg(r::reference.upsert_batch ORDER BY r.ord) FILTER (WHERE NOT sequenced
+        OR coalesce(r.seq >= s.seq, true)
+           AND coalesce(CASE WHEN r.del THEN r.seq >= grave ELSE r.seq > grave END, true))
+    INTO total, rows FROM reference.upsert_batch r
+    WHERE r.k = key_k AND r.k2 = key_k2 AND (NOT sequenced OR r.seq IS NOT NULL);
+    n.stale := n.stale + total - coalesce(cardinality(rows), 0);
+
+    -- The newest of the others wins.  If it cannot, because it is one of a
+    -- tie that is rejected, then the next one.
+    LOOP
+        IF coalesce(cardinality(rows), 0) = 0 THEN
+            RETURN;
+        END IF;
+        SELECT array_agg(r::reference.upsert_batch ORDER BY r.ord), count(DISTINCT ROW(r.a, r.b, r.c))
+        INTO tied, different FROM unnest(rows) r
+        WHERE NOT sequenced OR r.seq = (SELECT max(x.seq) FROM unnest(rows) x);
+        SELECT array_agg(r::reference.upsert_batch ORDER BY r.ord) INTO rows
+        FROM unnest(rows) r WHERE sequenced AND r.seq < (tied[1]).seq;
+        SELECT r.* INTO winner FROM unnest(tied) r ORDER BY r.del DESC, r.ord DESC LIMIT 1;
+        EXIT WHEN winner.del OR different = 1 OR options->>'duplicates' = 'last';
+        IF options->>'duplicates' = 'error' THEN
+            RAISE EXCEPTION USING ERRCODE = 'RF001', MESSAGE = 'different rows of one key';
+        END IF;
+        n.rejected := n.rejected + cardinality(tied);
+    END LOOP;
+    n.duplicates := n.duplicates + cardinality(tied) - 1;
+    n.stale := n.stale + coalesce(cardinality(rows), 0);
 
     IF winner.del THEN
         IF s.k IS NULL THEN
