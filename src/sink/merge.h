@@ -250,11 +250,18 @@ extern void etl_merge_reject(EtlMerge *merge, EtlChange *change,
 							 const char *message);
 extern void etl_merge_count(EtlMerge *merge, const EtlChange *change);
 
+/* in merge_input.c */
+typedef void (*EtlChangeCall)(void *arg, EtlChange *change,
+							  TupleTableSlot *slot);
+
+extern void etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg);
+
 /* in merge_tie.c: changes of one key and one time, in the order of arrival */
 extern EtlChange *etl_settle_tie(EtlMerge *merge, EtlChange **changes, int n);
 
 /* in merge_scan.c */
 extern void etl_merge_scan(EtlMerge *merge);
+extern void etl_merge_refuse_stale_snapshot(Relation target);
 
 /* in merge_timeline.c: is it no time at which a version could start? */
 extern bool etl_merge_is_endless(EtlMerge *merge, Datum time);

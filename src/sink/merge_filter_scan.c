@@ -267,10 +267,7 @@ get_stored(FilterScan *scan, uint64 address, EtlStored *stored)
 	TupleTableSlot *slot = scan->target_slot;
 
 	etl_address_tid(address, &stored->tid);
-	if (!table_tuple_fetch_row_version(scan->merge->target, &stored->tid,
-									   GetActiveSnapshot(), slot))
-		elog(ERROR, "row of relation \"%s\" has gone",
-			 RelationGetRelationName(scan->merge->target));
+	etl_heap_fetch(scan->merge->target, &stored->tid, GetActiveSnapshot(), slot);
 	slot_getallattrs(slot);
 	stored->table = RelationGetRelid(scan->merge->target);
 	stored->values = slot->tts_values;

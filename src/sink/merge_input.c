@@ -256,9 +256,7 @@ etl_input_fetch(EtlMerge *merge, uint64 address, TupleTableSlot *slot)
 		return;
 	}
 	etl_address_tid(address, &tid);
-	if (!table_tuple_fetch_row_version(merge->input.relation, &tid,
-									   GetActiveSnapshot(), slot))
-		elog(ERROR, "row of the source has gone");
+	etl_heap_fetch(merge->input.relation, &tid, GetActiveSnapshot(), slot);
 }
 
 /* A slot for etl_input_fetch(). */

@@ -15,7 +15,8 @@
  *
  * Where the input is the log of all changes, the stored versions are no
  * points: the line follows from the changes alone, so that it does not
- * depend on the order in which they came.
+ * depend on the order in which they came.  A stored boundary that the log
+ * does not know is refused, since it would be lost.
  *
  * Takes no locks.
  *
@@ -42,6 +43,9 @@ pg_noreturn static void refuse_stored(EtlMerge *merge, const EtlStored *stored,
 									  const char *problem);
 static int compare_changes(const void *a, const void *b, void *arg);
 static EtlChange *add_absence(EtlHistory *history);
+static void check_logged(EtlHistory *history, EtlChange **changes, int n);
+static bool is_known(EtlMerge *merge, EtlChange **changes, int n, int *at,
+					 Datum time);
 static void settle_ties(EtlHistory *history, EtlChange **changes, int n);
 static void revive_present(EtlHistory *history);
 static void settle_late(EtlHistory *history);
@@ -180,6 +184,8 @@ etl_timeline_changes(EtlHistory *history)
 		changes[n++] = add_absence(history);
 	if (n > 1)
 		qsort_arg(changes, n, sizeof(EtlChange *), compare_changes, merge);
+	if (merge->from_log)
+		check_logged(history, changes, n);
 
 	history->changes = palloc(sizeof(EtlChange *) * (n + 1));
 	settle_ties(history, changes, n);
@@ -234,6 +240,52 @@ add_absence(EtlHistory *history)
 		merge->counts.absent++;
 	}
 	return change;
+}
+
+/*
+ * Each boundary of the stored versions must come from a change that was in
+ * the log before this run.
+ */
+static void
+check_logged(EtlHistory *history, EtlChange **changes, int n)
+{
+	EtlMerge *merge = history->merge;
+	EtlGroup *group = history->group;
+	int at = 0;
+
+	for (int i = 0; i < group->n_stored; i++)
+	{
+		EtlStored *stored = &group->stored[i];
+
+		if (is_known(merge, changes, n, &at, stored->values[merge->valid_from]) &&
+			(history->open[i] ||
+			 is_known(merge, changes, n, &at, history->ends[i])))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("key %s of relation \"%s\" has a version that is not in the change log",
+						etl_merge_key_text(merge, stored->values, stored->nulls),
+						RelationGetRelationName(merge->target)),
+				 errdetail("It was written without the log."),
+				 errhint(
+					 "Always merge with change_log => true; drop the log to have it made anew from the versions that there are.")));
+	}
+}
+
+/* Times come in their order; at goes along with them. */
+static bool
+is_known(EtlMerge *merge, EtlChange **changes, int n, int *at, Datum time)
+{
+	for (; *at < n; (*at)++)
+	{
+		int order = etl_time_compare(merge, changes[*at]->time, time);
+
+		if (order > 0)
+			return false;
+		if (order == 0 && !changes[*at]->is_new)
+			return true;
+	}
+	return false;
 }
 
 static void
@@ -523,7 +575,8 @@ outcome(EtlHistory *history, EtlChange *change)
 		return ETL_INSERTED;
 	if (is_late(history, change))
 		return ETL_LATE;
-	if (point > 0 && !history->points[point - 1].live)
+	if (boundary == BOUNDARY_END || point == 0 ||
+		!history->points[point - 1].live)
 		history->merge->counts.revived++;
 	return ETL_OPENED;
 }

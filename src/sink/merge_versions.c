@@ -247,7 +247,7 @@ set_times(EtlMerge *merge, EtlVersion *version)
 /*
  * The former value of a tracked column is that of the version before, if it
  * differs, and else what was the former value there.  It is worked out anew
- * where one of the two versions has changed.
+ * where one of the two versions has changed, or one between them is gone.
  */
 static void
 set_previous(EtlHistory *history)
@@ -265,10 +265,15 @@ set_previous(EtlHistory *history)
 
 			if (i == 0)
 			{
-				if (version->fresh)
+				if (version->fresh || version->point->stored > 0)
+				{
 					version->nulls[merge->columns[column].previous] = true;
+					version->fresh = true;
+				}
 			}
-			else if (version->fresh || history->versions[i - 1].fresh)
+			else if (version->fresh || history->versions[i - 1].fresh ||
+					 version->point->stored !=
+						 history->versions[i - 1].point->stored + 1)
 			{
 				move_to_previous(merge, column, version,
 								 &history->versions[i - 1]);

@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "nodes/params.h"
 #include "nodes/parsenodes.h"
+#include "storage/bufmgr.h"
 #include "tcop/dest.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
@@ -138,6 +139,43 @@ etl_heap_rows(Relation rel, Snapshot snapshot, EtlRowCall call, void *arg)
 	ExecDropSingleTupleTableSlot(slot);
 	MemoryContextDelete(row_context);
 	return rows;
+}
+
+/*
+ * Reads a row again that a scan of the heap has given with this snapshot, into
+ * a slot of the relation's kind.  When the slot still pins the row's page,
+ * there is nothing to look up and nothing to check: what the snapshot sees
+ * stays where it is as long as the page is pinned.
+ */
+void
+etl_heap_fetch(Relation rel, ItemPointer tid, Snapshot snapshot,
+			   TupleTableSlot *slot)
+{
+	BufferHeapTupleTableSlot *heap_slot = (BufferHeapTupleTableSlot *) slot;
+	Buffer buffer = heap_slot->buffer;
+	HeapTupleData tuple;
+	ItemId item;
+	Page page;
+
+	if (TTS_EMPTY(slot) || !BufferIsValid(buffer) ||
+		BufferGetBlockNumber(buffer) != ItemPointerGetBlockNumber(tid))
+	{
+		if (!table_tuple_fetch_row_version(rel, tid, snapshot, slot))
+			elog(ERROR, "row (%u,%u) of relation \"%s\" has gone",
+				 ItemPointerGetBlockNumber(tid),
+				 ItemPointerGetOffsetNumber(tid), RelationGetRelationName(rel));
+		return;
+	}
+
+	page = BufferGetPage(buffer);
+	item = PageGetItemId(page, ItemPointerGetOffsetNumber(tid));
+	Assert(ItemIdIsNormal(item));
+	tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+	tuple.t_len = ItemIdGetLength(item);
+	tuple.t_tableOid = RelationGetRelid(rel);
+	tuple.t_self = *tid;
+	heap_slot->base.tupdata = tuple;
+	ExecStoreBufferHeapTuple(&heap_slot->base.tupdata, slot, buffer);
 }
 
 /* Parses the query, for this SPI connection. */

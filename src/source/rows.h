@@ -35,6 +35,8 @@ extern TupleDesc etl_query_desc(const EtlQuery *query);
 extern int64 etl_query_rows(const EtlQuery *query, EtlRowCall call, void *arg);
 extern int64 etl_heap_rows(Relation rel, Snapshot snapshot, EtlRowCall call,
 						   void *arg);
+extern void etl_heap_fetch(Relation rel, ItemPointer tid, Snapshot snapshot,
+						   TupleTableSlot *slot);
 
 /*
  * Rows kept in a temporary file.  An address is good as long as the spool;

@@ -1,4 +1,4 @@
--- Section 7 of the demo, after the crash.
+-- Section 8 of the demo, after the crash.
 
 \set ECHO none
 \pset footer off

@@ -10,6 +10,9 @@
 #   products_new.csv   products that the catalogue lacks at first
 #   returns/           one file per day of January 2026, as shops send them
 #   late/              the file of January 31, which comes later
+#   catalogue/         the catalogue as it is on each day of January 2026
+#   corrections.csv    prices that the catalogue had wrong
+#   prices.csv         what each product cost on each day on which it was sold
 #   planted.csv        which rows are bad, in which way, and where they stand
 #   written.csv        how many rows each file holds
 #
@@ -153,7 +156,63 @@ sub day_lines
 	return $lines;
 }
 
+# Does something that happens about once in so many days happen to a product?
+sub happens
+{
+	my ($n, $day, $often) = @_;
+	return $day > 1 && $n > 50 && ($n * 7 + $day * 13) % $often == 0;
+}
+
+# The product whose history the demo shows: dearer on the 5th, not sold from
+# the 8th to the 14th, renamed on the 18th, dearer again on the 22nd, which
+# the catalogue says three days late.
+my $shown = 42;
+
+# One catalogue for each day, and what the prices really were.
+sub write_catalogues
+{
+	my (@name, @kind, @price);
+	my @truth = ("sku,day,price\n");
+
+	for my $n (1 .. $PRODUCTS + $DAYS)
+	{
+		(undef, $name[$n], $kind[$n], $price[$n]) = split(/;/, product_line($n));
+		chomp($price[$n]);
+	}
+	for my $day (1 .. $DAYS)
+	{
+		my @lines = ("sku;name;kind;price\n");
+		my $date  = sprintf('2026-01-%02d', $day);
+
+		# A new product every day.
+		for my $n (1 .. $PRODUCTS + $day)
+		{
+			my $listed;
+
+			$price[$n] += 1 if happens($n, $day, 97);
+			$name[$n] =~ s/( 2026)?$/ 2026/ if happens($n, $day, 251);
+			if ($n == $shown)
+			{
+				next if $day >= 8 && $day <= 14;
+				$price[$n] += 3 if $day == 5;
+				$price[$n] += 2 if $day == 22;
+				$name[$n] .= ' de luxe' if $day == 18;
+				$listed = $price[$n] - 2 if $day >= 22 && $day < 25;
+			}
+			push @lines, sprintf("P-%04d;%s;%s;%.2f\n", $n, $name[$n], $kind[$n],
+				$listed // $price[$n]);
+			push @truth, sprintf("P-%04d,%s,%.2f\n", $n, $date, $price[$n]);
+		}
+		write_file("catalogue/$date.csv", @lines);
+	}
+	write_file('corrections.csv', "sku,price,since\n",
+		sprintf("P-%04d,%.2f,2026-01-22\n", $shown, $price[$shown]));
+	write_file('prices.csv', @truth);
+}
+
 mkdir "$dir/returns";
+mkdir "$dir/catalogue";
+write_catalogues();
 mkdir "$dir/late";
 write_file('products.csv', "sku;name;kind;price\n", map { product_line($_) } 1 .. $PRODUCTS);
 write_file('products_new.csv', "sku;name;kind;price\n", map { product_line($_) } 9000 .. 9004);

@@ -159,8 +159,8 @@ SELECT demo.check('good rows among the dead letters',
 \echo '=== 4. Daily metrics'
 \echo
 \echo 'The returns have a product, a quantity and a date, because the table asks for them. They are'
-\echo 'enriched from the catalogue and merged into one row per product and day. The same statement'
-\echo 'serves every time: days that did not change are not written.'
+\echo 'enriched from the catalogue and merged into one row per product and day. The same call'
+\echo 'serves every time: rows that did not change are not written.'
 \echo
 
 CREATE TABLE daily_return (
@@ -172,25 +172,17 @@ CREATE TABLE daily_return (
     refund numeric NOT NULL,
     PRIMARY KEY (sku, returned_on));
 
-CREATE PROCEDURE refresh_daily_return(INOUT rows_written bigint = NULL)
-LANGUAGE sql AS $$
-    WITH written AS (
-        INSERT INTO daily_return AS d
-        SELECT r.sku, r.returned_on, p.kind, count(*), sum(r.quantity), sum(r.quantity * p.price)
-          FROM product_return r JOIN product p USING (sku)
-         GROUP BY r.sku, r.returned_on, p.kind
-        ON CONFLICT (sku, returned_on) DO UPDATE
-        SET kind = excluded.kind, returns = excluded.returns,
-            units = excluded.units, refund = excluded.refund
-        WHERE (d.kind, d.returns, d.units, d.refund) IS DISTINCT FROM
-              (excluded.kind, excluded.returns, excluded.units, excluded.refund)
-        RETURNING 1)
-    SELECT count(*) FROM written;
-$$;
+CREATE VIEW daily_return_now AS
+SELECT r.sku, r.returned_on, p.kind, count(*) AS returns, sum(r.quantity) AS units,
+       sum(r.quantity * p.price) AS refund
+  FROM product_return r JOIN product p USING (sku)
+ GROUP BY r.sku, r.returned_on, p.kind;
 
-CALL refresh_daily_return();
+SELECT rows_read, inserted, updated, unchanged, deleted
+  FROM etl_upsert('daily_return', 'daily_return_now', '{sku,returned_on}', absent => 'delete');
 
-CALL refresh_daily_return();
+SELECT rows_read, inserted, updated, unchanged, deleted
+  FROM etl_upsert('daily_return', 'daily_return_now', '{sku,returned_on}', absent => 'delete');
 
 SELECT kind, sum(returns) AS returns, sum(units) AS units, sum(refund) AS refund
   FROM daily_return GROUP BY kind ORDER BY refund DESC LIMIT 3;

@@ -36,7 +36,8 @@ SELECT * FROM etl_dead_letter_replay('product_return');
 SELECT category, status, count(*), max(attempts) AS attempts
   FROM etl_patterns.dead_letter GROUP BY category, status ORDER BY category, status;
 
-CALL refresh_daily_return();
+SELECT rows_read, inserted, updated, unchanged, deleted
+  FROM etl_upsert('daily_return', 'daily_return_now', '{sku,returned_on}', absent => 'delete');
 
 \set ECHO none
 \pset tuples_only on
@@ -71,7 +72,8 @@ SELECT files_loaded, files_skipped, rows_read, rows_loaded, elapsed
 SELECT files_loaded, files_skipped, rows_read, rows_loaded, rows_rejected
   FROM etl_bulk_copy('product_return', :'returns', on_error => 'dead_letter');
 
-CALL refresh_daily_return();
+SELECT rows_read, inserted, updated, unchanged, deleted
+  FROM etl_upsert('daily_return', 'daily_return_now', '{sku,returned_on}', absent => 'delete');
 
 \set ECHO none
 \pset tuples_only on

@@ -57,7 +57,7 @@ wait_for()
 part()
 {
 	psql -q -e -v ON_ERROR_STOP=1 -v data="$data" -v returns="$data/returns/*" \
-		-v oui="$oui" -d "$db" -f "$here/$1" 2>&1 |
+		-v catalogue="$data/catalogue/" -v oui="$oui" -d "$db" -f "$here/$1" 2>&1 |
 		sed -u "s/^psql:[^ ]*: //"
 }
 
@@ -97,6 +97,7 @@ psql -q -d postgres -c "CREATE DATABASE $db TEMPLATE template0 ENCODING 'UTF8'"
 
 part load.sql
 part repair.sql
+part history.sql
 part crash.sql
 kill_a_load
 part crash_rerun.sql

@@ -1,4 +1,4 @@
--- Section 8 of the demo: the counts.
+-- Section 9 of the demo: the counts.
 
 \set ECHO none
 \pset footer off
@@ -6,14 +6,16 @@
 \set ECHO queries
 
 \echo
-\echo '=== 8. The sum'
+\echo '=== 9. The sum'
 \echo
 \echo 'Every run left a row with what it read and what became of it. Nothing is lost: each row that'
 \echo 'was read is in the table, or a dead letter says why it is not.'
 \echo
 
-SELECT run_id, operation, target, status, rows_read, rows_inserted, rows_rejected
-  FROM etl_patterns.run ORDER BY run_id;
+SELECT operation, target, count(*) AS runs, sum(rows_read) AS read, sum(rows_inserted) AS inserted,
+       sum(rows_updated) AS updated, sum(rows_deleted) AS deleted, sum(rows_unchanged) AS unchanged,
+       sum(rows_rejected) AS rejected
+  FROM etl_patterns.run GROUP BY operation, target ORDER BY min(run_id);
 
 SELECT (SELECT sum(rows) FROM demo.written) AS rows_in_files,
        (SELECT count(*) FROM product_return) AS rows_in_table,
