@@ -221,7 +221,7 @@ SELECT is_current, count(*) FROM by_current_t GROUP BY 1 UNION ALL SELECT is_cur
 TRUNCATE s;
 INSERT INTO s VALUES (1, 'far', 1000);
 SELECT scd2('by_start', 's', $$sequence_by => 'at'$$);
--- Absence and overwriting, across partitions.
+-- Absence and overwriting, across partitions; what is overwritten everywhere makes neighbours equal.
 SELECT scd2('by_current', 's', $$sequence_by => 'at', absent => 'close', overwrite => '{v}'$$);
 SELECT lines('by_current');
 -- A partition alone.

@@ -72,7 +72,9 @@ etl_merge_set_input(EtlMerge *merge, const EtlMergeNames *names,
 		time = source_column(merge, names->sequence_by, "sequence_by");
 		check_sequence(merge, time);
 		merge->input.time_name = names->sequence_by;
-		set_time_fit(merge, time);
+		merge->input.time_typmod = -1;
+		if (merge->versioned)
+			set_time_fit(merge, time);
 	}
 	if (names->delete_when != NULL)
 		check_expression(names->delete_when, "delete_when");
@@ -360,7 +362,7 @@ set_assignment(EtlMerge *merge, EtlMergeColumn *column, Form_pg_attribute from,
 		merge->input.context = CreateStandaloneExprContext();
 }
 
-/* Times get the precision of the column that they are compared with. */
+/* Versions start at times in the precision of their column. */
 static void
 set_time_fit(EtlMerge *merge, AttrNumber time)
 {
@@ -371,7 +373,6 @@ set_time_fit(EtlMerge *merge, AttrNumber time)
 										   time - 1);
 	Oid function;
 
-	merge->input.time_typmod = -1;
 	if (to->atttypmod < 0 ||
 		(from->atttypid == to->atttypid && from->atttypmod == to->atttypmod) ||
 		find_typmod_coercion_function(to->atttypid, &function) !=

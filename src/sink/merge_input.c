@@ -205,8 +205,7 @@ settle_unfit(EtlMerge *merge, EtlChange *change)
 		return true;
 	}
 	ereport(ERROR,
-			(errcode(code),
-			 errmsg("source has a row that cannot be merged: %s", message),
+			(errcode(code), errmsg("source has a row whose %s", message),
 			 name != NULL ? 0 :
 							errdetail("Its key is %s.",
 									  etl_merge_key_text(merge, change->values,
