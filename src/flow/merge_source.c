@@ -153,7 +153,9 @@ check_sequence(EtlMerge *merge, AttrNumber attnum)
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" of type %s in parameter \"sequence_by\" cannot be cast to type %s of column \"%s\"",
 						NameStr(att->attname), format_type_be(att->atttypid),
-						format_type_be(column->ops.type), column->name)));
+						format_type_be(column->ops.type), column->name),
+				 errhint(
+					 "Use a view with the cast that you want as the source.")));
 	if (!column->ops.has_compare)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -248,7 +250,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	if (names->delete_when != NULL)
 	{
 		/* a comment at the expression's end must not go on */
-		appendStringInfo(&sql, "(%s\n)::pg_catalog.bool", names->delete_when);
+		appendStringInfo(&sql, "(%s\n) IS TRUE", names->delete_when);
 		input->is_delete = ++position;
 	}
 	else
