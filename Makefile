@@ -98,7 +98,9 @@ OBJS += \
 	src/flow/merge_flow.o \
 	src/flow/scd2.o \
 	src/flow/upsert.o \
+	src/flow/companion.o \
 	src/flow/tombstone.o \
+	src/flow/change_log.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 

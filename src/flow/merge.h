@@ -55,6 +55,9 @@ extern double etl_arg_fraction(FunctionCallInfo fcinfo, int arg,
 extern void etl_merge_execute(EtlMerge *merge);
 extern void etl_merge_close(EtlMerge *merge);
 
+/* in change_log.c */
+extern void etl_change_log_execute(EtlMerge *merge);
+
 /* ------------------------------------------------------------------ */
 /* in tombstone.c                                                       */
 

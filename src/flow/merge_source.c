@@ -46,6 +46,7 @@ static void read_by_query(EtlMerge *merge, AttrNumber time,
 static void append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum,
 						  Oid type);
 static void set_fit(EtlMerge *merge);
+static void set_time_fit(EtlMerge *merge, AttrNumber time);
 
 /*
  * Settles how the source is read.  tombstones is the name, ready for SQL, of
@@ -62,6 +63,8 @@ etl_merge_set_input(EtlMerge *merge, const EtlMergeNames *names,
 	{
 		time = source_column(merge, names->sequence_by, "sequence_by");
 		check_sequence(merge, time);
+		merge->input.time_name = names->sequence_by;
+		set_time_fit(merge, time);
 	}
 	if (names->delete_when != NULL)
 		check_expression(names->delete_when, "delete_when");
@@ -249,8 +252,12 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	}
 	if (names->delete_when != NULL)
 	{
-		/* a comment at the expression's end must not go on */
-		appendStringInfo(&sql, "(%s\n) IS TRUE", names->delete_when);
+		/*
+		 * A comment at the expression's end must not go on.  COALESCE takes
+		 * no set, which would multiply the rows, and nothing but a boolean.
+		 */
+		appendStringInfo(&sql, "COALESCE((%s
+), false)", names->delete_when);
 		input->is_delete = ++position;
 	}
 	else
@@ -310,4 +317,25 @@ set_fit(EtlMerge *merge)
 		fmgr_info(function, &column->fit);
 		column->typmod = to->atttypmod;
 	}
+}
+
+/* Times get the precision of the column that they are compared with. */
+static void
+set_time_fit(EtlMerge *merge, AttrNumber time)
+{
+	int column = time_column(merge) - merge->columns;
+	Form_pg_attribute to = TupleDescAttr(RelationGetDescr(merge->target),
+										 column);
+	Form_pg_attribute from = TupleDescAttr(RelationGetDescr(merge->source),
+										   time - 1);
+	Oid function;
+
+	merge->input.time_typmod = -1;
+	if (to->atttypmod < 0 ||
+		(from->atttypid == to->atttypid && from->atttypmod == to->atttypmod) ||
+		find_typmod_coercion_function(to->atttypid, &function) !=
+			COERCION_PATH_FUNC)
+		return;
+	fmgr_info(function, &merge->input.time_fit);
+	merge->input.time_typmod = to->atttypmod;
 }

@@ -323,6 +323,8 @@ set_times(EtlMerge *merge, const EtlMergeNames *names)
 {
 	EtlMergeColumn *from;
 	EtlMergeColumn *to;
+	Form_pg_attribute from_att;
+	Form_pg_attribute to_att;
 
 	merge->valid_from = special_column(merge, names->valid_from, "valid_from",
 									   ETL_ROLE_VALID_FROM);
@@ -330,14 +332,19 @@ set_times(EtlMerge *merge, const EtlMergeNames *names)
 									 ETL_ROLE_VALID_TO);
 	from = &merge->columns[merge->valid_from];
 	to = &merge->columns[merge->valid_to];
-	if (from->ops.type != to->ops.type)
+	from_att = TupleDescAttr(RelationGetDescr(merge->target), merge->valid_from);
+	to_att = TupleDescAttr(RelationGetDescr(merge->target), merge->valid_to);
+	if (from->ops.type != to->ops.type ||
+		from_att->atttypmod != to_att->atttypmod)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("columns \"%s\" and \"%s\" must have the same type",
 						from->name, to->name),
 				 errdetail("They are of type %s and %s.",
-						   format_type_be(from->ops.type),
-						   format_type_be(to->ops.type))));
+						   format_type_with_typemod(from_att->atttypid,
+													from_att->atttypmod),
+						   format_type_with_typemod(to_att->atttypid,
+													to_att->atttypmod))));
 	if (!from->ops.has_compare)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -346,6 +353,11 @@ set_times(EtlMerge *merge, const EtlMergeNames *names)
 	set_is_current(merge, names);
 	set_effective_at(merge, names);
 	set_open_end(merge, names);
+	if (names->sequence_by == NULL &&
+		etl_merge_is_endless(merge, merge->effective_at))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("versions cannot start at or after the open end")));
 }
 
 static void
@@ -382,7 +394,10 @@ set_effective_at(EtlMerge *merge, const EtlMergeNames *names)
 	int i = merge->versioned ? merge->valid_from : merge->changed_at;
 	EtlMergeColumn *column = &merge->columns[i];
 	TimestampTz now = GetCurrentTransactionStartTimestamp();
+	int32 typmod = TupleDescAttr(RelationGetDescr(merge->target), i)->atttypmod;
+	Oid function;
 
+	merge->has_effective_at = true;
 	if (names->effective_at != NULL)
 	{
 		merge->effective_at = read_literal(merge, i, names->effective_at,
@@ -403,8 +418,9 @@ set_effective_at(EtlMerge *merge, const EtlMergeNames *names)
 													  TimestampTzGetDatum(now));
 			break;
 		default:
+			merge->has_effective_at = false;
 			if (names->sequence_by != NULL && merge->versioned)
-				break;
+				return;
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("the current time cannot be written to column \"%s\" of type %s",
@@ -413,6 +429,12 @@ set_effective_at(EtlMerge *merge, const EtlMergeNames *names)
 								 "Pass \"effective_at\" or \"sequence_by\"." :
 								 "Name a column of a date or timestamp type.")));
 	}
+	if (typmod >= 0 &&
+		find_typmod_coercion_function(column->ops.type, &function) ==
+			COERCION_PATH_FUNC)
+		merge->effective_at = OidFunctionCall3(function, merge->effective_at,
+											   Int32GetDatum(typmod),
+											   BoolGetDatum(false));
 }
 
 static Datum

@@ -170,7 +170,10 @@ etl_scd2_merge(PG_FUNCTION_ARGS)
 	read_options(fcinfo, merge);
 	merge->decide = etl_decide_scd2;
 	etl_merge_set_input(merge, &names, NULL);
-	etl_merge_execute(merge);
+	if (etl_arg_bool(fcinfo, ARG_CHANGE_LOG))
+		etl_change_log_execute(merge);
+	else
+		etl_merge_execute(merge);
 	etl_merge_close(merge);
 	PG_RETURN_DATUM(result_row(merge, result_desc));
 }

@@ -54,7 +54,8 @@ etl_merge_run(EtlMerge *merge)
 static void
 check_fraction(EtlMerge *merge)
 {
-	int64 gone = merge->counts.deleted + merge->counts.absent;
+	int64 gone = merge->versioned ? merge->counts.ended :
+									merge->counts.deleted + merge->counts.absent;
 
 	if (merge->max_delete_fraction < 0 ||
 		gone <= merge->max_delete_fraction * merge->counts.open)
@@ -150,14 +151,15 @@ etl_merge_reject(EtlMerge *merge, EtlChange *change, EtlCategory category,
 	etl_merge_count(merge, change);
 }
 
-/* A row of the input with the columns that the target has, too. */
+/* A row of the input with the columns that the target has, and its time. */
 static Jsonb *
 change_to_jsonb(EtlMerge *merge, const EtlChange *change)
 {
 	TupleDesc target = RelationGetDescr(merge->target);
-	TupleDesc desc = CreateTemplateTupleDesc(merge->natts);
-	Datum *values = palloc(sizeof(Datum) * merge->natts);
-	bool *nulls = palloc(sizeof(bool) * merge->natts);
+	TupleDesc desc = CreateTemplateTupleDesc(merge->natts + 1);
+	Datum *values = palloc(sizeof(Datum) * (merge->natts + 1));
+	bool *nulls = palloc(sizeof(bool) * (merge->natts + 1));
+	const char *time_name = merge->versioned ? merge->input.time_name : NULL;
 	int n = 0;
 	Datum json;
 
@@ -168,6 +170,15 @@ change_to_jsonb(EtlMerge *merge, const EtlChange *change)
 		values[n] = change->values[i];
 		nulls[n] = change->nulls[i];
 		TupleDescCopyEntry(desc, ++n, target, i + 1);
+		if (time_name != NULL && strcmp(time_name, merge->columns[i].name) == 0)
+			time_name = NULL;
+	}
+	if (time_name != NULL)
+	{
+		values[n] = change->time;
+		nulls[n] = change->no_time;
+		TupleDescInitEntry(desc, ++n, time_name,
+						   merge->columns[merge->valid_from].ops.type, -1, 0);
 	}
 	desc->natts = n;
 	BlessTupleDesc(desc);

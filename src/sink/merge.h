@@ -58,12 +58,15 @@ typedef struct EtlMergeInput
 	Relation relation; /* or NULL */
 	EtlQuery query;
 	TupleDesc desc;
-	AttrNumber time;	  /* of the sequence, in the target's type; 0: none */
-	AttrNumber is_delete; /* boolean; 0: no row deletes */
-	AttrNumber tombstone; /* sequence at which the key was deleted; 0 */
-	AttrNumber is_new;	  /* boolean: a row of this run; 0: all are */
-	AttrNumber number;	  /* bigint: order of arrival; 0: as they come */
-	double rows;		  /* estimate */
+	AttrNumber time;	   /* of the sequence, in the target's type; 0: none */
+	AttrNumber is_delete;  /* boolean; 0: no row deletes */
+	AttrNumber tombstone;  /* sequence at which the key was deleted; 0 */
+	AttrNumber is_new;	   /* boolean: a row of this run; 0: all are */
+	AttrNumber number;	   /* bigint: order of arrival; 0: as they come */
+	const char *time_name; /* what the sequence is called, or NULL */
+	int32 time_typmod;	   /* times are to be fitted to it, or -1 */
+	FmgrInfo time_fit;	   /* by this function */
+	double rows;		   /* estimate */
 	EtlSpool *spool;
 } EtlMergeInput;
 
@@ -115,6 +118,7 @@ typedef struct EtlMergeCounts
 	int64 revived;
 	int64 absent; /* deleted because the input lacks them */
 	int64 open;	  /* keys that the target had */
+	int64 ended;  /* versioned: of these, the ones that it has no more */
 } EtlMergeCounts;
 
 /* A row of the target.  Values are in the target's layout. */
@@ -150,7 +154,8 @@ typedef struct EtlChange
 	int64 number; /* in the order of the input */
 	Datum *values;
 	bool *nulls;
-	Datum time; /* with a sequence: not null */
+	Datum time;	  /* with a sequence: not null */
+	bool no_time; /* but it is, which is why the row is rejected */
 	bool is_delete;
 	bool is_new; /* to be counted: a row of this run */
 	Datum tombstone;
@@ -204,6 +209,7 @@ struct EtlMerge
 	EtlLate late;
 	bool from_log; /* the input holds every change there was */
 	bool closed_bounds;
+	bool has_effective_at;
 	Datum effective_at;		/* of rows without a time, and of absence */
 	bool effective_is_last; /* it is the greatest time of the input */
 	Datum open_end;
@@ -241,11 +247,21 @@ extern void etl_merge_reject(EtlMerge *merge, EtlChange *change,
 							 const char *message);
 extern void etl_merge_count(EtlMerge *merge, const EtlChange *change);
 
+/* in merge_input.c */
+typedef void (*EtlChangeCall)(void *arg, EtlChange *change,
+							  TupleTableSlot *slot);
+
+extern void etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg);
+
 /* in merge_tie.c: changes of one key and one time, in the order of arrival */
 extern EtlChange *etl_settle_tie(EtlMerge *merge, EtlChange **changes, int n);
 
 /* in merge_scan.c */
 extern void etl_merge_scan(EtlMerge *merge);
+extern void etl_merge_refuse_stale_snapshot(Relation target);
+
+/* in merge_timeline.c: is it no time at which a version could start? */
+extern bool etl_merge_is_endless(EtlMerge *merge, Datum time);
 
 /* in merge_upsert.c */
 extern bool etl_decide_upsert(EtlMerge *merge, EtlGroup *group);

@@ -149,7 +149,15 @@ etl_scope_done(EtlScope *scope)
 	}
 	if (merge->counts.read > merge->counts.rejected ||
 		merge->max_delete_fraction >= 1)
+	{
+		if (merge->versioned && !merge->has_effective_at && !scope->has_last)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg(
+						 "an empty source does not tell since when keys are absent"),
+					 errhint("Pass \"effective_at\".")));
 		return;
+	}
 	merge->absent = ETL_ABSENT_IGNORE;
 	ereport(NOTICE,
 			(errmsg("source %s, so no key of relation \"%s\" is taken as absent",

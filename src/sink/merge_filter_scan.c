@@ -344,7 +344,8 @@ settle_again(void *arg, uint64 source, uint64 target)
 	get_change(scan, source);
 	if (same_key(merge, &stored, scan->change))
 		ereport(ERROR,
-				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				(errcode(merge->versioned ? ERRCODE_DATA_EXCEPTION :
+											ERRCODE_CARDINALITY_VIOLATION),
 				 errmsg(merge->versioned ?
 							"key %s of relation \"%s\" has two open versions" :
 							"key %s is in relation \"%s\" more than once",

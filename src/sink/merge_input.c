@@ -33,7 +33,8 @@ typedef struct InputScan
 
 static void scan_query(InputScan *scan);
 static void input_row(void *arg, TupleTableSlot *slot);
-static bool settle_null(EtlMerge *merge, EtlChange *change, bool null_time);
+static void set_time(EtlMerge *merge, TupleTableSlot *slot, EtlChange *change);
+static bool settle_unfit(EtlMerge *merge, EtlChange *change);
 static const char *null_column(EtlMerge *merge, const EtlChange *change);
 
 /* An empty change that can be filled again and again. */
@@ -93,16 +94,13 @@ input_row(void *arg, TupleTableSlot *slot)
 	EtlMerge *merge = scan->merge;
 	EtlChange *change = scan->change;
 	MemoryContext oldcontext = MemoryContextSwitchTo(scan->row_context);
-	bool null_time = merge->input.time != 0 &&
-					 (slot_getsomeattrs(slot, merge->input.time),
-					  slot->tts_isnull[merge->input.time - 1]);
 
 	etl_input_convert(merge, slot, change);
 	if (change->is_new)
 		change->number = ++merge->counts.read;
 	if (merge->input.number != 0)
 		change->number = DatumGetInt64(slot->tts_values[merge->input.number - 1]);
-	if (!settle_null(merge, change, null_time))
+	if (!settle_unfit(merge, change))
 		scan->call(scan->arg, change, slot);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(scan->row_context);
@@ -132,8 +130,7 @@ etl_input_convert(EtlMerge *merge, TupleTableSlot *slot, EtlChange *change)
 											  Int32GetDatum(column->typmod),
 											  BoolGetDatum(false));
 	}
-	change->time = input->time != 0 ? slot->tts_values[input->time - 1] :
-									  merge->effective_at;
+	set_time(merge, slot, change);
 	change->is_delete = input->is_delete != 0 &&
 						!slot->tts_isnull[input->is_delete - 1] &&
 						DatumGetBool(slot->tts_values[input->is_delete - 1]);
@@ -146,29 +143,62 @@ etl_input_convert(EtlMerge *merge, TupleTableSlot *slot, EtlChange *change)
 	change->outcome = ETL_PENDING;
 }
 
-/* Rejects a row without a key or time; returns whether it is one. */
+/* When a row takes effect, in the precision of the target's column. */
+static void
+set_time(EtlMerge *merge, TupleTableSlot *slot, EtlChange *change)
+{
+	EtlMergeInput *input = &merge->input;
+
+	change->no_time = false;
+	change->time = merge->effective_at;
+	if (input->time == 0)
+		return;
+	change->no_time = slot->tts_isnull[input->time - 1];
+	change->time = slot->tts_values[input->time - 1];
+	if (input->time_typmod >= 0 && !change->no_time)
+		change->time = FunctionCall3(&input->time_fit, change->time,
+									 Int32GetDatum(input->time_typmod),
+									 BoolGetDatum(false));
+}
+
+/*
+ * Rejects a row without a key or time, or whose time is that of versions
+ * without an end; returns whether it is one.
+ */
 static bool
-settle_null(EtlMerge *merge, EtlChange *change, bool null_time)
+settle_unfit(EtlMerge *merge, EtlChange *change)
 {
 	const char *name = null_column(merge, change);
+	bool endless = merge->versioned && merge->input.time != 0 &&
+				   !change->no_time && etl_merge_is_endless(merge, change->time);
+	int code = ERRCODE_NOT_NULL_VIOLATION;
+	char *message = NULL;
 
-	if (name == NULL && !null_time)
+	if (name != NULL)
+		message = psprintf("key column \"%s\" is null", name);
+	else if (change->no_time)
+		message = psprintf("sequence column \"%s\" is null",
+						   merge->input.time_name);
+	else if (endless)
+	{
+		message = psprintf("sequence column \"%s\" has the time of an open end",
+						   merge->input.time_name);
+		code = ERRCODE_DATETIME_VALUE_OUT_OF_RANGE;
+	}
+	else
 		return false;
+
 	if (merge->null_keys == ETL_NULL_KEYS_DEAD_LETTER)
 	{
-		etl_merge_reject(merge, change, ETL_CATEGORY_NOT_NULL,
-						 ERRCODE_NOT_NULL_VIOLATION,
-						 name != NULL ?
-							 psprintf("key column \"%s\" is null", name) :
-							 "the time of the row is null");
+		etl_merge_reject(merge, change,
+						 endless && name == NULL ? ETL_CATEGORY_OTHER :
+												   ETL_CATEGORY_NOT_NULL,
+						 code, message);
 		return true;
 	}
 	ereport(ERROR,
-			(errcode(ERRCODE_NOT_NULL_VIOLATION),
-			 name != NULL ?
-				 errmsg("source has a row whose key column \"%s\" is null", name) :
-				 errmsg(
-					 "source has a row without a time in the \"sequence_by\" column"),
+			(errcode(code),
+			 errmsg("source has a row that cannot be merged: %s", message),
 			 name != NULL ? 0 :
 							errdetail("Its key is %s.",
 									  etl_merge_key_text(merge, change->values,

@@ -11,11 +11,7 @@
 #include "executor/tuptable.h"
 #include "sink/merge.h"
 
-typedef void (*EtlChangeCall)(void *arg, EtlChange *change,
-							  TupleTableSlot *slot);
-
 /* in merge_input.c: rows of the input */
-extern void etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg);
 extern void etl_input_convert(EtlMerge *merge, TupleTableSlot *slot,
 							  EtlChange *change);
 extern uint64 etl_input_address(EtlMerge *merge, TupleTableSlot *slot);

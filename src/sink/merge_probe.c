@@ -7,7 +7,8 @@
  * (merge_group.c).  Then, key by key, one index scan that is started again
  * and again fetches all stored rows of the key.  Keys come in the order of
  * the index, so that neighbours share its pages, and those of the heap where
- * that has a like order.
+ * that has a like order: with 1% of 10 million rows that was half the time of
+ * the order of the hashes.
  *
  * How many rows the input has is an estimate, and for a view no more than a
  * guess.  If there are so many that the probes would not pay, all rows of the

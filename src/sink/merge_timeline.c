@@ -15,7 +15,8 @@
  *
  * Where the input is the log of all changes, the stored versions are no
  * points: the line follows from the changes alone, so that it does not
- * depend on the order in which they came.
+ * depend on the order in which they came.  A stored boundary that the log
+ * does not know is refused, since it would be lost.
  *
  * Takes no locks.
  *
@@ -42,6 +43,9 @@ pg_noreturn static void refuse_stored(EtlMerge *merge, const EtlStored *stored,
 									  const char *problem);
 static int compare_changes(const void *a, const void *b, void *arg);
 static EtlChange *add_absence(EtlHistory *history);
+static void check_logged(EtlHistory *history, EtlChange **changes, int n);
+static bool is_known(EtlMerge *merge, EtlChange **changes, int n, int *at,
+					 Datum time);
 static void settle_ties(EtlHistory *history, EtlChange **changes, int n);
 static void revive_present(EtlHistory *history);
 static void settle_late(EtlHistory *history);
@@ -79,6 +83,18 @@ etl_stored_is_open(EtlMerge *merge, const EtlStored *stored)
 	return is_endless(column->ops.type, end);
 }
 
+/* Is this no time at which a version could begin? */
+bool
+etl_merge_is_endless(EtlMerge *merge, Datum time)
+{
+	EtlMergeColumn *column = &merge->columns[merge->valid_to];
+
+	if (!merge->open_end_null &&
+		etl_value_compare(&column->ops, time, merge->open_end) >= 0)
+		return true;
+	return is_endless(column->ops.type, time);
+}
+
 static bool
 is_endless(Oid type, Datum time)
 {
@@ -114,7 +130,10 @@ etl_timeline_stored(EtlHistory *history)
 		if (stored->nulls[merge->valid_from])
 			refuse_stored(merge, stored, "has a version without a start");
 		if (i > 0 && history->open[i - 1])
-			refuse_stored(merge, stored, "has a version after the open one");
+			refuse_stored(merge, stored,
+						  etl_stored_is_open(merge, stored) ?
+							  "has two open versions" :
+							  "has a version after the open one");
 		if (i > 0 && etl_time_compare(merge, history->ends[i - 1], from) > 0)
 			refuse_stored(merge, stored, "has versions that overlap");
 
@@ -165,6 +184,8 @@ etl_timeline_changes(EtlHistory *history)
 		changes[n++] = add_absence(history);
 	if (n > 1)
 		qsort_arg(changes, n, sizeof(EtlChange *), compare_changes, merge);
+	if (merge->from_log)
+		check_logged(history, changes, n);
 
 	history->changes = palloc(sizeof(EtlChange *) * (n + 1));
 	settle_ties(history, changes, n);
@@ -219,6 +240,52 @@ add_absence(EtlHistory *history)
 		merge->counts.absent++;
 	}
 	return change;
+}
+
+/*
+ * Each boundary of the stored versions must come from a change that was in
+ * the log before this run.
+ */
+static void
+check_logged(EtlHistory *history, EtlChange **changes, int n)
+{
+	EtlMerge *merge = history->merge;
+	EtlGroup *group = history->group;
+	int at = 0;
+
+	for (int i = 0; i < group->n_stored; i++)
+	{
+		EtlStored *stored = &group->stored[i];
+
+		if (is_known(merge, changes, n, &at, stored->values[merge->valid_from]) &&
+			(history->open[i] ||
+			 is_known(merge, changes, n, &at, history->ends[i])))
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("key %s of relation \"%s\" has a version that is not in the change log",
+						etl_merge_key_text(merge, stored->values, stored->nulls),
+						RelationGetRelationName(merge->target)),
+				 errdetail("It was written without the log."),
+				 errhint(
+					 "Always merge with change_log => true; drop the log to have it made anew from the versions that there are.")));
+	}
+}
+
+/* Times come in their order; at goes along with them. */
+static bool
+is_known(EtlMerge *merge, EtlChange **changes, int n, int *at, Datum time)
+{
+	for (; *at < n; (*at)++)
+	{
+		int order = etl_time_compare(merge, changes[*at]->time, time);
+
+		if (order > 0)
+			return false;
+		if (order == 0 && !changes[*at]->is_new)
+			return true;
+	}
+	return false;
 }
 
 static void
@@ -508,7 +575,8 @@ outcome(EtlHistory *history, EtlChange *change)
 		return ETL_INSERTED;
 	if (is_late(history, change))
 		return ETL_LATE;
-	if (point > 0 && !history->points[point - 1].live)
+	if (boundary == BOUNDARY_END || point == 0 ||
+		!history->points[point - 1].live)
 		history->merge->counts.revived++;
 	return ETL_OPENED;
 }

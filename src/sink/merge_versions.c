@@ -247,7 +247,7 @@ set_times(EtlMerge *merge, EtlVersion *version)
 /*
  * The former value of a tracked column is that of the version before, if it
  * differs, and else what was the former value there.  It is worked out anew
- * where one of the two versions has changed.
+ * where one of the two versions has changed, or one between them is gone.
  */
 static void
 set_previous(EtlHistory *history)
@@ -265,10 +265,15 @@ set_previous(EtlHistory *history)
 
 			if (i == 0)
 			{
-				if (version->fresh)
+				if (version->fresh || version->point->stored > 0)
+				{
 					version->nulls[merge->columns[column].previous] = true;
+					version->fresh = true;
+				}
 			}
-			else if (version->fresh || history->versions[i - 1].fresh)
+			else if (version->fresh || history->versions[i - 1].fresh ||
+					 version->point->stored !=
+						 history->versions[i - 1].point->stored + 1)
 			{
 				move_to_previous(merge, column, version,
 								 &history->versions[i - 1]);
@@ -367,7 +372,11 @@ etl_versions_write(EtlHistory *history)
 	EtlMerge *merge = history->merge;
 	EtlGroup *group = history->group;
 	bool *stays = palloc0(sizeof(bool) * (group->n_stored + 1));
+	int last = history->n_versions - 1;
 
+	if (group->n_stored > 0 && history->open[group->n_stored - 1] &&
+		(last < 0 || !history->versions[last].open))
+		merge->counts.ended++;
 	for (int i = 0; i < history->n_versions; i++)
 	{
 		EtlVersion *version = &history->versions[i];
@@ -438,22 +447,18 @@ write_version(EtlHistory *history, EtlVersion *version)
 
 /*
  * Do the validity columns say the same?  An open end that is written in
- * another way stays as it is.
+ * another way, and a wrong "is current", stay as they are: the row would not
+ * even be looked at if its key's rows were filtered first.
  */
 static bool
 same_times(EtlHistory *history, EtlVersion *version, const EtlStored *stored)
 {
 	EtlMerge *merge = history->merge;
-	int current = merge->is_current;
 
 	if (etl_time_compare(merge, version->point->time,
 						 stored->values[merge->valid_from]) != 0 ||
 		version->open != history->open[version->pair])
 		return false;
-	if (!version->open && etl_time_compare(merge, version->end,
-										   history->ends[version->pair]) != 0)
-		return false;
-	return current < 0 ||
-		   (!stored->nulls[current] &&
-			DatumGetBool(stored->values[current]) == version->open);
+	return version->open || etl_time_compare(merge, version->end,
+											 history->ends[version->pair]) == 0;
 }

@@ -233,19 +233,19 @@ line()
 }
 
 merge_head "etl_scd2_merge, $(scaled 1000000) rows"
-line 1000000 create 1 'snapshot 0.1+0 %' diff_array
-line 1000000 create 1 'snapshot 1+0 %' diff_array
-line 1000000 create 1 'snapshot 5+1 %' diff_array
-line 1000000 create 1 'snapshot 20+0 %' diff_array
-line 1000000 create 1 'snapshot 100+0 %' diff_array
-line 1000000 create 1 'batch 50k' diff_array
-line 1000000 create 3 'snapshot 5+1 %' diff_array
-line 1000000 create 3 'batch 50k' diff_array
-line 1000000 partial 1 'snapshot 5+1 %' diff_array
-line 1000000 partial 1 'batch 50k' diff_array
-line 1000000 partial 3 'snapshot 5+1 %' diff_array
-line 1000000 partial 3 'batch 50k' diff_array
+line 1000000 create 1 'snapshot 0.1+0 %' diff_array lookup_parallel
+line 1000000 create 1 'snapshot 1+0 %' diff_array lookup_parallel
+line 1000000 create 1 'snapshot 5+1 %' diff_array lookup_parallel
+line 1000000 create 1 'snapshot 20+0 %' diff_array lookup_parallel
+line 1000000 create 1 'snapshot 100+0 %' two_statements diff_array
+line 1000000 create 1 'batch 50k' lookup_one_pass lookup_array
+line 1000000 create 3 'snapshot 5+1 %' diff_array lookup_parallel
+line 1000000 create 3 'batch 50k' lookup_one_pass lookup_array
+line 1000000 partial 1 'snapshot 5+1 %' diff_array lookup_parallel
+line 1000000 partial 1 'batch 50k' lookup_one_pass lookup_array
+line 1000000 partial 3 'snapshot 5+1 %' diff_array lookup_parallel
+line 1000000 partial 3 'batch 50k' lookup_one_pass lookup_array
 line 1000000 pkey 1 'snapshot 5+1 %' diff_array
-line 1000000 pkey 1 'batch 50k' diff_array
-line 10000000 create 1 'batch 100k' diff_array
+line 1000000 pkey 1 'batch 50k' diff_array match_array
+line 10000000 create 1 'batch 100k' lookup_one_pass lookup_array
 clean_up

@@ -184,12 +184,12 @@ line 1000000 100 pkey 'snapshot 1+0 %' diff_tid merge
 line 1000000 100 pkey 'snapshot 5+1 %' diff_tid merge
 line 1000000 100 pkey 'snapshot 20+0 %' diff_tid merge
 line 1000000 100 pkey 'snapshot 100+0 %' diff_tid merge
-line 1000000 100 pkey 'batch 50k' diff_tid merge
+line 1000000 100 pkey 'batch 50k' lookup_merge merge
 line 1000000 85 pkey 'snapshot 5+1 %' diff_tid merge
-line 1000000 85 pkey 'batch 50k' diff_tid merge
+line 1000000 85 pkey 'batch 50k' lookup_merge merge
 line 1000000 100 more 'snapshot 5+1 %' diff_tid merge
-line 1000000 100 more 'batch 50k' diff_tid merge
+line 1000000 100 more 'batch 50k' lookup_merge merge
 line 1000000 85 more 'snapshot 5+1 %' diff_tid merge
-line 1000000 85 more 'batch 50k' diff_tid merge
-line 10000000 100 pkey 'batch 100k' diff_tid merge
+line 1000000 85 more 'batch 50k' lookup_merge merge
+line 10000000 100 pkey 'batch 100k' lookup_merge merge
 clean_up

@@ -51,8 +51,8 @@ sub run
 		qq{SET client_min_messages = warning; SET synchronous_commit = off;
 		TRUNCATE reference.problem;
 		CALL reference.check_$kind($seed, 1, $cases);
-		SELECT format(E'seed %s, case %s, %s, %s: %s\n%s', seed, number, shape, path, what, details)
-		FROM reference.problem ORDER BY number LIMIT 5;},
+		SELECT DISTINCT ON (number) format(E'seed %s, case %s, %s, %s: %s\n%s', seed, number, shape, path, what, details)
+		FROM reference.problem ORDER BY number, shape, path LIMIT 5;},
 		stdout => \$stdout,
 		stderr => \$stderr,
 		on_error_stop => 0);

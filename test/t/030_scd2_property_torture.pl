@@ -24,9 +24,9 @@ Merge::known($node);
 Merge::run($node, 'log', $seed, 200);
 for my $round (1 .. $ENV{ROUNDS})
 {
-	Merge::run($node, 'scd2', $seed * 10000 + $round, 40);
-	Merge::run($node, 'log', $seed * 10000 + $round, 5);
-	Merge::run($node, 'upsert', $seed * 10000 + $round, 20);
+	Merge::run($node, 'scd2', $seed * 10000 + $round, 20);
+	Merge::run($node, 'log', $seed * 10000 + $round, 2);
+	Merge::run($node, 'upsert', $seed * 10000 + $round, 5);
 }
 
 $node->stop;
