@@ -256,8 +256,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 		 * A comment at the expression's end must not go on.  COALESCE takes
 		 * no set, which would multiply the rows, and nothing but a boolean.
 		 */
-		appendStringInfo(&sql, "COALESCE((%s
-), false)", names->delete_when);
+		appendStringInfo(&sql, "COALESCE((%s\n), false)", names->delete_when);
 		input->is_delete = ++position;
 	}
 	else
