@@ -38,13 +38,13 @@ END $$;
 CREATE TABLE dim (id int, region text, v text, valid_from date, valid_to date, is_current bool);
 INSERT INTO dim SELECT i, 'r' || i % 3, 'v' || i, date '2020-01-01' + 10 * n,
     CASE WHEN n < 2 THEN date '2020-01-11' + 10 * n END, n = 2
-    FROM generate_series(1, 20000) i, generate_series(0, 2) n;
+    FROM generate_series(1, 4000) i, generate_series(0, 2) n;
 INSERT INTO dim VALUES (NULL, 'r0', 'no key', '2020-01-01', NULL, true);
 CREATE TABLE few (id int, region text, v text, at date);
 -- Changes, the same again, a late one, two of one key, new keys.
 INSERT INTO few VALUES (7, 'r1', 'new', '2021-01-01'), (8, 'r2', 'v8', '2021-01-01'),
     (9, 'r0', 'late', '2020-01-15'), (10, 'r1', 'one', '2021-01-01'), (10, 'r1', 'two', '2021-02-01'),
-    (5000, 'r1', 'v', '2021-01-01'), (5001, 'r1', 'v', '2020-01-01'), (5001, 'r1', 'w', '2020-02-01');
+    (25000, 'r1', 'v', '2021-01-01'), (25001, 'r1', 'v', '2020-01-01'), (25001, 'r1', 'w', '2020-02-01');
 CREATE TABLE many AS SELECT i AS id, 'r' || i % 3 AS region, 'w' || i % 5 AS v, date '2020-03-01' AS at
     FROM generate_series(1, 20000, 2) i;
 CREATE VIEW unknown AS SELECT * FROM many;
@@ -77,11 +77,15 @@ CREATE INDEX included ON dim (id DESC) INCLUDE (v);
 -- Rows of other keys matter.
 SELECT ways('dim', 'etl_scd2_merge(''dim'', ''few'', ''{id}'', sequence_by => ''at'', absent => ''close'')');
 SELECT ways('dim', 'etl_scd2_merge(''dim'', ''few'', ''{id}'', sequence_by => ''at'', max_close_fraction => 0.5)');
--- Too many rows; which was not known beforehand of a view.
+-- Too many rows, which is known of a view only when it has been read.
 SELECT ways('dim', 'etl_scd2_merge(''dim'', ''many'', ''{id}'', sequence_by => ''at'')');
+-- A larger target, since 1000 rows are expected of a view.
+INSERT INTO dim SELECT i, 'r' || i % 3, 'v', '2020-01-01', NULL, true FROM generate_series(40000, 80000) i;
+ANALYZE dim;
 SELECT ways('dim', 'etl_scd2_merge(''dim'', ''unknown'', ''{id}'', sequence_by => ''at'')');
 SELECT ways('dim', 'etl_scd2_merge(''dim'', ''unknown_few'', ''{id}'', sequence_by => ''at'')');
 DROP INDEX included;
+DELETE FROM dim WHERE id >= 40000;
 
 -- A key of two columns, in another order than that of the index.
 CREATE INDEX pair ON dim (region, id, v);

@@ -674,6 +674,7 @@ read_from_log(ChangeLog *log)
 	input->is_delete = n + 2;
 	input->is_new = n + 3;
 	input->number = n + 4;
+	input->time_name = "change_time";
 	input->rows = (double) log->n_received;
 
 	input->query.nargs = 3;

@@ -329,7 +329,6 @@ set_time_fit(EtlMerge *merge, AttrNumber time)
 										   time - 1);
 	Oid function;
 
-	merge->input.time_typmod = -1;
 	if (to->atttypmod < 0 ||
 		(from->atttypid == to->atttypid && from->atttypmod == to->atttypmod) ||
 		find_typmod_coercion_function(to->atttypid, &function) !=

@@ -24,11 +24,12 @@
 
 /*
  * One probe of an index costs about as much as this many rows of a scan.
- * Measured with 10 million rows (1.3 GB, in the system's cache, shared_buffers
- * 128 MB) as the size of the batch at which both ways took the same time: a
- * batch of 1/33 (history) and 1/43 (upsert) of the rows where the heap has no
- * order by key, 1/20 to 1/25 where it has; and 1/15 to 1/20 with 100,000 rows,
- * all in shared buffers.  A disk would make probes dearer yet.
+ * Measured as the size of the batch at which both ways take the same time,
+ * with 10 million rows (1.3 GB, in the system's cache, shared_buffers 128 MB)
+ * on a busy machine, so roughly: with a history at about 1/33 of the rows,
+ * with an upsert between 1/67 and 1/25, sooner where the heap has no order by
+ * key.  With a history of 100,000 rows it lay between 1/25 and 1/12.  Not
+ * measured with rows that come from a disk, where probes should be dearer.
  */
 #define ROWS_PER_PROBE 40
 
