@@ -14,9 +14,11 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -29,6 +31,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/relcache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "flow/flow.h"
@@ -47,10 +51,12 @@ static void set_effective_at(EtlMerge *merge, const EtlMergeNames *names);
 static void set_open_end(EtlMerge *merge, const EtlMergeNames *names);
 static Datum read_literal(EtlMerge *merge, int column, const char *text,
 						  const char *parameter);
+static void literal_context(void *arg);
 static void set_previous(EtlMerge *merge, const EtlMergeNames *names);
 static void set_former(EtlMerge *merge, const char *name, const char *former);
 static void set_listed(EtlMerge *merge, List *names, const char *parameter,
 					   EtlColumnRole role);
+static Bitmapset *surrogate_columns(EtlMerge *merge);
 static void set_rest(EtlMerge *merge, const EtlMergeNames *names);
 static void set_scope(EtlMerge *merge, const EtlMergeNames *names);
 static int common_column(EtlMerge *merge, const char *name,
@@ -445,9 +451,16 @@ read_literal(EtlMerge *merge, int column, const char *text,
 	Oid input;
 	Oid param;
 	Datum value;
+	ErrorContextCallback context = {
+		.previous = error_context_stack,
+		.callback = literal_context,
+		.arg = unconstify(char *, parameter),
+	};
 
 	getTypeInputInfo(att->atttypid, &input, &param);
+	error_context_stack = &context;
 	value = OidInputFunctionCall(input, pstrdup(text), param, att->atttypmod);
+	error_context_stack = context.previous;
 	if ((att->atttypid == DATEOID && DATE_NOT_FINITE(DatumGetDateADT(value)) &&
 		 strcmp(parameter, "effective_at") == 0) ||
 		((att->atttypid == TIMESTAMPOID || att->atttypid == TIMESTAMPTZOID) &&
@@ -456,6 +469,13 @@ read_literal(EtlMerge *merge, int column, const char *text,
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("parameter \"%s\" must be finite", parameter)));
 	return value;
+}
+
+/* Says which parameter a type's input function has complained about. */
+static void
+literal_context(void *arg)
+{
+	errcontext("parameter \"%s\"", (char *) arg);
 }
 
 /* What stands in "valid_to" of a version that has no end. */
@@ -538,7 +558,10 @@ set_former(EtlMerge *merge, const char *name, const char *former)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("columns \"%s\" and \"%s\" must have the same type",
-						name, former)));
+						name, former),
+				 errdetail("They are of type %s and %s.",
+						   format_type_be(merge->columns[i].ops.type),
+						   format_type_be(merge->columns[previous].ops.type))));
 	merge->columns[i].previous = previous;
 }
 
@@ -550,7 +573,7 @@ set_listed(EtlMerge *merge, List *names, const char *parameter,
 
 	foreach(lc, names)
 	{
-		int i = common_column(merge, lfirst(lc), parameter);
+		int i = target_column(merge, lfirst(lc), parameter);
 		EtlMergeColumn *column = &merge->columns[i];
 
 		if (column->role != ETL_ROLE_NONE)
@@ -559,27 +582,60 @@ set_listed(EtlMerge *merge, List *names, const char *parameter,
 					 errmsg("column \"%s\" has more than one role", column->name),
 					 errhint("It is named in parameter \"%s\" and in another.",
 							 parameter)));
+		(void) common_column(merge, lfirst(lc), parameter);
 		column->role = role;
 	}
 }
 
 /*
+ * The target's own columns that make its rows unique without the merge's keys,
+ * such as a surrogate key: a new row needs a new value.
+ */
+static Bitmapset *
+surrogate_columns(EtlMerge *merge)
+{
+	Bitmapset *surrogates = NULL;
+	ListCell *lc;
+
+	foreach(lc, RelationGetIndexList(merge->target))
+	{
+		HeapTuple tuple = SearchSysCache1(INDEXRELID,
+										  ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_index index;
+		bool has_key = false;
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for index %u", lfirst_oid(lc));
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		for (int i = 0; i < index->indnkeyatts; i++)
+		{
+			AttrNumber attnum = index->indkey.values[i];
+
+			if (attnum > 0 && merge->columns[attnum - 1].role == ETL_ROLE_KEY)
+				has_key = true;
+		}
+		for (int i = 0; i < index->indnkeyatts; i++)
+			if (index->indisunique && !has_key && index->indkey.values[i] > 0)
+				surrogates = bms_add_member(surrogates, index->indkey.values[i]);
+		ReleaseSysCache(tuple);
+	}
+	return surrogates;
+}
+
+/*
  * The columns that no parameter names.  One that the source lacks keeps its
- * value, but not if it alone is unique: a new row needs a new one.
+ * value.
  */
 static void
 set_rest(EtlMerge *merge, const EtlMergeNames *names)
 {
 	TupleDesc desc = RelationGetDescr(merge->target);
-	Bitmapset *unique = RelationGetIndexAttrBitmap(merge->target,
-												   INDEX_ATTR_BITMAP_PRIMARY_KEY);
+	Bitmapset *surrogates = surrogate_columns(merge);
 
 	for (int i = 0; i < merge->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 		EtlMergeColumn *column = &merge->columns[i];
-		bool is_key = bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber,
-									unique);
 
 		if (column->role != ETL_ROLE_NONE || att->attisdropped)
 			continue;
@@ -592,7 +648,7 @@ set_rest(EtlMerge *merge, const EtlMergeNames *names)
 										0) ?
 							   ETL_ROLE_PLAIN :
 							   ETL_ROLE_TRACKED;
-		else if (!is_key)
+		else if (!bms_is_member(i + 1, surrogates))
 			column->role = ETL_ROLE_KEPT;
 	}
 	for (int i = 0; i < merge->natts; i++)
@@ -604,7 +660,11 @@ set_rest(EtlMerge *merge, const EtlMergeNames *names)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("column \"%s\" in parameter \"previous\" is not one whose changes are written",
-							column->name)));
+							column->name),
+					 merge->versioned ?
+						 errhint(
+							 "Name it in parameter \"tracked\" or \"overwrite\", too.") :
+						 0));
 	}
 }
 
