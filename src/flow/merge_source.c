@@ -8,7 +8,8 @@
  * types and adds what a row needs: its time, whether it deletes, and the
  * tombstone of its key.  Values are cast to a type without its length, and
  * fitted to the length later as an assignment does: what is too long is an
- * error and not cut.
+ * error and not cut.  Domains and arrays have their lengths further inside, so
+ * that their values are converted by an expression, and not by the query.
  *
  * The query runs as the caller, so that privileges and row security of the
  * source apply.
@@ -20,10 +21,14 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
+#include "optimizer/optimizer.h"
 #include "optimizer/plancat.h"
 #include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
 #include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -46,6 +51,9 @@ static void read_by_query(EtlMerge *merge, AttrNumber time,
 static void append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum,
 						  Oid type);
 static void set_fit(EtlMerge *merge);
+static bool needs_assignment(Form_pg_attribute from, Form_pg_attribute to);
+static void set_assignment(EtlMerge *merge, EtlMergeColumn *column,
+						   Form_pg_attribute from, Form_pg_attribute to);
 static void set_time_fit(EtlMerge *merge, AttrNumber time);
 
 /*
@@ -64,7 +72,9 @@ etl_merge_set_input(EtlMerge *merge, const EtlMergeNames *names,
 		time = source_column(merge, names->sequence_by, "sequence_by");
 		check_sequence(merge, time);
 		merge->input.time_name = names->sequence_by;
-		set_time_fit(merge, time);
+		merge->input.time_typmod = -1;
+		if (merge->versioned)
+			set_time_fit(merge, time);
 	}
 	if (names->delete_when != NULL)
 		check_expression(names->delete_when, "delete_when");
@@ -235,7 +245,9 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 
 		if (column->input == 0)
 			continue;
-		append_column(&sql, merge, column->input, target_type(merge, i));
+		append_column(&sql, merge, column->input,
+					  column->assign != NULL ? InvalidOid :
+											   target_type(merge, i));
 		appendStringInfoString(&sql, ", ");
 		column->input = ++position;
 	}
@@ -269,7 +281,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	input->desc = etl_query_desc(&input->query);
 }
 
-/* A column of the source, cast to a type without its length. */
+/* A column of the source, cast to a type without its length, if to any. */
 static void
 append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum, Oid type)
 {
@@ -277,7 +289,7 @@ append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum, Oid type)
 										  attnum - 1);
 
 	appendStringInfo(sql, "etl_s.%s", quote_identifier(NameStr(att->attname)));
-	if (att->atttypid != type)
+	if (OidIsValid(type) && att->atttypid != type)
 		appendStringInfo(sql, "::%s",
 						 format_type_extended(type, -1,
 											  FORMAT_TYPE_TYPEMOD_GIVEN |
@@ -307,7 +319,9 @@ set_fit(EtlMerge *merge)
 		if (column->input == 0)
 			continue;
 		from = TupleDescAttr(source, column->input - 1);
-		if (to->atttypmod < 0 ||
+		if (needs_assignment(from, to))
+			set_assignment(merge, column, from, to);
+		if (column->assign != NULL || to->atttypmod < 0 ||
 			(from->atttypid == to->atttypid && from->atttypmod == to->atttypmod))
 			continue;
 		if (find_typmod_coercion_function(to->atttypid, &function) !=
@@ -318,7 +332,38 @@ set_fit(EtlMerge *merge)
 	}
 }
 
-/* Times get the precision of the column that they are compared with. */
+/* May the target's type have a length that its typmod does not tell? */
+static bool
+needs_assignment(Form_pg_attribute from, Form_pg_attribute to)
+{
+	if (from->atttypid == to->atttypid && from->atttypmod == to->atttypmod)
+		return false;
+	return get_typtype(to->atttypid) == TYPTYPE_DOMAIN ||
+		   OidIsValid(get_element_type(to->atttypid));
+}
+
+static void
+set_assignment(EtlMerge *merge, EtlMergeColumn *column, Form_pg_attribute from,
+			   Form_pg_attribute to)
+{
+	CaseTestExpr *value = makeNode(CaseTestExpr);
+	Node *expr;
+
+	value->typeId = from->atttypid;
+	value->typeMod = from->atttypmod;
+	value->collation = from->attcollation;
+	expr = coerce_to_target_type(NULL, (Node *) value, from->atttypid,
+								 to->atttypid, to->atttypmod,
+								 COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+	if (expr == NULL)
+		elog(ERROR, "column \"%s\" cannot be assigned", column->name);
+	assign_expr_collations(NULL, expr);
+	column->assign = ExecInitExpr(expression_planner((Expr *) expr), NULL);
+	if (merge->input.context == NULL)
+		merge->input.context = CreateStandaloneExprContext();
+}
+
+/* Versions start at times in the precision of their column. */
 static void
 set_time_fit(EtlMerge *merge, AttrNumber time)
 {

@@ -14,9 +14,11 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -29,6 +31,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/relcache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "flow/flow.h"
@@ -52,6 +56,7 @@ static void set_previous(EtlMerge *merge, const EtlMergeNames *names);
 static void set_former(EtlMerge *merge, const char *name, const char *former);
 static void set_listed(EtlMerge *merge, List *names, const char *parameter,
 					   EtlColumnRole role);
+static Bitmapset *surrogate_columns(EtlMerge *merge);
 static void set_rest(EtlMerge *merge, const EtlMergeNames *names);
 static void set_scope(EtlMerge *merge, const EtlMergeNames *names);
 static int common_column(EtlMerge *merge, const char *name,
@@ -583,22 +588,54 @@ set_listed(EtlMerge *merge, List *names, const char *parameter,
 }
 
 /*
+ * The target's own columns that make its rows unique without the merge's keys,
+ * such as a surrogate key: a new row needs a new value.
+ */
+static Bitmapset *
+surrogate_columns(EtlMerge *merge)
+{
+	Bitmapset *surrogates = NULL;
+	ListCell *lc;
+
+	foreach(lc, RelationGetIndexList(merge->target))
+	{
+		HeapTuple tuple = SearchSysCache1(INDEXRELID,
+										  ObjectIdGetDatum(lfirst_oid(lc)));
+		Form_pg_index index;
+		bool has_key = false;
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for index %u", lfirst_oid(lc));
+		index = (Form_pg_index) GETSTRUCT(tuple);
+		for (int i = 0; i < index->indnkeyatts; i++)
+		{
+			AttrNumber attnum = index->indkey.values[i];
+
+			if (attnum > 0 && merge->columns[attnum - 1].role == ETL_ROLE_KEY)
+				has_key = true;
+		}
+		for (int i = 0; i < index->indnkeyatts; i++)
+			if (index->indisunique && !has_key && index->indkey.values[i] > 0)
+				surrogates = bms_add_member(surrogates, index->indkey.values[i]);
+		ReleaseSysCache(tuple);
+	}
+	return surrogates;
+}
+
+/*
  * The columns that no parameter names.  One that the source lacks keeps its
- * value, but not if it alone is unique: a new row needs a new one.
+ * value.
  */
 static void
 set_rest(EtlMerge *merge, const EtlMergeNames *names)
 {
 	TupleDesc desc = RelationGetDescr(merge->target);
-	Bitmapset *unique = RelationGetIndexAttrBitmap(merge->target,
-												   INDEX_ATTR_BITMAP_PRIMARY_KEY);
+	Bitmapset *surrogates = surrogate_columns(merge);
 
 	for (int i = 0; i < merge->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 		EtlMergeColumn *column = &merge->columns[i];
-		bool is_key = bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber,
-									unique);
 
 		if (column->role != ETL_ROLE_NONE || att->attisdropped)
 			continue;
@@ -611,7 +648,7 @@ set_rest(EtlMerge *merge, const EtlMergeNames *names)
 										0) ?
 							   ETL_ROLE_PLAIN :
 							   ETL_ROLE_TRACKED;
-		else if (!is_key)
+		else if (!bms_is_member(i + 1, surrogates))
 			column->role = ETL_ROLE_KEPT;
 	}
 	for (int i = 0; i < merge->natts; i++)

@@ -15,6 +15,7 @@
 
 #include "base/values.h"
 #include "ledger/ledger.h"
+#include "nodes/execnodes.h"
 #include "sink/sink.h"
 #include "source/rows.h"
 #include "storage/itemptr.h"
@@ -42,10 +43,11 @@ typedef struct EtlMergeColumn
 {
 	const char *name;
 	EtlColumnRole role;
-	AttrNumber input; /* its place in the input's rows, 0: they lack it */
-	int previous;	  /* index of the column with its former value, or -1 */
-	int32 typmod;	  /* input values are to be fitted to it, or -1 */
-	FmgrInfo fit;	  /* by this function */
+	AttrNumber input;  /* its place in the input's rows, 0: they lack it */
+	int previous;	   /* index of the column with its former value, or -1 */
+	int32 typmod;	   /* input values are to be fitted to it, or -1 */
+	FmgrInfo fit;	   /* by this function */
+	ExprState *assign; /* or converted by this, or NULL */
 	EtlValueOps ops;
 } EtlMergeColumn;
 
@@ -68,6 +70,7 @@ typedef struct EtlMergeInput
 	FmgrInfo time_fit;
 	double rows; /* estimate */
 	EtlSpool *spool;
+	ExprContext *context; /* for the columns' assign */
 } EtlMergeInput;
 
 typedef enum EtlAbsent

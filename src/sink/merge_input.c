@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/tableam.h"
+#include "executor/executor.h"
 #include "storage/itemptr.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -129,6 +130,13 @@ etl_input_convert(EtlMerge *merge, TupleTableSlot *slot, EtlChange *change)
 			change->values[i] = FunctionCall3(&column->fit, change->values[i],
 											  Int32GetDatum(column->typmod),
 											  BoolGetDatum(false));
+		if (column->assign != NULL)
+		{
+			input->context->caseValue_datum = change->values[i];
+			input->context->caseValue_isNull = change->nulls[i];
+			change->values[i] = ExecEvalExpr(column->assign, input->context,
+											 &change->nulls[i]);
+		}
 	}
 	set_time(merge, slot, change);
 	change->is_delete = input->is_delete != 0 &&
@@ -197,8 +205,7 @@ settle_unfit(EtlMerge *merge, EtlChange *change)
 		return true;
 	}
 	ereport(ERROR,
-			(errcode(code),
-			 errmsg("source has a row that cannot be merged: %s", message),
+			(errcode(code), errmsg("source has a row whose %s", message),
 			 name != NULL ? 0 :
 							errdetail("Its key is %s.",
 									  etl_merge_key_text(merge, change->values,

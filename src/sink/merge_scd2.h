@@ -71,6 +71,7 @@ extern void etl_timeline_stored(EtlHistory *history);
 extern void etl_timeline_changes(EtlHistory *history);
 extern void etl_timeline_points(EtlHistory *history);
 extern void etl_timeline_outcomes(EtlHistory *history);
+extern int etl_last_started(EtlHistory *history, Datum time);
 extern bool etl_stored_is_open(EtlMerge *merge, const EtlStored *stored);
 
 /* in merge_versions.c */

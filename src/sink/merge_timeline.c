@@ -30,6 +30,28 @@
 
 #include "sink/merge_scd2.h"
 
+/* The last stored row that starts at or before a time, by bisection, or -1. */
+int
+etl_last_started(EtlHistory *history, Datum time)
+{
+	EtlMerge *merge = history->merge;
+	EtlStored *rows = history->group->stored;
+	int low = 0;
+	int high = history->group->n_stored;
+
+	while (low < high)
+	{
+		int middle = (low + high) / 2;
+
+		if (etl_time_compare(merge, rows[middle].values[merge->valid_from],
+							 time) <= 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low - 1;
+}
+
 /* What is stored at a time. */
 typedef enum Boundary
 {
@@ -606,34 +628,21 @@ overwrites(EtlHistory *history, const EtlChange *change)
 							 last->nulls, change->values, change->nulls);
 }
 
-/* What is stored at a time, found by bisection. */
+/* What is stored at a time. */
 static Boundary
 find_boundary(EtlHistory *history, Datum time, int *stored)
 {
 	EtlMerge *merge = history->merge;
 	EtlStored *rows = history->group->stored;
-	int low = 0;
-	int high = history->group->n_stored;
+	int last = etl_last_started(history, time);
 
-	/* the first version that starts after the time */
-	while (low < high)
-	{
-		int middle = (low + high) / 2;
-
-		if (etl_time_compare(merge, rows[middle].values[merge->valid_from],
-							 time) <= 0)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	*stored = low - 1;
-	if (low == 0)
+	*stored = last;
+	if (last < 0)
 		return BOUNDARY_NONE;
-	if (etl_time_compare(merge, rows[low - 1].values[merge->valid_from],
-						 time) == 0)
+	if (etl_time_compare(merge, rows[last].values[merge->valid_from], time) == 0)
 		return BOUNDARY_START;
-	if (!history->open[low - 1] &&
-		etl_time_compare(merge, history->ends[low - 1], time) == 0)
+	if (!history->open[last] &&
+		etl_time_compare(merge, history->ends[last], time) == 0)
 		return BOUNDARY_END;
 	return BOUNDARY_NONE;
 }

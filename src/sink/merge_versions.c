@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/date.h"
 
 #include "sink/merge_scd2.h"
@@ -49,6 +50,7 @@ etl_versions_make(EtlHistory *history)
 		EtlPoint *point = &history->points[i];
 		EtlVersion *version = &history->versions[history->n_versions];
 
+		CHECK_FOR_INTERRUPTS();
 		if (!point->live)
 			continue;
 		version->point = point;
@@ -99,9 +101,12 @@ pair_versions(EtlHistory *history, bool *paired)
 
 		if (version->pair >= 0)
 			continue;
-		for (s = 0; s < group->n_stored && version->pair < 0; s++)
+		for (s = etl_last_started(history, version->point->time) + 1;
+			 s < group->n_stored && version->pair < 0; s++)
 		{
 			EtlStored *stored = &group->stored[s];
+
+			CHECK_FOR_INTERRUPTS();
 
 			/* not beyond the end of the version */
 			if (!version->open &&
@@ -109,8 +114,6 @@ pair_versions(EtlHistory *history, bool *paired)
 								 version->end) >= 0)
 				break;
 			if (paired[s] ||
-				etl_time_compare(merge, stored->values[merge->valid_from],
-								 version->point->time) < 0 ||
 				!etl_same_content(merge, ETL_ROLE_TRACKED, stored->values,
 								  stored->nulls, change->values, change->nulls))
 				continue;
@@ -143,7 +146,6 @@ template_of(EtlHistory *history, int i)
 {
 	EtlGroup *group = history->group;
 	EtlVersion *version = &history->versions[i];
-	int before = -1;
 
 	if (group->n_stored == 0)
 		return NULL;
@@ -151,15 +153,7 @@ template_of(EtlHistory *history, int i)
 		return &group->stored[version->point->stored];
 	if (version->pair >= 0)
 		return &group->stored[version->pair];
-	for (int s = 0; s < group->n_stored; s++)
-	{
-		if (etl_time_compare(history->merge,
-							 group->stored[s].values[history->merge->valid_from],
-							 version->point->time) > 0)
-			break;
-		before = s;
-	}
-	return &group->stored[Max(before, 0)];
+	return &group->stored[Max(etl_last_started(history, version->point->time), 0)];
 }
 
 static void
