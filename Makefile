@@ -68,6 +68,7 @@ OBJS += \
 	src/sink/merge_query.o \
 	src/sink/merge_probe.o \
 	src/sink/merge_filter_scan.o \
+	src/sink/merge_print.o \
 	src/sink/merge_filter.o \
 	src/sink/merge_group.o \
 	src/sink/merge_tie.o \

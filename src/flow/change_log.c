@@ -179,7 +179,7 @@ receive(EtlChangeLog *log)
 
 	log->received = tuplestore_begin_heap(false, false, work_mem);
 	merge->letters = etl_dead_letters_open(merge->run);
-	etl_input_scan(merge, receive_change, log);
+	etl_input_scan(merge, NULL, receive_change, log);
 	etl_dead_letters_close(merge->letters);
 	merge->letters = NULL;
 	write_received(log);

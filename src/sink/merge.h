@@ -120,7 +120,7 @@ typedef struct EtlMergeCounts
 	int64 closed;
 	int64 revived;
 	int64 absent; /* deleted because the input lacks them */
-	int64 open;	  /* keys that the target had */
+	int64 open;	  /* keys that the target had, if a fraction of them counts */
 	int64 ended;  /* versioned: of these, the ones that it has no more */
 } EtlMergeCounts;
 
@@ -250,11 +250,16 @@ extern void etl_merge_reject(EtlMerge *merge, EtlChange *change,
 							 const char *message);
 extern void etl_merge_count(EtlMerge *merge, const EtlChange *change);
 
+/* seed of the hashes of keys */
+#define ETL_KEY_SEED UINT64CONST(0x9e3779b97f4a7c15)
+
 /* in merge_input.c */
+typedef bool (*EtlSlotCall)(void *arg, TupleTableSlot *slot);
 typedef void (*EtlChangeCall)(void *arg, EtlChange *change,
 							  TupleTableSlot *slot);
 
-extern void etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg);
+extern void etl_input_scan(EtlMerge *merge, EtlSlotCall first,
+						   EtlChangeCall call, void *arg);
 
 /* in merge_tie.c: changes of one key and one time, in the order of arrival */
 extern EtlChange *etl_settle_tie(EtlMerge *merge, EtlChange **changes, int n);

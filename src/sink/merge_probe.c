@@ -227,7 +227,7 @@ etl_merge_by_probe(EtlMerge *merge, EtlProbe *probe)
 	probe->groups = etl_groups_create_ordered(merge, probe->columns,
 											  merge->n_keys);
 	probe->hashes = bloom_create((int64) Max(probe->limit, 1000), work_mem, 0);
-	etl_input_scan(merge, add_input, probe);
+	etl_input_scan(merge, NULL, add_input, probe);
 
 	if (probe->n_changes > probe->limit)
 		read_all(probe);
