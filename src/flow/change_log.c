@@ -283,8 +283,11 @@ read_from_log(EtlChangeLog *log)
 	memset(input, 0, sizeof(EtlMergeInput));
 	for (int i = 0; i < n; i++)
 	{
-		merge->columns[log->columns[i]].input = i + 1;
-		merge->columns[log->columns[i]].typmod = -1; /* fits already */
+		EtlMergeColumn *column = &merge->columns[log->columns[i]];
+
+		column->input = i + 1;
+		column->typmod = -1; /* what the log holds fits already */
+		column->assign = NULL;
 	}
 	input->time = n + 1;
 	input->is_delete = n + 2;
