@@ -101,6 +101,7 @@ OBJS += \
 	src/flow/companion.o \
 	src/flow/tombstone.o \
 	src/flow/change_log.o \
+	src/flow/change_log_table.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 

@@ -166,7 +166,9 @@ check_sequence(EtlMerge *merge, AttrNumber attnum)
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" of type %s in parameter \"sequence_by\" cannot be cast to type %s of column \"%s\"",
 						NameStr(att->attname), format_type_be(att->atttypid),
-						format_type_be(column->ops.type), column->name)));
+						format_type_be(column->ops.type), column->name),
+				 errhint(
+					 "Use a view with the cast that you want as the source.")));
 	if (!column->ops.has_compare)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -264,10 +266,9 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	{
 		/*
 		 * A comment at the expression's end must not go on.  COALESCE takes
-		 * no set, which would multiply the rows.
+		 * no set, which would multiply the rows, and nothing but a boolean.
 		 */
-		appendStringInfo(&sql, "COALESCE((%s\n)::pg_catalog.bool, false)",
-						 names->delete_when);
+		appendStringInfo(&sql, "COALESCE((%s\n), false)", names->delete_when);
 		input->is_delete = ++position;
 	}
 	else

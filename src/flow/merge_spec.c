@@ -52,6 +52,7 @@ static void set_effective_at(EtlMerge *merge, const EtlMergeNames *names);
 static void set_open_end(EtlMerge *merge, const EtlMergeNames *names);
 static Datum read_literal(EtlMerge *merge, int column, const char *text,
 						  const char *parameter);
+static void literal_context(void *arg);
 static void set_previous(EtlMerge *merge, const EtlMergeNames *names);
 static void set_former(EtlMerge *merge, const char *name, const char *former);
 static void set_listed(EtlMerge *merge, List *names, const char *parameter,
@@ -474,9 +475,16 @@ read_literal(EtlMerge *merge, int column, const char *text,
 	Oid input;
 	Oid param;
 	Datum value;
+	ErrorContextCallback context = {
+		.previous = error_context_stack,
+		.callback = literal_context,
+		.arg = unconstify(char *, parameter),
+	};
 
 	getTypeInputInfo(att->atttypid, &input, &param);
+	error_context_stack = &context;
 	value = OidInputFunctionCall(input, pstrdup(text), param, att->atttypmod);
+	error_context_stack = context.previous;
 	if ((att->atttypid == DATEOID && DATE_NOT_FINITE(DatumGetDateADT(value)) &&
 		 strcmp(parameter, "effective_at") == 0) ||
 		((att->atttypid == TIMESTAMPOID || att->atttypid == TIMESTAMPTZOID) &&
@@ -485,6 +493,13 @@ read_literal(EtlMerge *merge, int column, const char *text,
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("parameter \"%s\" must be finite", parameter)));
 	return value;
+}
+
+/* Says which parameter a type's input function has complained about. */
+static void
+literal_context(void *arg)
+{
+	errcontext("parameter \"%s\"", (char *) arg);
 }
 
 /* What stands in "valid_to" of a version that has no end. */
@@ -567,7 +582,10 @@ set_former(EtlMerge *merge, const char *name, const char *former)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("columns \"%s\" and \"%s\" must have the same type",
-						name, former)));
+						name, former),
+				 errdetail("They are of type %s and %s.",
+						   format_type_be(merge->columns[i].ops.type),
+						   format_type_be(merge->columns[previous].ops.type))));
 	merge->columns[i].previous = previous;
 }
 
@@ -579,7 +597,7 @@ set_listed(EtlMerge *merge, List *names, const char *parameter,
 
 	foreach(lc, names)
 	{
-		int i = common_column(merge, lfirst(lc), parameter);
+		int i = target_column(merge, lfirst(lc), parameter);
 		EtlMergeColumn *column = &merge->columns[i];
 
 		if (column->role != ETL_ROLE_NONE)
@@ -588,6 +606,7 @@ set_listed(EtlMerge *merge, List *names, const char *parameter,
 					 errmsg("column \"%s\" has more than one role", column->name),
 					 errhint("It is named in parameter \"%s\" and in another.",
 							 parameter)));
+		(void) common_column(merge, lfirst(lc), parameter);
 		column->role = role;
 	}
 }
@@ -665,7 +684,11 @@ set_rest(EtlMerge *merge, const EtlMergeNames *names)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("column \"%s\" in parameter \"previous\" is not one whose changes are written",
-							column->name)));
+							column->name),
+					 merge->versioned ?
+						 errhint(
+							 "Name it in parameter \"tracked\" or \"overwrite\", too.") :
+						 0));
 	}
 }
 

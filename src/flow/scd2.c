@@ -85,7 +85,7 @@ read_names(FunctionCallInfo fcinfo, EtlMergeNames *names)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg(
-					 "parameters \"sequence_by\" and \"effective_at\" exclude each other"),
+					 "parameters \"sequence_by\" and \"effective_at\" cannot be used together"),
 				 errhint(
 					 "With \"sequence_by\" each row takes effect at the time that it bears.")));
 }
@@ -115,7 +115,7 @@ read_options(FunctionCallInfo fcinfo, EtlMerge *merge)
 		merge->columns[merge->valid_from].ops.type != DATEOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("bounds '[]' need validity columns of type date"),
+				 errmsg("bounds '[]' require validity columns of type date"),
 				 errdetail("Column \"%s\" is of type %s.",
 						   merge->columns[merge->valid_from].name,
 						   format_type_be(
@@ -123,7 +123,8 @@ read_options(FunctionCallInfo fcinfo, EtlMerge *merge)
 	if (merge->n_scope > 0 && merge->absent == ETL_ABSENT_IGNORE)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("parameter \"absent_scope\" needs absent => 'close'")));
+				 errmsg(
+					 "parameter \"absent_scope\" requires absent => 'close'")));
 }
 
 static Datum

@@ -61,16 +61,17 @@ check_fraction(EtlMerge *merge)
 		gone <= merge->max_delete_fraction * merge->counts.open)
 		return;
 	ereport(ERROR,
-			(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+			(errcode(ERRCODE_DATA_EXCEPTION),
 			 errmsg("merge would %s " INT64_FORMAT " of " INT64_FORMAT
 					" keys of relation \"%s\"",
 					merge->versioned ? "close" : "delete", gone,
 					merge->counts.open, RelationGetRelationName(merge->target)),
-			 errdetail("Not more than a fraction of %g is allowed.",
+			 errdetail("Parameter \"%s\" allows a fraction of %g.",
+					   merge->versioned ? "max_close_fraction" :
+										  "max_delete_fraction",
 					   merge->max_delete_fraction),
-			 errhint("Check whether the source is complete, or pass a greater \"%s\".",
-					 merge->versioned ? "max_close_fraction" :
-										"max_delete_fraction")));
+			 errhint(
+				 "Check whether the source is complete; if it is, allow a greater fraction.")));
 }
 
 /* The index of a column by its name, or -1. */

@@ -66,9 +66,9 @@ typedef struct EtlMergeInput
 	AttrNumber is_new;	   /* boolean: a row of this run; 0: all are */
 	AttrNumber number;	   /* bigint: order of arrival; 0: as they come */
 	const char *time_name; /* what the sequence is called, or NULL */
-	int32 time_typmod;	   /* times are to be fitted to it, or -1 */
-	FmgrInfo time_fit;	   /* by this function */
-	double rows;		   /* estimate */
+	int32 time_typmod;	   /* times are fitted to it, if there is a function */
+	FmgrInfo time_fit;
+	double rows; /* estimate */
 	EtlSpool *spool;
 	ExprContext *context; /* for the columns' assign */
 } EtlMergeInput;

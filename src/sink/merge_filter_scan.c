@@ -354,7 +354,7 @@ settle_again(void *arg, uint64 source, uint64 target)
 				 merge->versioned ?
 					 errhint("etl_scd2_verify() lists all such problems.") :
 					 errhint(
-						 "Remove the surplus rows, or name columns that tell them apart in \"keys\".")));
+						 "Delete the other rows of the key, or name more columns in \"keys\".")));
 	settle_absent(arg, target);
 }
 

@@ -163,7 +163,7 @@ set_time(EtlMerge *merge, TupleTableSlot *slot, EtlChange *change)
 		return;
 	change->no_time = slot->tts_isnull[input->time - 1];
 	change->time = slot->tts_values[input->time - 1];
-	if (input->time_typmod >= 0 && !change->no_time)
+	if (OidIsValid(input->time_fit.fn_oid) && !change->no_time)
 		change->time = FunctionCall3(&input->time_fit, change->time,
 									 Int32GetDatum(input->time_typmod),
 									 BoolGetDatum(false));

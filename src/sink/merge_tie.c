@@ -123,7 +123,9 @@ settle_others(EtlMerge *merge, EtlChange **changes, int n,
 		{
 			etl_merge_reject(merge, changes[i], ETL_CATEGORY_CONFLICT,
 							 ERRCODE_CARDINALITY_VIOLATION,
-							 "another row has the same key at the same time");
+							 merge->input.time != 0 ?
+								 "another row has the same key at the same time" :
+								 "another row has the same key");
 			continue;
 		}
 		changes[i]->outcome = ETL_DUPLICATE;

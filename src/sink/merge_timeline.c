@@ -370,7 +370,7 @@ settle_late(EtlHistory *history)
 			history->changes[n++] = change;
 		else if (merge->late == ETL_LATE_DEAD_LETTER)
 			etl_merge_reject(merge, change, ETL_CATEGORY_CONFLICT,
-							 ERRCODE_CARDINALITY_VIOLATION,
+							 ERRCODE_DATA_EXCEPTION,
 							 "row is older than the newest version of its key");
 		else
 		{

@@ -312,7 +312,9 @@ check_result(TM_Result result, Relation rel)
 			ereport(ERROR,
 					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
 					 errmsg("row of table \"%s\" was changed by the transaction itself while it was merged",
-							RelationGetRelationName(rel))));
+							RelationGetRelationName(rel)),
+					 errhint(
+						 "Look for functions and triggers that write to the table.")));
 			break;
 		default:
 			elog(ERROR, "unexpected result %d of changing a row of \"%s\"",

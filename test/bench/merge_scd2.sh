@@ -214,9 +214,11 @@ dbt_snapshot()
 everyone=(three_statements two_statements one_pass lookup_one_pass dbt_snapshot diff_key diff_key_parallel diff_key_unlogged
 	diff_tid diff_tid_unlogged diff_array match_array lookup_array lookup_parallel)
 
-# line ROWS SHAPE VERSIONS FEED BEST...: one case.
+# line ROWS SHAPE VERSIONS FEED BEST...: one case.  Without an index on the keys
+# nobody looks them up one by one.
 line()
 {
+	local everyone=("${everyone[@]}")
 	local rows=$1 shape=$2 versions=$3 feed=$4 name
 	local -A index=([create]='(key, valid_from)' [partial]='(key) where open' [pkey]='pkey only')
 	shift 4
@@ -225,6 +227,7 @@ line()
 	[ "$versions" = 1 ] || name+="x$versions"
 	name+=", ${index[$shape]}, $feed"
 	wanted "$name" || return 0
+	[ "$shape" != pkey ] || everyone=(two_statements one_pass dbt_snapshot diff_key diff_tid diff_array match_array)
 	rows=$(scaled "$rows")
 	target merge_scd2.sql "rows=$rows" "shape=$shape" "versions=$versions"
 	feed "$(feed_query "$rows" "$feed")"
