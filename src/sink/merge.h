@@ -115,6 +115,7 @@ typedef struct EtlMergeCounts
 	int64 late_ignored; /* part of late */
 	int64 duplicates;
 	int64 rejected;
+	int64 untimed; /* part of rejected: had a key, but no fit time */
 
 	/* effects */
 	int64 closed;
