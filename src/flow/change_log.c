@@ -277,20 +277,23 @@ read_from_log(EtlChangeLog *log)
 {
 	EtlMerge *merge = log->merge;
 	EtlMergeInput *input = &merge->input;
+	const char *time_name = input->time_name;
 	int n = log->n_columns;
 
 	memset(input, 0, sizeof(EtlMergeInput));
 	for (int i = 0; i < n; i++)
 	{
-		merge->columns[log->columns[i]].input = i + 1;
-		merge->columns[log->columns[i]].typmod = -1; /* fits already */
+		EtlMergeColumn *column = &merge->columns[log->columns[i]];
+
+		column->input = i + 1;
+		column->typmod = -1; /* what the log holds fits already */
+		column->assign = NULL;
 	}
-	merge->columns[merge->valid_from].typmod = -1;
 	input->time = n + 1;
 	input->is_delete = n + 2;
 	input->is_new = n + 3;
 	input->number = n + 4;
-	input->time_name = "change_time";
+	input->time_name = time_name; /* for dead letters: as the source has it */
 	input->rows = (double) log->n_received;
 
 	input->query.nargs = 3;

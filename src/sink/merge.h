@@ -115,6 +115,7 @@ typedef struct EtlMergeCounts
 	int64 late_ignored; /* part of late */
 	int64 duplicates;
 	int64 rejected;
+	int64 untimed; /* part of rejected: had a key, but no fit time */
 
 	/* effects */
 	int64 closed;
@@ -293,9 +294,9 @@ extern bool etl_decide_scd2(EtlMerge *merge, EtlGroup *group);
  * inserted row takes its KEPT columns from the values, or else gets their
  * defaults.  An update leaves KEY columns as they are stored.  Columns of role
  * NONE are never set.  A stored row is changed once at the most, and says how
- * it was before.  With in_order the rows to be updated and deleted come in the
- * order of their places in the one heap that is the target, and may be written
- * at once.
+ * it was before.  With in_order the rows to be updated and deleted, of the one
+ * heap that is the target, come in the order of their places or while their
+ * pages are at hand, and may be written at once.
  */
 extern void etl_merge_check_privileges(EtlMerge *merge, bool deletes);
 extern EtlMergeWriter *etl_merge_writer_open(EtlMerge *merge);

@@ -208,6 +208,8 @@ settle_unfit(EtlMerge *merge, EtlChange *change)
 
 	if (merge->null_keys == ETL_NULL_KEYS_DEAD_LETTER)
 	{
+		if (name == NULL)
+			merge->counts.untimed++;
 		etl_merge_reject(merge, change,
 						 endless && name == NULL ? ETL_CATEGORY_OTHER :
 												   ETL_CATEGORY_NOT_NULL,

@@ -16,7 +16,9 @@
  * Bloom filter tells) join the groups.
  *
  * Invariants:
- *	- Nothing is written while the scan is open: the writer queues.
+ *	- What is written while the scan is open has new places and a later
+ *	  command, so that the scan's snapshot does not see it; and no later probe
+ *	  looks for the same key.
  *	- The scan keeps memory of its own from one probe to the next, so that it
  *	  runs in the probe's context, never in that of a group.
  *
@@ -238,7 +240,11 @@ etl_merge_by_probe(EtlMerge *merge, EtlProbe *probe)
 	probe->slot = table_slot_create(merge->target, NULL);
 	probe->scan = etl_index_beginscan(merge->target, probe->index,
 									  GetActiveSnapshot(), merge->n_keys);
+
+	/* A row is written while its page is at hand; no other key's is read. */
+	etl_merge_writer_in_order(merge->writer, !probe->all_read);
 	etl_groups_each(probe->groups, decide_group, probe);
+	etl_merge_writer_in_order(merge->writer, false);
 	index_endscan(probe->scan);
 	ExecDropSingleTupleTableSlot(probe->slot);
 

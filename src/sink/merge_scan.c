@@ -14,8 +14,11 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "miscadmin.h"
 #include "optimizer/plancat.h"
 #include "utils/snapmgr.h"
@@ -40,6 +43,7 @@
 #define PROBE_SLACK 2
 
 static EtlProbe *open_probe(EtlMerge *merge, EtlScope *scope);
+static bool has_changed(Relation rel, Snapshot latest, Snapshot ours);
 static bool snapshots_agree(Snapshot a, Snapshot b);
 
 /* Reads both sides and has each key decided. */
@@ -96,27 +100,26 @@ etl_merge_refuse_stale_snapshot(Relation target)
 {
 	Snapshot latest = RegisterSnapshot(GetLatestSnapshot());
 	Snapshot ours = GetActiveSnapshot();
-	TableScanDesc scan;
-	TupleTableSlot *slot;
+	List *children;
 	bool stale = false;
+	ListCell *lc;
 
-	if (snapshots_agree(latest, ours) ||
-		target->rd_rel->relkind != RELKIND_RELATION)
+	if (snapshots_agree(latest, ours))
 	{
 		UnregisterSnapshot(latest);
 		return;
 	}
 
-	slot = table_slot_create(target, NULL);
-	scan = table_beginscan(target, SnapshotAny, 0, NULL);
-	while (!stale && table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	/* the caller has locked them */
+	children = find_all_inheritors(RelationGetRelid(target), NoLock, NULL);
+	foreach(lc, children)
 	{
-		CHECK_FOR_INTERRUPTS();
-		stale = table_tuple_satisfies_snapshot(target, slot, latest) !=
-				table_tuple_satisfies_snapshot(target, slot, ours);
+		Relation rel = relation_open(lfirst_oid(lc), AccessShareLock);
+
+		if (!stale && rel->rd_rel->relkind == RELKIND_RELATION)
+			stale = has_changed(rel, latest, ours);
+		relation_close(rel, NoLock);
 	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(latest);
 	if (stale)
 		ereport(ERROR,
@@ -125,6 +128,25 @@ etl_merge_refuse_stale_snapshot(Relation target)
 				 errdetail("Relation \"%s\" has changed since the transaction took its snapshot.",
 						   RelationGetRelationName(target)),
 				 errhint("The transaction might succeed if retried.")));
+}
+
+/* Does a table look different in two snapshots? */
+static bool
+has_changed(Relation rel, Snapshot latest, Snapshot ours)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL);
+	bool changed = false;
+
+	while (!changed && table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		changed = table_tuple_satisfies_snapshot(rel, slot, latest) !=
+				  table_tuple_satisfies_snapshot(rel, slot, ours);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	return changed;
 }
 
 /* Has nothing been committed between two snapshots? */
