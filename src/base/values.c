@@ -38,7 +38,6 @@
 #define MIX_NULL   UINT64CONST(0xa54ff53a5f1d36f1)
 
 static bool equality_is_image(TypeCacheEntry *entry, Oid collation);
-static bool image_equal(EtlValueOps *ops, Datum a, Datum b);
 static bool same_varlena(Datum a, Datum b);
 static Size plain_size(EtlValueOps *ops, Datum value);
 static inline uint64 mix_value(EtlValueOps *ops, Datum value, bool isnull,
@@ -189,7 +188,7 @@ etl_value_equal(EtlValueOps *ops, Datum a, bool a_null, Datum b, bool b_null)
 		if (DatumGetPointer(a) == DatumGetPointer(b))
 			return true;
 		if (ops->image_equal)
-			return image_equal(ops, a, b);
+			return etl_value_same_image(ops, a, b);
 		size = plain_size(ops, a);
 		if (size == plain_size(ops, b) &&
 			memcmp(DatumGetPointer(a), DatumGetPointer(b), size) == 0)
@@ -199,8 +198,8 @@ etl_value_equal(EtlValueOps *ops, Datum a, bool a_null, Datum b, bool b_null)
 }
 
 /* Do the values, which are passed by reference, have the same image? */
-static bool
-image_equal(EtlValueOps *ops, Datum a, Datum b)
+bool
+etl_value_same_image(EtlValueOps *ops, Datum a, Datum b)
 {
 	Size size;
 
@@ -277,7 +276,7 @@ etl_value_hash(EtlValueOps *ops, Datum value, bool isnull, uint64 seed)
 		elog(ERROR, "type %u has no hash function", ops->type);
 
 	hash = FunctionCall2Coll(&ops->hash, ops->collation, value,
-							 Int64GetDatum(0));
+							 Int64GetDatum((int64) seed));
 	return mix_word(DatumGetUInt64(hash), seed);
 }
 

@@ -43,6 +43,7 @@ typedef struct EtlRowColumn
 extern void etl_value_ops_init(EtlValueOps *ops, Oid type, Oid collation);
 extern bool etl_value_equal(EtlValueOps *ops, Datum a, bool a_null, Datum b,
 							bool b_null);
+extern bool etl_value_same_image(EtlValueOps *ops, Datum a, Datum b);
 extern int etl_value_compare(EtlValueOps *ops, Datum a, Datum b);
 extern uint64 etl_value_hash(EtlValueOps *ops, Datum value, bool isnull,
 							 uint64 seed);

@@ -45,6 +45,9 @@ static void check_may_write(Relation target);
 static void set_columns(EtlMerge *merge);
 static void set_keys(EtlMerge *merge, const EtlMergeNames *names);
 static void set_times(EtlMerge *merge, const EtlMergeNames *names);
+pg_noreturn static void refuse_second_role(const EtlMergeColumn *column,
+										   const char *parameter);
+static void refuse_generated(EtlMerge *merge, int column, const char *parameter);
 static int special_column(EtlMerge *merge, const char *name,
 						  const char *parameter, EtlColumnRole role);
 static void set_is_current(EtlMerge *merge, const EtlMergeNames *names);
@@ -296,17 +299,41 @@ target_column(EtlMerge *merge, const char *name, const char *parameter)
 	return column;
 }
 
+static void
+refuse_second_role(const EtlMergeColumn *column, const char *parameter)
+{
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("column \"%s\" has more than one role", column->name),
+					errhint("It is named in parameter \"%s\" and in another.",
+							parameter)));
+}
+
+/* The table fills such a column itself. */
+static void
+refuse_generated(EtlMerge *merge, int column, const char *parameter)
+{
+	TupleDesc desc = RelationGetDescr(merge->target);
+
+	if (TupleDescAttr(desc, column)->attgenerated)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+				 errmsg("column \"%s\" in parameter \"%s\" is a generated column",
+						merge->columns[column].name, parameter),
+				 strcmp(parameter, "is_current") == 0 ?
+					 errhint(
+						 "Pass is_current => NULL; the column is computed from the others.") :
+					 0));
+}
+
 /* A column that both sides have. */
 static int
 common_column(EtlMerge *merge, const char *name, const char *parameter)
 {
 	int column = target_column(merge, name, parameter);
 
-	if (TupleDescAttr(RelationGetDescr(merge->target), column)->attgenerated)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
-				 errmsg("column \"%s\" in parameter \"%s\" is a generated column",
-						name, parameter)));
+	refuse_generated(merge, column, parameter);
+	if (merge->columns[column].role == ETL_ROLE_PREVIOUS)
+		refuse_second_role(&merge->columns[column], parameter);
 	if (merge->columns[column].input == 0)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
 						errmsg("column \"%s\" of relation \"%s\" does not exist",
@@ -327,20 +354,8 @@ special_column(EtlMerge *merge, const char *name, const char *parameter,
 	EtlMergeColumn *column = &merge->columns[i];
 
 	if (column->role != ETL_ROLE_NONE)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("column \"%s\" has more than one role", column->name),
-				 errhint("It is named in parameter \"%s\" and in another.",
-						 parameter)));
-	if (TupleDescAttr(RelationGetDescr(merge->target), i)->attgenerated)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
-				 errmsg("column \"%s\" in parameter \"%s\" is a generated column",
-						name, parameter),
-				 role != ETL_ROLE_IS_CURRENT ?
-					 0 :
-					 errhint(
-						 "Pass is_current => NULL; the column is computed from the others.")));
+		refuse_second_role(column, parameter);
+	refuse_generated(merge, i, parameter);
 	column->role = role;
 	column->input = 0;
 	return i;
@@ -601,11 +616,7 @@ set_listed(EtlMerge *merge, List *names, const char *parameter,
 		EtlMergeColumn *column = &merge->columns[i];
 
 		if (column->role != ETL_ROLE_NONE)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("column \"%s\" has more than one role", column->name),
-					 errhint("It is named in parameter \"%s\" and in another.",
-							 parameter)));
+			refuse_second_role(column, parameter);
 		(void) common_column(merge, lfirst(lc), parameter);
 		column->role = role;
 	}

@@ -4,7 +4,7 @@
  *	  Merging by reading both sides once.
  *
  * The filter (merge_filter.c) is told the hash of the key and a fingerprint
- * of all compared columns of each row.  Rows of equal hash and fingerprint,
+ * of the key and all compared columns of each row.  Rows of equal hash and fingerprint,
  * 128 bits in all and seeded at random, are unchanged and never looked at
  * again.  The others are fetched and decided with their values at hand: a
  * pair of a changed row and the open one, a row of a new key, an absent key;
@@ -60,6 +60,7 @@ static void get_stored(FilterScan *scan, uint64 address, EtlStored *stored);
 static void get_change(FilterScan *scan, uint64 address);
 static bool same_key(EtlMerge *merge, const EtlStored *stored,
 					 const EtlChange *change);
+static bool in_scope(FilterScan *scan, const EtlStored *stored);
 static bool decide(FilterScan *scan, EtlGroup *group);
 static bool settle_pair(void *arg, uint64 source, uint64 target);
 static void settle_again(void *arg, uint64 source, uint64 target);
@@ -284,19 +285,39 @@ get_change(FilterScan *scan, uint64 address)
 	MemoryContextSwitchTo(oldcontext);
 }
 
+/*
+ * Do the two rows have the same key?  What the comparison allocates goes with
+ * the next group.
+ */
 static bool
 same_key(EtlMerge *merge, const EtlStored *stored, const EtlChange *change)
 {
-	for (int i = 0; i < merge->n_keys; i++)
+	MemoryContext oldcontext = MemoryContextSwitchTo(merge->group_context);
+	bool same = true;
+
+	for (int i = 0; i < merge->n_keys && same; i++)
 	{
 		int column = merge->keys[i];
 
-		if (!etl_value_equal(&merge->columns[column].ops,
-							 stored->values[column], stored->nulls[column],
-							 change->values[column], change->nulls[column]))
-			return false;
+		same = etl_value_equal(&merge->columns[column].ops,
+							   stored->values[column], stored->nulls[column],
+							   change->values[column], change->nulls[column]);
 	}
-	return true;
+	MemoryContextSwitchTo(oldcontext);
+	return same;
+}
+
+/* Does the input speak for the row? */
+static bool
+in_scope(FilterScan *scan, const EtlStored *stored)
+{
+	MemoryContext group_context = scan->merge->group_context;
+	MemoryContext oldcontext = MemoryContextSwitchTo(group_context);
+	bool within = etl_scope_has(scan->scope, stored->values, stored->nulls);
+
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(group_context);
+	return within;
 }
 
 /* Decides a group in a context of its own. */
@@ -379,7 +400,7 @@ settle_absent(void *arg, uint64 target)
 	if (scan->merge->absent == ETL_ABSENT_IGNORE)
 		return;
 	get_stored(scan, target, &stored);
-	if (!etl_scope_has(scan->scope, stored.values, stored.nulls))
+	if (!in_scope(scan, &stored))
 		return;
 	group.stored = &stored;
 	group.n_stored = 1;

@@ -87,7 +87,9 @@ etl_print_change(const EtlPrint *print, const EtlChange *change)
 	const EtlRowColumn *compared = print->compared;
 	int n_columns = print->n_compared - (print->has_time ? 1 : 0);
 	uint64 result = etl_row_fingerprint(compared, n_columns, change->values,
-										change->nulls, print->seed);
+										change->nulls,
+										etl_print_key(print, change->values,
+													  change->nulls));
 
 	if (print->has_time)
 		result = etl_value_fingerprint(compared[n_columns].ops, change->time,

@@ -48,11 +48,21 @@ etl_print_hash(const EtlPrint *print, const Datum *values, const bool *nulls)
 	return etl_row_hash(print->keys, print->n_keys, values, nulls, ETL_KEY_SEED);
 }
 
+/*
+ * The key is part of the fingerprint: rows of equal content would have no
+ * more than the other hash to tell their keys apart, and that has no seed.
+ */
+static inline uint64
+etl_print_key(const EtlPrint *print, const Datum *values, const bool *nulls)
+{
+	return etl_row_hash(print->keys, print->n_keys, values, nulls, print->seed);
+}
+
 static inline uint64
 etl_print_row(const EtlPrint *print, const Datum *values, const bool *nulls)
 {
 	return etl_row_fingerprint(print->compared, print->n_compared, values,
-							   nulls, print->seed);
+							   nulls, etl_print_key(print, values, nulls));
 }
 
 #endif /* ETL_MERGE_PRINT_H */

@@ -25,6 +25,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/date.h"
 #include "utils/timestamp.h"
 
@@ -236,6 +237,7 @@ compare_changes(const void *a, const void *b, void *arg)
 	const EtlChange *second = *(EtlChange *const *) b;
 	int order = etl_time_compare(arg, first->time, second->time);
 
+	CHECK_FOR_INTERRUPTS();
 	if (order != 0)
 		return order;
 	return first->number < second->number ? -1 : first->number > second->number;
@@ -320,6 +322,7 @@ settle_ties(EtlHistory *history, EtlChange **changes, int n)
 	{
 		EtlChange *winner;
 
+		CHECK_FOR_INTERRUPTS();
 		for (end = i + 1; end < n; end++)
 			if (etl_time_compare(merge, changes[i]->time, changes[end]->time) !=
 				0)
@@ -512,6 +515,7 @@ drop_repeated(EtlHistory *history)
 	{
 		int stored;
 
+		CHECK_FOR_INTERRUPTS();
 		if (!says_nothing(history, &points[i], n > 0 ? &points[n - 1] : NULL))
 		{
 			points[n++] = points[i];
@@ -563,6 +567,7 @@ etl_timeline_outcomes(EtlHistory *history)
 	{
 		EtlChange *change = history->changes[i];
 
+		CHECK_FOR_INTERRUPTS();
 		if (!change->is_new)
 			continue;
 		change->outcome = outcome(history, change);

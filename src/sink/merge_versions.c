@@ -18,6 +18,7 @@
 
 #include "miscadmin.h"
 #include "utils/date.h"
+#include "utils/fmgrprotos.h"
 
 #include "sink/merge_scd2.h"
 
@@ -28,6 +29,7 @@ static void set_column(EtlHistory *history, EtlVersion *version, int column,
 					   const EtlStored *like);
 static void take(EtlVersion *version, int column, const Datum *values,
 				 const bool *nulls);
+static DateADT day_before(Datum end);
 static void set_times(EtlMerge *merge, EtlVersion *version);
 static void set_previous(EtlHistory *history);
 static void set_previous_overwrites(EtlHistory *history);
@@ -63,7 +65,10 @@ etl_versions_make(EtlHistory *history)
 	}
 	pair_versions(history, paired);
 	for (int i = 0; i < history->n_versions; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
 		compose(history, i);
+	}
 	set_previous(history);
 	set_previous_overwrites(history);
 }
@@ -212,6 +217,22 @@ take(EtlVersion *version, int column, const Datum *values, const bool *nulls)
 	version->nulls[column] = nulls[column];
 }
 
+/* The last day of a version that ends then; of -infinity there is none. */
+static DateADT
+day_before(Datum end)
+{
+	DateADT day = DatumGetDateADT(end) - 1;
+
+	if (!DATE_NOT_FINITE(day) && !IS_VALID_DATE(day))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("date out of range"),
+				 errdetail("No date is before %s.",
+						   DatumGetCString(DirectFunctionCall1(date_out, end))),
+				 errhint("Use bounds => '[)'.")));
+	return day;
+}
+
 /* Start, end and "is current", as the table writes them. */
 static void
 set_times(EtlMerge *merge, EtlVersion *version)
@@ -225,7 +246,7 @@ set_times(EtlMerge *merge, EtlVersion *version)
 	if (version->open)
 		version->values[to] = merge->open_end;
 	else if (merge->closed_bounds)
-		version->values[to] = DateADTGetDatum(DatumGetDateADT(version->end) - 1);
+		version->values[to] = DateADTGetDatum(day_before(version->end));
 	else
 		version->values[to] = version->end;
 	if (merge->is_current >= 0)

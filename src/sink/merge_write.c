@@ -40,6 +40,7 @@
 
 static int supplied_columns(EtlMerge *merge, bool kept, AttrNumber *attnums);
 static void check_privilege(Relation target, AclMode mode);
+static bool is_stored_apart(EtlValueOps *ops, Datum stored, Datum value);
 static TupleDesc make_edit_desc(EtlMergeWriter *writer);
 static Tuplesortstate *begin_sort(EtlMergeWriter *writer);
 static void edit_row(EtlMergeWriter *writer, const EtlStored *stored,
@@ -166,12 +167,27 @@ etl_merge_update(EtlMergeWriter *writer, const EtlStored *stored, Datum *values,
 		new_values[i] = set ? values[i] : stored->values[i];
 		new_nulls[i] = (set ? nulls[i] : stored->nulls[i]) ||
 					   TupleDescAttr(desc, i)->attisdropped;
+		if (set && !new_nulls[i] && !stored->nulls[i] &&
+			is_stored_apart(&merge->columns[i].ops, stored->values[i], values[i]))
+			new_values[i] = stored->values[i];
 	}
 	if (flags & ETL_UPDATE_GROWS)
 		edit_row(writer, stored,
 				 times ? ETL_STEP_GROW_TIMES : ETL_STEP_GROW_UPDATE);
 	else
 		edit_row(writer, stored, times ? ETL_STEP_TIMES : ETL_STEP_UPDATE);
+}
+
+/*
+ * Is the new value what the row has out of line already?  Where it lies is all
+ * that the update then needs to know; otherwise it would be stored once more.
+ */
+static bool
+is_stored_apart(EtlValueOps *ops, Datum stored, Datum value)
+{
+	return ops->typlen == -1 &&
+		   VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(stored)) &&
+		   etl_value_same_image(ops, stored, value);
 }
 
 void

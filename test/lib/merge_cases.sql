@@ -267,7 +267,9 @@ BEGIN
 
     RETURN jsonb_build_object(
         'sequence', sequenced, 'deletes', deletes,
-        'truth_at', reference.day(truth),
+        'truth_at', coalesce((SELECT max(ts) FROM reference.batch
+                              WHERE snapshot AND sequenced AND k IS NOT NULL AND k2 IS NOT NULL),
+                             reference.day(truth)),
         'absent', CASE WHEN snapshot THEN 'close' ELSE 'ignore' END,
         'scope', CASE WHEN snapshot AND reference.chance(0.4) THEN 'k2' END,
         'duplicates', CASE WHEN reference.chance(0.2) THEN 'error' ELSE reference.pick('last', 'dead_letter') END,
