@@ -98,19 +98,11 @@ run_logged(void *arg)
 	delete_settled(log);
 }
 
-/* In a subtransaction that is rolled back: only the counts remain. */
+/* Undone at the end: only the counts remain. */
 static void
 run_logged_dry(void *arg)
 {
-	MemoryContext old_context = CurrentMemoryContext;
-	ResourceOwner old_owner = CurrentResourceOwner;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(old_context);
-	run_logged(arg);
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(old_context);
-	CurrentResourceOwner = old_owner;
+	etl_guard_undone(run_logged, arg);
 }
 
 /* Names and columns, in the current memory context. */
