@@ -154,46 +154,28 @@ find_columns(Create *create, FunctionCallInfo fcinfo)
 			create->roles[i] = ROLE_TRACKED;
 }
 
-/* {"column": "column with its former value", ...} */
+/* Columns whose former values are kept, and the names for these. */
 static void
 find_previous(Create *create, Jsonb *previous)
 {
-	JsonbIterator *iterator = JsonbIteratorInit(&previous->root);
-	JsonbValue value;
-	JsonbIteratorToken token;
+	ListCell *lc;
 
-	if (!JB_ROOT_IS_OBJECT(previous))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("parameter \"previous\" must be a JSON object"),
-				 errhint(
-					 "It maps columns to those with their former value: {\"segment\": \"previous_segment\"}.")));
-	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-	{
-		char *text;
-
-		if (token != WJB_KEY && token != WJB_VALUE)
-			continue;
-		if (value.type != jbvString)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("parameter \"previous\" must map names to names")));
-		text = pnstrdup(value.val.string.val, value.val.string.len);
-		if (text[0] == '\0' || strlen(text) >= NAMEDATALEN)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_NAME),
-							errmsg("\"%s\" is not a name for a column", text)));
-		if (token == WJB_VALUE)
-		{
-			create->previous = lappend(create->previous, text);
-			continue;
-		}
-		if (create->roles[source_column(create, text)] == ROLE_NONE)
+	etl_names_of_object(previous, "previous", &create->current,
+						&create->previous);
+	foreach(lc, create->current)
+		if (create->roles[source_column(create, lfirst(lc))] == ROLE_NONE)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 					 errmsg("column \"%s\" of parameter \"previous\" has no role",
-							text),
+							(char *) lfirst(lc)),
 					 errhint("Name it in tracked or overwrite, too.")));
-		create->current = lappend(create->current, text);
+	foreach(lc, create->previous)
+	{
+		const char *name = lfirst(lc);
+
+		if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_NAME),
+							errmsg("\"%s\" is not a name for a column", name)));
 	}
 }
 
