@@ -53,15 +53,13 @@ open_row_suffices(EtlMerge *merge, EtlGroup *group)
 {
 	EtlStored *stored = &group->stored[0];
 	EtlChange *change = group->changes;
-	Datum time = group->n_changes > 0 ? change->time : merge->effective_at;
-	int order;
 
 	if (stored->nulls[merge->valid_from])
 		return false;
-	order = etl_time_compare(merge, stored->values[merge->valid_from], time);
 	if (group->n_changes == 0)
 		return true;
-	return order < 0 &&
+	return etl_time_compare(merge, stored->values[merge->valid_from],
+							change->time) < 0 &&
 		   (change->is_delete ||
 			etl_same_content(merge, ETL_ROLE_OVERWRITE, stored->values,
 							 stored->nulls, change->values, change->nulls));
