@@ -237,7 +237,7 @@ write_received(EtlChangeLog *log)
 					 log->change_id);
 
 	SPI_connect();
-	etl_companion_register(RECEIVED, log->desc, log->received);
+	etl_register_rows(RECEIVED, log->desc, log->received);
 	rc = SPI_execute_with_args(sql.data, 1, &type, &run_id, NULL, false, 0);
 	if (rc != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "SPI_execute_with_args failed: %s",
@@ -369,7 +369,7 @@ delete_settled(EtlChangeLog *log)
 	if (tuplestore_tuple_count(log->settled) > 0)
 	{
 		SPI_connect();
-		etl_companion_register(SETTLED, log->settled_desc, log->settled);
+		etl_register_rows(SETTLED, log->settled_desc, log->settled);
 		rc = SPI_execute(psprintf("DELETE FROM %s AS l USING " SETTLED " AS s"
 								  " WHERE l.%s OPERATOR(pg_catalog.=) s.change_id",
 								  log->name, log->change_id),

@@ -22,7 +22,6 @@
 #include "access/relation.h"
 #include "access/stratnum.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/spi.h"
@@ -34,6 +33,7 @@
 #include "utils/typcache.h"
 #include "utils/varlena.h"
 
+#include "flow/companion.h"
 #include "flow/flow.h"
 
 PG_FUNCTION_INFO_V1(etl_scd2_create);
@@ -296,22 +296,8 @@ add_source_column(Create *create, int source, const char *name,
 					 format_type_extended(att->atttypid, att->atttypmod,
 										  FORMAT_TYPE_TYPEMOD_GIVEN |
 											  FORMAT_TYPE_FORCE_QUALIFY));
-	if (OidIsValid(att->attcollation) &&
-		att->attcollation != get_typcollation(att->atttypid))
-	{
-		Oid collation = att->attcollation;
-		HeapTuple tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(collation));
-		Form_pg_collation form;
-
-		if (!HeapTupleIsValid(tuple))
-			elog(ERROR, "cache lookup failed for collation %u", collation);
-		form = (Form_pg_collation) GETSTRUCT(tuple);
-		appendStringInfo(command, " COLLATE %s",
-						 quote_qualified_identifier(get_namespace_name(
-														form->collnamespace),
-													NameStr(form->collname)));
-		ReleaseSysCache(tuple);
-	}
+	if (att->attcollation != get_typcollation(att->atttypid))
+		etl_append_collation(command, att->attcollation);
 	if (not_null)
 		appendStringInfoString(command, " NOT NULL");
 	add_comment(create, name, comment);
