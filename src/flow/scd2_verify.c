@@ -111,17 +111,21 @@ typedef struct Verify
 /* ------------------------------------------------------------------ */
 /* arguments                                                            */
 
-/* The column of a name, which must have no other role. */
+/* The column that a parameter names, which must have no other role. */
 static Form_pg_attribute
-find_column(Verify *verify, const char *name, const char *hint)
+find_column(Verify *verify, const char *name, const char *parameter)
 {
 	int attnum = attnameAttNum(verify->target, name, false);
 
 	if (attnum == InvalidAttrNumber)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
-						errmsg("column \"%s\" of relation \"%s\" does not exist",
-							   name, RelationGetRelationName(verify->target)),
-						hint != NULL ? errhint("%s", hint) : 0));
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
+						RelationGetRelationName(verify->target)),
+				 strcmp(parameter, "is_current") == 0 ?
+					 errhint(
+						 "Pass is_current => NULL if the table has no such column.") :
+					 errhint("It is named in parameter \"%s\".", parameter)));
 	if (bms_is_member(attnum, verify->seen))
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
 						errmsg("column \"%s\" specified more than once", name)));
@@ -141,7 +145,7 @@ find_keys(Verify *verify, List *names)
 				 errmsg("parameter \"keys\" must name at least one column")));
 	foreach(lc, names)
 	{
-		Form_pg_attribute att = find_column(verify, lfirst(lc), NULL);
+		Form_pg_attribute att = find_column(verify, lfirst(lc), "keys");
 		TypeCacheEntry *type = lookup_type_cache(att->atttypid,
 												 TYPECACHE_LT_OPR |
 													 TYPECACHE_EQ_OPR);
@@ -161,8 +165,8 @@ find_keys(Verify *verify, List *names)
 static void
 find_times(Verify *verify, const char *from_name, const char *to_name)
 {
-	Form_pg_attribute from = find_column(verify, from_name, NULL);
-	Form_pg_attribute to = find_column(verify, to_name, NULL);
+	Form_pg_attribute from = find_column(verify, from_name, "valid_from");
+	Form_pg_attribute to = find_column(verify, to_name, "valid_to");
 	Oid type = getBaseType(from->atttypid);
 
 	if (type != getBaseType(to->atttypid))
@@ -203,8 +207,7 @@ find_is_current(Verify *verify, const char *name)
 
 	if (name == NULL)
 		return;
-	att = find_column(verify, name,
-					  "Pass is_current => NULL if the table has no such column.");
+	att = find_column(verify, name, "is_current");
 	if (getBaseType(att->atttypid) != BOOLOID)
 		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
 						errmsg("column \"%s\" has type %s, not boolean", name,
@@ -244,7 +247,7 @@ find_tracked(Verify *verify, List *names, bool named)
 
 	foreach(lc, names)
 		verify->tracked = lappend_int(verify->tracked,
-									  find_column(verify, lfirst(lc), NULL)
+									  find_column(verify, lfirst(lc), "tracked")
 										  ->attnum);
 	if (named)
 		return;
