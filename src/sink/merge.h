@@ -203,6 +203,7 @@ struct EtlMerge
 	int n_keys;
 	EtlDuplicates duplicates;
 	EtlNullKeys null_keys;
+	bool strict; /* the caller has no words for these two to be otherwise */
 	double max_delete_fraction; /* -1: none given */
 	bool dry_run;
 	bool general; /* do all by SQL */
