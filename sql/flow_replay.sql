@@ -115,4 +115,17 @@ SELECT * FROM etl_dead_letter_replay('many');
 SELECT count(*), count(*) FILTER (WHERE b = 'x') FROM many;
 SELECT status, count(*) FROM etl_patterns.dead_letter WHERE target = 'many'::regclass GROUP BY 1;
 SELECT sum(rows_read) = sum(rows_inserted + rows_updated + rows_unchanged + rows_rejected) AS add_up FROM etl_patterns.run;
+
+-- Letters of a merge are not of a load: that is said, and is an error where they are named.
+CREATE TABLE merged (id int, v int);
+CREATE TABLE merge_source (id int, v int);
+INSERT INTO merge_source VALUES (1, 1), (NULL, 2), (NULL, 3);
+SELECT rows_read, inserted, rejected FROM etl_upsert('merged', 'merge_source', '{id}', null_keys => 'dead_letter');
+SELECT * FROM etl_dead_letter_replay('merged');
+SELECT * FROM etl_dead_letter_replay('k');
+\set VERBOSITY terse
+SELECT * FROM etl_dead_letter_replay('merged', (SELECT array_agg(dead_letter_id) FROM etl_patterns.dead_letter WHERE target = 'merged'::regclass));
+\set VERBOSITY default
+SELECT etl_dead_letter_discard(array_agg(dead_letter_id)) FROM etl_patterns.dead_letter WHERE target = 'merged'::regclass;
+SELECT * FROM etl_dead_letter_replay('merged');
 \i :end

@@ -60,6 +60,9 @@ INSERT INTO s SELECT * FROM s WHERE id = 2;
 SELECT merge($$'d', 's', '{id}', '{"city": "old_city"}', 'moved_on'$$);
 UPDATE s SET city = 'x' WHERE ctid = (SELECT max(ctid) FROM s);
 SELECT merge($$'d', 's', '{id}', '{"city": "old_city"}', 'moved_on'$$);
+DELETE FROM s WHERE city = 'x';
+INSERT INTO s (id, city) VALUES (NULL, 'y');
+SELECT merge($$'d', 's', '{id}', '{"city": "old_city"}', 'moved_on'$$);
 
 -- The day of a change, where the column is a date.
 CREATE TABLE e (id int, v int, old_v int, changed date);

@@ -81,6 +81,7 @@ extern bool etl_guard_call(EtlGuard *guard, EtlGuardedCall call, void *arg,
 						   ErrorData **edata);
 extern void etl_guard_release(EtlGuard *guard);
 extern void etl_guard_scope(EtlGuardedCall call, void *arg);
+extern void etl_guard_undone(EtlGuardedCall call, void *arg);
 
 /* in option.c */
 extern int etl_option_word(const char *parameter, const char *value,

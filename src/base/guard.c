@@ -162,6 +162,25 @@ etl_guard_scope(EtlGuardedCall call, void *arg)
 	PG_END_TRY();
 }
 
+/*
+ * Runs call(arg) in a subtransaction and rolls it back: what it has written is
+ * undone, what it has put into the caller's memory stays.  It may throw; that
+ * is what the surrounding etl_guard_scope() is for.
+ */
+void
+etl_guard_undone(EtlGuardedCall call, void *arg)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	ResourceOwner caller_owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller_context);
+	call(arg);
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(caller_context);
+	CurrentResourceOwner = caller_owner;
+}
+
 /* Starts the subtransaction; leaves memory context and owner as they were. */
 static void
 guard_open(EtlGuard *guard)

@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 
 #include "flow/flow.h"
@@ -105,6 +106,43 @@ List *
 etl_arg_texts(FunctionCallInfo fcinfo, int arg)
 {
 	return arg_strings(fcinfo, arg, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+/*
+ * An argument that is a JSON object of names, {"from": "to", ...}, as two lists
+ * of C strings; both are NIL for SQL NULL.
+ */
+void
+etl_names_of_object(Jsonb *object, const char *parameter, List **from, List **to)
+{
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue value;
+	char *name = NULL;
+
+	*from = *to = NIL;
+	if (object == NULL)
+		return;
+	if (!JB_ROOT_IS_OBJECT(object))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must be a JSON object", parameter),
+				 errhint("For example {\"city\": \"%s_city\"}.", parameter)));
+	iterator = JsonbIteratorInit(&object->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			name = pnstrdup(value.val.string.val, value.val.string.len);
+		if (token != WJB_VALUE)
+			continue;
+		if (value.type != jbvString)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("parameter \"%s\" must map column \"%s\" to the name of a column",
+							parameter, name)));
+		*from = lappend(*from, name);
+		*to = lappend(*to, pnstrdup(value.val.string.val, value.val.string.len));
+	}
 }
 
 /* The row type that a function returns through its OUT parameters. */

@@ -15,7 +15,6 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -294,19 +293,11 @@ load_files(void *arg)
 	check_reject_ratio(bulk);
 }
 
-/* Load in a subtransaction that is rolled back: only the counts remain. */
+/* Load and undo it: only the counts remain. */
 static void
 load_files_dry(void *arg)
 {
-	MemoryContext old_context = CurrentMemoryContext;
-	ResourceOwner old_owner = CurrentResourceOwner;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(old_context);
-	load_files(arg);
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(old_context);
-	CurrentResourceOwner = old_owner;
+	etl_guard_undone(load_files, arg);
 }
 
 /* What the run's row says beyond its counts. */

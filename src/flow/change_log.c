@@ -98,19 +98,11 @@ run_logged(void *arg)
 	delete_settled(log);
 }
 
-/* In a subtransaction that is rolled back: only the counts remain. */
+/* Undone at the end: only the counts remain. */
 static void
 run_logged_dry(void *arg)
 {
-	MemoryContext old_context = CurrentMemoryContext;
-	ResourceOwner old_owner = CurrentResourceOwner;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(old_context);
-	run_logged(arg);
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(old_context);
-	CurrentResourceOwner = old_owner;
+	etl_guard_undone(run_logged, arg);
 }
 
 /* Names and columns, in the current memory context. */
@@ -245,7 +237,7 @@ write_received(EtlChangeLog *log)
 					 log->change_id);
 
 	SPI_connect();
-	etl_companion_register(RECEIVED, log->desc, log->received);
+	etl_register_rows(RECEIVED, log->desc, log->received);
 	rc = SPI_execute_with_args(sql.data, 1, &type, &run_id, NULL, false, 0);
 	if (rc != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "SPI_execute_with_args failed: %s",
@@ -377,7 +369,7 @@ delete_settled(EtlChangeLog *log)
 	if (tuplestore_tuple_count(log->settled) > 0)
 	{
 		SPI_connect();
-		etl_companion_register(SETTLED, log->settled_desc, log->settled);
+		etl_register_rows(SETTLED, log->settled_desc, log->settled);
 		rc = SPI_execute(psprintf("DELETE FROM %s AS l USING " SETTLED " AS s"
 								  " WHERE l.%s OPERATOR(pg_catalog.=) s.change_id",
 								  log->name, log->change_id),

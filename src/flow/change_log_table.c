@@ -166,7 +166,7 @@ equal_operator(const EtlMergeColumn *column)
 
 	if (!OidIsValid(type->eq_opr))
 		elog(ERROR, "type %u has no equality operator", column->ops.type);
-	return etl_operator_name(type->eq_opr);
+	return etl_merge_operator_name(type->eq_opr);
 }
 
 /* ------------------------------------------------------------------ */

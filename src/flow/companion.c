@@ -20,7 +20,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_collation.h"
-#include "catalog/pg_operator.h"
 #include "commands/defrem.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
@@ -179,24 +178,6 @@ etl_companion_has_column(Relation rel, Relation target, int column)
 /* ------------------------------------------------------------------ */
 /* SQL                                                                  */
 
-/* Lets statements of this SPI connection read a tuplestore by a name. */
-void
-etl_companion_register(const char *name, TupleDesc desc, Tuplestorestate *store)
-{
-	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
-	int rc;
-
-	enr->md.name = pstrdup(name);
-	enr->md.tupdesc = desc;
-	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = (double) tuplestore_tuple_count(store);
-	enr->reldata = store;
-	rc = SPI_register_relation(enr);
-	if (rc != SPI_OK_REL_REGISTER)
-		elog(ERROR, "SPI_register_relation failed: %s",
-			 SPI_result_code_string(rc));
-}
-
 /* COLLATE and a name, for types that have one. */
 void
 etl_append_collation(StringInfo sql, Oid collation)
@@ -215,22 +196,4 @@ etl_append_collation(StringInfo sql, Oid collation)
 													form->collnamespace),
 												NameStr(form->collname)));
 	ReleaseSysCache(tuple);
-}
-
-/* An operator's name, ready for SQL. */
-char *
-etl_operator_name(Oid operator)
-{
-	HeapTuple tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
-	Form_pg_operator form;
-	char *result;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for operator %u", operator);
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	result = psprintf("OPERATOR(%s.%s)",
-					  quote_identifier(get_namespace_name(form->oprnamespace)),
-					  NameStr(form->oprname));
-	ReleaseSysCache(tuple);
-	return result;
 }

@@ -37,9 +37,6 @@ extern void etl_companion_command(const char *sql);
 extern void etl_companion_check_owner(const EtlCompanion *companion,
 									  Relation rel, Relation target);
 extern bool etl_companion_has_column(Relation rel, Relation target, int column);
-extern void etl_companion_register(const char *name, TupleDesc desc,
-								   Tuplestorestate *store);
 extern void etl_append_collation(StringInfo sql, Oid collation);
-extern char *etl_operator_name(Oid operator);
 
 #endif /* ETL_COMPANION_H */

@@ -142,6 +142,8 @@ extern char *etl_arg_name(FunctionCallInfo fcinfo, int arg);
 extern bool etl_arg_bool(FunctionCallInfo fcinfo, int arg);
 extern List *etl_arg_names(FunctionCallInfo fcinfo, int arg);
 extern List *etl_arg_texts(FunctionCallInfo fcinfo, int arg);
+extern void etl_names_of_object(Jsonb *object, const char *parameter,
+								List **from, List **to);
 extern void etl_refuse_null(FunctionCallInfo fcinfo, int arg,
 							const char *parameter);
 extern void etl_refuse_negative(double value, const char *parameter);

@@ -265,10 +265,10 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	if (names->delete_when != NULL)
 	{
 		/*
-		 * A comment at the expression's end must not go on.  COALESCE takes
-		 * no set, which would multiply the rows, and nothing but a boolean.
+		 * A comment at the expression's end must not go on.  IS TRUE takes
+		 * nothing but a boolean, and no set, which would multiply the rows.
 		 */
-		appendStringInfo(&sql, "COALESCE((%s\n), false)", names->delete_when);
+		appendStringInfo(&sql, "(%s\n) IS TRUE", names->delete_when);
 		input->is_delete = ++position;
 	}
 	else

@@ -29,7 +29,6 @@
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/fmgrprotos.h"
-#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/relcache.h"
 #include "utils/syscache.h"
@@ -559,32 +558,14 @@ set_open_end(EtlMerge *merge, const EtlMergeNames *names)
 static void
 set_previous(EtlMerge *merge, const EtlMergeNames *names)
 {
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	JsonbValue value;
-	char *name = NULL;
+	List *columns;
+	List *formers;
+	ListCell *column;
+	ListCell *former;
 
-	if (names->previous == NULL)
-		return;
-	if (!JB_ROOT_IS_OBJECT(names->previous))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("parameter \"previous\" must be a JSON object"),
-						errhint("For example {\"city\": \"previous_city\"}.")));
-	iterator = JsonbIteratorInit(&names->previous->root);
-	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-			name = pnstrdup(value.val.string.val, value.val.string.len);
-		if (token != WJB_VALUE)
-			continue;
-		if (value.type != jbvString)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("parameter \"previous\" must map column \"%s\" to the name of a column",
-							name)));
-		set_former(merge, name,
-				   pnstrdup(value.val.string.val, value.val.string.len));
-	}
+	etl_names_of_object(names->previous, "previous", &columns, &formers);
+	forboth(column, columns, former, formers)
+		set_former(merge, lfirst(column), lfirst(former));
 }
 
 static void

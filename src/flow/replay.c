@@ -73,15 +73,18 @@ typedef struct Replay
 	int *row_letters; /* which letter a row of the sink's batch is */
 } Replay;
 
-/* What restricts a query to the letters that this call may and should take. */
-#define LETTERS_TO_REPLAY                                   \
-	" FROM etl_patterns.dead_letter"                        \
-	" WHERE status = 'pending' AND operation = 'bulk_copy'" \
-	" AND ($1 IS NULL OR target = $1)"                      \
-	" AND ($2 IS NULL OR dead_letter_id = ANY ($2))"        \
+/* What restricts a query to the letters that this call means. */
+#define LETTERS_OF_CALL                              \
+	" FROM etl_patterns.dead_letter"                 \
+	" WHERE status = 'pending'"                      \
+	" AND ($1 IS NULL OR target = $1)"               \
+	" AND ($2 IS NULL OR dead_letter_id = ANY ($2))" \
 	" AND pg_has_role($3, role, 'USAGE')"
 
-/* The arguments of a query over LETTERS_TO_REPLAY. */
+/* Those of them that can be replayed: records of a load. */
+#define LETTERS_TO_REPLAY LETTERS_OF_CALL " AND operation = 'bulk_copy'"
+
+/* The arguments of a query over LETTERS_OF_CALL. */
 typedef struct ReplayQuery
 {
 	int nargs;
@@ -110,6 +113,45 @@ fill_query(ReplayQuery *query, Replay *replay, int nmore, const Oid *more_types,
 		query->types[3 + i] = more_types[i];
 		query->values[3 + i] = more_values[i];
 	}
+}
+
+/*
+ * Letters of other operations hold rows, which no load can take.  Who names
+ * one of them is mistaken; who asks for all is told how many stay.
+ */
+static void
+report_others(Replay *replay)
+{
+	ReplayQuery query;
+	EtlLedgerScope scope;
+	int64 others;
+	int64 first;
+	bool null;
+
+	fill_query(&query, replay, 0, NULL, NULL);
+	etl_ledger_enter(&scope);
+	if (SPI_execute_with_args("SELECT count(*), coalesce(min(dead_letter_id), 0)" LETTERS_OF_CALL
+							  " AND operation <> 'bulk_copy'",
+							  query.nargs, query.types, query.values,
+							  query.nulls, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read dead letters");
+	others = DatumGetInt64(
+		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+	first = DatumGetInt64(
+		SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
+	etl_ledger_leave(&scope);
+
+	if (others > 0)
+		ereport(replay->all_ids ? NOTICE : ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 replay->all_ids ?
+					 errmsg_plural("%lld dead letter is not of a load and is not replayed",
+								   "%lld dead letters are not of a load and are not replayed",
+								   (unsigned long) others, (long long) others) :
+					 errmsg("dead letter %lld is not of a load and cannot be replayed",
+							(long long) first),
+				 errhint(
+					 "Mend the source, call the function that rejected the row again, and close the letter with etl_dead_letter_discard().")));
 }
 
 /*
@@ -517,6 +559,7 @@ replay_groups(void *arg)
 	ListCell *target;
 	ListCell *file;
 
+	report_others(replay);
 	find_groups(replay, &targets, &files);
 	forboth(target, targets, file, files)
 	{

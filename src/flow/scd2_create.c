@@ -22,7 +22,6 @@
 #include "access/relation.h"
 #include "access/stratnum.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/spi.h"
@@ -34,6 +33,7 @@
 #include "utils/typcache.h"
 #include "utils/varlena.h"
 
+#include "flow/companion.h"
 #include "flow/flow.h"
 
 PG_FUNCTION_INFO_V1(etl_scd2_create);
@@ -154,46 +154,28 @@ find_columns(Create *create, FunctionCallInfo fcinfo)
 			create->roles[i] = ROLE_TRACKED;
 }
 
-/* {"column": "column with its former value", ...} */
+/* Columns whose former values are kept, and the names for these. */
 static void
 find_previous(Create *create, Jsonb *previous)
 {
-	JsonbIterator *iterator = JsonbIteratorInit(&previous->root);
-	JsonbValue value;
-	JsonbIteratorToken token;
+	ListCell *lc;
 
-	if (!JB_ROOT_IS_OBJECT(previous))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("parameter \"previous\" must be a JSON object"),
-				 errhint(
-					 "It maps columns to those with their former value: {\"segment\": \"previous_segment\"}.")));
-	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-	{
-		char *text;
-
-		if (token != WJB_KEY && token != WJB_VALUE)
-			continue;
-		if (value.type != jbvString)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("parameter \"previous\" must map names to names")));
-		text = pnstrdup(value.val.string.val, value.val.string.len);
-		if (text[0] == '\0' || strlen(text) >= NAMEDATALEN)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_NAME),
-							errmsg("\"%s\" is not a name for a column", text)));
-		if (token == WJB_VALUE)
-		{
-			create->previous = lappend(create->previous, text);
-			continue;
-		}
-		if (create->roles[source_column(create, text)] == ROLE_NONE)
+	etl_names_of_object(previous, "previous", &create->current,
+						&create->previous);
+	foreach(lc, create->current)
+		if (create->roles[source_column(create, lfirst(lc))] == ROLE_NONE)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 					 errmsg("column \"%s\" of parameter \"previous\" has no role",
-							text),
+							(char *) lfirst(lc)),
 					 errhint("Name it in tracked or overwrite, too.")));
-		create->current = lappend(create->current, text);
+	foreach(lc, create->previous)
+	{
+		const char *name = lfirst(lc);
+
+		if (name[0] == '\0' || strlen(name) >= NAMEDATALEN)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_NAME),
+							errmsg("\"%s\" is not a name for a column", name)));
 	}
 }
 
@@ -314,22 +296,8 @@ add_source_column(Create *create, int source, const char *name,
 					 format_type_extended(att->atttypid, att->atttypmod,
 										  FORMAT_TYPE_TYPEMOD_GIVEN |
 											  FORMAT_TYPE_FORCE_QUALIFY));
-	if (OidIsValid(att->attcollation) &&
-		att->attcollation != get_typcollation(att->atttypid))
-	{
-		Oid collation = att->attcollation;
-		HeapTuple tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(collation));
-		Form_pg_collation form;
-
-		if (!HeapTupleIsValid(tuple))
-			elog(ERROR, "cache lookup failed for collation %u", collation);
-		form = (Form_pg_collation) GETSTRUCT(tuple);
-		appendStringInfo(command, " COLLATE %s",
-						 quote_qualified_identifier(get_namespace_name(
-														form->collnamespace),
-													NameStr(form->collname)));
-		ReleaseSysCache(tuple);
-	}
+	if (att->attcollation != get_typcollation(att->atttypid))
+		etl_append_collation(command, att->attcollation);
 	if (not_null)
 		appendStringInfoString(command, " NOT NULL");
 	add_comment(create, name, comment);

@@ -20,21 +20,18 @@
 #include "access/genam.h"
 #include "access/relation.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "funcapi.h"
-#include "nodes/params.h"
 #include "nodes/primnodes.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_relation.h"
 #include "rewrite/rewriteHandler.h"
-#include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/relcache.h"
 #include "utils/typcache.h"
 
 #include "flow/flow.h"
+#include "source/rows.h"
 
 PG_FUNCTION_INFO_V1(etl_scd2_verify);
 
@@ -107,32 +104,28 @@ typedef struct Verify
 	bool has_open_end;
 	Datum open_end;
 	ReturnSetInfo *result;
-	MemoryContext row_context; /* reset after each row */
 } Verify;
-
-/* Passes the rows of the query on to report_row(). */
-typedef struct Receiver
-{
-	DestReceiver pub;
-	Verify *verify;
-} Receiver;
 
 #define QUOTED(att) quote_identifier(NameStr((att)->attname))
 
 /* ------------------------------------------------------------------ */
 /* arguments                                                            */
 
-/* The column of a name, which must have no other role. */
+/* The column that a parameter names, which must have no other role. */
 static Form_pg_attribute
-find_column(Verify *verify, const char *name, const char *hint)
+find_column(Verify *verify, const char *name, const char *parameter)
 {
 	int attnum = attnameAttNum(verify->target, name, false);
 
 	if (attnum == InvalidAttrNumber)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
-						errmsg("column \"%s\" of relation \"%s\" does not exist",
-							   name, RelationGetRelationName(verify->target)),
-						hint != NULL ? errhint("%s", hint) : 0));
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
+						RelationGetRelationName(verify->target)),
+				 strcmp(parameter, "is_current") == 0 ?
+					 errhint(
+						 "Pass is_current => NULL if the table has no such column.") :
+					 errhint("It is named in parameter \"%s\".", parameter)));
 	if (bms_is_member(attnum, verify->seen))
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
 						errmsg("column \"%s\" specified more than once", name)));
@@ -152,7 +145,7 @@ find_keys(Verify *verify, List *names)
 				 errmsg("parameter \"keys\" must name at least one column")));
 	foreach(lc, names)
 	{
-		Form_pg_attribute att = find_column(verify, lfirst(lc), NULL);
+		Form_pg_attribute att = find_column(verify, lfirst(lc), "keys");
 		TypeCacheEntry *type = lookup_type_cache(att->atttypid,
 												 TYPECACHE_LT_OPR |
 													 TYPECACHE_EQ_OPR);
@@ -172,8 +165,8 @@ find_keys(Verify *verify, List *names)
 static void
 find_times(Verify *verify, const char *from_name, const char *to_name)
 {
-	Form_pg_attribute from = find_column(verify, from_name, NULL);
-	Form_pg_attribute to = find_column(verify, to_name, NULL);
+	Form_pg_attribute from = find_column(verify, from_name, "valid_from");
+	Form_pg_attribute to = find_column(verify, to_name, "valid_to");
 	Oid type = getBaseType(from->atttypid);
 
 	if (type != getBaseType(to->atttypid))
@@ -214,8 +207,7 @@ find_is_current(Verify *verify, const char *name)
 
 	if (name == NULL)
 		return;
-	att = find_column(verify, name,
-					  "Pass is_current => NULL if the table has no such column.");
+	att = find_column(verify, name, "is_current");
 	if (getBaseType(att->atttypid) != BOOLOID)
 		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
 						errmsg("column \"%s\" has type %s, not boolean", name,
@@ -255,7 +247,7 @@ find_tracked(Verify *verify, List *names, bool named)
 
 	foreach(lc, names)
 		verify->tracked = lappend_int(verify->tracked,
-									  find_column(verify, lfirst(lc), NULL)
+									  find_column(verify, lfirst(lc), "tracked")
 										  ->attnum);
 	if (named)
 		return;
@@ -643,9 +635,9 @@ problem_detail(const Verify *verify, Problem problem, TupleTableSlot *slot)
 
 /* One result row for each problem of a version. */
 static void
-report_row(Verify *verify, TupleTableSlot *slot)
+report_row(void *arg, TupleTableSlot *slot)
 {
-	MemoryContext old_context = MemoryContextSwitchTo(verify->row_context);
+	Verify *verify = arg;
 
 	slot_getallattrs(slot);
 	for (int i = 0; i < NUM_PROBLEMS; i++)
@@ -661,59 +653,6 @@ report_row(Verify *verify, TupleTableSlot *slot)
 		tuplestore_putvalues(verify->result->setResult, verify->result->setDesc,
 							 values, nulls);
 	}
-	MemoryContextSwitchTo(old_context);
-	MemoryContextReset(verify->row_context);
-}
-
-static bool
-receive_row(TupleTableSlot *slot, DestReceiver *self)
-{
-	report_row(((Receiver *) self)->verify, slot);
-	return true;
-}
-
-static void
-receiver_startup(DestReceiver *self, int operation, TupleDesc desc)
-{
-}
-
-static void
-receiver_end(DestReceiver *self)
-{
-}
-
-/* Run the query; its rows go straight to report_row(). */
-static void
-run_query(Verify *verify, const char *query)
-{
-	Receiver receiver = {
-		.pub =
-			{
-				.receiveSlot = receive_row,
-				.rStartup = receiver_startup,
-				.rShutdown = receiver_end,
-				.rDestroy = receiver_end,
-				.mydest = DestTuplestore,
-			},
-		.verify = verify,
-	};
-	SPIExecuteOptions options = {.read_only = true, .dest = &receiver.pub};
-
-	if (verify->has_open_end)
-	{
-		ParamExternData *param;
-
-		options.params = makeParamList(1);
-		param = &options.params->params[0];
-		param->value = verify->open_end;
-		param->isnull = false;
-		param->ptype = verify->time->type_id;
-		param->pflags = PARAM_FLAG_CONST;
-	}
-	SPI_connect();
-	if (SPI_execute_extended(query, &options) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the versions");
-	SPI_finish();
 }
 
 /*
@@ -724,6 +663,7 @@ Datum
 etl_scd2_verify(PG_FUNCTION_ARGS)
 {
 	Verify verify = {.result = (ReturnSetInfo *) fcinfo->resultinfo};
+	EtlQuery query = {0};
 	Oid target_oid;
 
 	etl_refuse_null(fcinfo, ARG_TARGET, "target");
@@ -747,10 +687,14 @@ etl_scd2_verify(PG_FUNCTION_ARGS)
 	find_open_end(&verify, etl_arg_text(fcinfo, ARG_OPEN_END));
 
 	InitMaterializedSRF(fcinfo, 0);
-	verify.row_context = AllocSetContextCreate(CurrentMemoryContext,
-											   "etl_patterns version",
-											   ALLOCSET_DEFAULT_SIZES);
-	run_query(&verify, build_query(&verify));
+	query.text = build_query(&verify);
+	if (verify.has_open_end)
+	{
+		query.nargs = 1;
+		query.types = &verify.time->type_id;
+		query.values = &verify.open_end;
+	}
+	(void) etl_query_rows(&query, report_row, &verify);
 	relation_close(verify.target, NoLock);
 	return (Datum) 0;
 }

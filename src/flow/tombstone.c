@@ -122,7 +122,7 @@ etl_tombstones_append_join(StringInfo sql, EtlMerge *merge,
 												  FORMAT_TYPE_FORCE_QUALIFY));
 		etl_append_collation(sql, column->ops.collation);
 		appendStringInfo(sql, " %s etl_t.etl_key_%d",
-						 etl_operator_name(type->eq_opr), i + 1);
+						 etl_merge_operator_name(type->eq_opr), i + 1);
 		separator = " AND";
 	}
 }
@@ -139,7 +139,7 @@ etl_tombstones_flush(EtlMerge *merge)
 	if (tombs == NULL || tombs->store == NULL)
 		return;
 	SPI_connect();
-	etl_companion_register(BURIED, tombs->desc, tombs->store);
+	etl_register_rows(BURIED, tombs->desc, tombs->store);
 	rc = SPI_execute_with_args(build_statement(merge, tombs), 1, &type, &run_id,
 							   NULL, false, 0);
 	if (rc != SPI_OK_INSERT)
@@ -354,6 +354,6 @@ build_statement(EtlMerge *merge, const Tombstones *tombs)
 					 " WHERE EXCLUDED.%s %s t.%s",
 					 keys.data, sequence, sequence, tombs->deleted_at,
 					 tombs->deleted_at, tombs->run_id, tombs->run_id, sequence,
-					 etl_operator_name(newer), sequence);
+					 etl_merge_operator_name(newer), sequence);
 	return sql.data;
 }

@@ -137,6 +137,7 @@ etl_scd3_merge(PG_FUNCTION_ARGS)
 	names.changed_at = etl_arg_name(fcinfo, ARG_CHANGED_AT);
 
 	merge = open_merge(fcinfo, "scd3_merge", &names);
+	merge->strict = true;
 	etl_merge_set_input(merge, &names, NULL);
 	return run_merge(merge, desc);
 }

@@ -27,6 +27,7 @@
 #include "access/tableam.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "source/rows.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
@@ -212,7 +213,6 @@ run_attempt(void *arg)
 {
 	SqlAttempt *run = (SqlAttempt *) arg;
 	EtlSqlSink *sink = run->sink;
-	EphemeralNamedRelationData enr = {0};
 	Tuplestorestate *store;
 	int rc;
 
@@ -220,17 +220,8 @@ run_attempt(void *arg)
 	sink->base.current_row = run->end - run->first == 1 ? run->first : -1;
 	store = store_rows(run);
 
-	enr.md.name = pstrdup(ETL_SQL_BATCH);
-	enr.md.tupdesc = sink->row_desc;
-	enr.md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr.md.enrtuples = run->end - run->first;
-	enr.reldata = store;
-
 	SPI_connect();
-	rc = SPI_register_relation(&enr);
-	if (rc != SPI_OK_REL_REGISTER)
-		elog(ERROR, "SPI_register_relation failed: %s",
-			 SPI_result_code_string(rc));
+	etl_register_rows(ETL_SQL_BATCH, sink->row_desc, store);
 	rc = SPI_execute_plan(sink->plan, NULL, NULL, false, 0);
 	if (rc < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));

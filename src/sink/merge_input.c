@@ -222,7 +222,10 @@ settle_unfit(EtlMerge *merge, EtlChange *change)
 							errdetail("Its key is %s.",
 									  etl_merge_key_text(merge, change->values,
 														 change->nulls)),
-			 errhint("Pass null_keys => 'dead_letter' to reject such rows.")));
+			 merge->strict ?
+				 errhint("Use a view without such rows as the source.") :
+				 errhint(
+					 "Pass null_keys => 'dead_letter' to reject such rows.")));
 	return true;
 }
 

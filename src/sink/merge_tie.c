@@ -144,8 +144,10 @@ refuse_tie(EtlMerge *merge, const EtlChange *change)
 				 errmsg("source has different rows for key %s at the same time",
 						key) :
 				 errmsg("source has different rows for key %s", key),
-			 errhint("Pass duplicates => 'last' to take the last one, or 'dead_letter' to reject them%s.",
-					 merge->input.time != 0 ?
-						 "" :
-						 ", or order them with \"sequence_by\"")));
+			 merge->strict ?
+				 errhint("Use a view with one row per key as the source.") :
+				 errhint("Pass duplicates => 'last' to take the last one, or 'dead_letter' to reject them%s.",
+						 merge->input.time != 0 ?
+							 "" :
+							 ", or order them with \"sequence_by\"")));
 }

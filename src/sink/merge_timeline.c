@@ -31,28 +31,6 @@
 
 #include "sink/merge_scd2.h"
 
-/* The last stored row that starts at or before a time, by bisection, or -1. */
-int
-etl_last_started(EtlHistory *history, Datum time)
-{
-	EtlMerge *merge = history->merge;
-	EtlStored *rows = history->group->stored;
-	int low = 0;
-	int high = history->group->n_stored;
-
-	while (low < high)
-	{
-		int middle = (low + high) / 2;
-
-		if (etl_time_compare(merge, rows[middle].values[merge->valid_from],
-							 time) <= 0)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low - 1;
-}
-
 /* What is stored at a time. */
 typedef enum Boundary
 {
@@ -186,6 +164,28 @@ refuse_stored(EtlMerge *merge, const EtlStored *stored, const char *problem)
 			 errhint("etl_scd2_verify() lists all such problems.")));
 }
 
+/* The last stored row that starts at or before a time, by bisection, or -1. */
+int
+etl_last_started(EtlHistory *history, Datum time)
+{
+	EtlMerge *merge = history->merge;
+	EtlStored *rows = history->group->stored;
+	int low = 0;
+	int high = history->group->n_stored;
+
+	while (low < high)
+	{
+		int middle = (low + high) / 2;
+
+		if (etl_time_compare(merge, rows[middle].values[merge->valid_from],
+							 time) <= 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low - 1;
+}
+
 /* ------------------------------------------------------------------ */
 /* the changes that count                                               */
 
@@ -235,9 +235,10 @@ compare_changes(const void *a, const void *b, void *arg)
 {
 	const EtlChange *first = *(EtlChange *const *) a;
 	const EtlChange *second = *(EtlChange *const *) b;
-	int order = etl_time_compare(arg, first->time, second->time);
+	int order;
 
 	CHECK_FOR_INTERRUPTS();
+	order = etl_time_compare(arg, first->time, second->time);
 	if (order != 0)
 		return order;
 	return first->number < second->number ? -1 : first->number > second->number;

@@ -132,7 +132,7 @@ refuse_repeated_key(EtlMerge *merge, EtlGroup *group)
 									   group->stored[0].nulls),
 					RelationGetRelationName(merge->target)),
 			 errhint(
-				 "Remove the surplus rows, or name columns that tell them apart in \"keys\".")));
+				 "Delete the other rows of the key, or name more columns in \"keys\".")));
 }
 
 /*

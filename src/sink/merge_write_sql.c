@@ -30,7 +30,6 @@
 
 #include "access/table.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_operator.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -40,7 +39,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rls.h"
-#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #define EDITS "etl_edits"
@@ -119,22 +117,12 @@ static void
 run_step(EtlMergeWriter *writer, EtlEditStep step, Tuplestorestate *store)
 {
 	char *statement = build_statement(writer, step);
-	EphemeralNamedRelationData enr = {0};
 	int rc;
 
 	if (statement == NULL)
 		return;
-	enr.md.name = pstrdup(EDITS);
-	enr.md.tupdesc = writer->edit_desc;
-	enr.md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr.md.enrtuples = writer->n_edits[step];
-	enr.reldata = store;
-
 	SPI_connect();
-	rc = SPI_register_relation(&enr);
-	if (rc != SPI_OK_REL_REGISTER)
-		elog(ERROR, "SPI_register_relation failed: %s",
-			 SPI_result_code_string(rc));
+	etl_register_rows(EDITS, writer->edit_desc, store);
 	rc = SPI_execute(statement, false, 0);
 	if (rc == SPI_OK_UPDATE || rc == SPI_OK_DELETE)
 		check_changed(writer, step, SPI_processed);
@@ -230,20 +218,15 @@ append_equal(StringInfo buf, EtlMergeWriter *writer, int column,
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(writer->target),
 										  column);
 	Oid operator= lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr;
-	HeapTuple tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
-	Form_pg_operator form;
 
-	if (!HeapTupleIsValid(tuple))
+	if (!OidIsValid(operator))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("type %s of column \"%s\" has no equality operator",
 						format_type_be(att->atttypid), NameStr(att->attname))));
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	appendStringInfo(buf, "t.%s OPERATOR(%s.%s) e.%s",
+	appendStringInfo(buf, "t.%s %s e.%s",
 					 quote_identifier(NameStr(att->attname)),
-					 quote_identifier(get_namespace_name(form->oprnamespace)),
-					 NameStr(form->oprname), edit);
-	ReleaseSysCache(tuple);
+					 etl_merge_operator_name(operator), edit);
 }
 
 /* Were all rows changed, or is there a good reason that they were not? */

@@ -178,6 +178,24 @@ etl_heap_fetch(Relation rel, ItemPointer tid, Snapshot snapshot,
 	ExecStoreBufferHeapTuple(&heap_slot->base.tupdata, slot, buffer);
 }
 
+/* Lets statements of this SPI connection read a tuplestore by a name. */
+void
+etl_register_rows(const char *name, TupleDesc desc, Tuplestorestate *store)
+{
+	EphemeralNamedRelation rows = palloc0(sizeof(EphemeralNamedRelationData));
+	int rc;
+
+	rows->md.name = pstrdup(name);
+	rows->md.tupdesc = desc;
+	rows->md.enrtype = ENR_NAMED_TUPLESTORE;
+	rows->md.enrtuples = (double) tuplestore_tuple_count(store);
+	rows->reldata = store;
+	rc = SPI_register_relation(rows);
+	if (rc != SPI_OK_REL_REGISTER)
+		elog(ERROR, "SPI_register_relation failed: %s",
+			 SPI_result_code_string(rc));
+}
+
 /* Parses the query, for this SPI connection. */
 static SPIPlanPtr
 prepare(const EtlQuery *query)

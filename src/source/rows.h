@@ -12,6 +12,7 @@
 #include "base/base.h"
 #include "executor/tuptable.h"
 #include "utils/snapshot.h"
+#include "utils/tuplestore.h"
 
 /*
  * Gets one row; the slot is the reader's and is valid until it returns, and so
@@ -33,6 +34,8 @@ typedef struct EtlQuery
 /* in rows.c */
 extern TupleDesc etl_query_desc(const EtlQuery *query);
 extern int64 etl_query_rows(const EtlQuery *query, EtlRowCall call, void *arg);
+extern void etl_register_rows(const char *name, TupleDesc desc,
+							  Tuplestorestate *store);
 extern int64 etl_heap_rows(Relation rel, Snapshot snapshot, EtlRowCall call,
 						   void *arg);
 extern void etl_heap_fetch(Relation rel, ItemPointer tid, Snapshot snapshot,
