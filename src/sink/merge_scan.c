@@ -14,8 +14,11 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "miscadmin.h"
 #include "optimizer/plancat.h"
 #include "utils/snapmgr.h"
@@ -40,6 +43,7 @@
 #define PROBE_SLACK 2
 
 static EtlProbe *open_probe(EtlMerge *merge, EtlScope *scope);
+static bool table_is_stale(Relation table, Snapshot latest, Snapshot ours);
 static bool snapshots_agree(Snapshot a, Snapshot b);
 
 /* Reads both sides and has each key decided. */
@@ -89,34 +93,37 @@ open_probe(EtlMerge *merge, EtlScope *scope)
  * A transaction that keeps its snapshot does not see what others have
  * committed since, and would merge into rows that are no longer there.  What
  * ordinary statements find out row by row is found out here for the whole
- * table: we hold a lock that keeps writers out, so it cannot change any more.
+ * table and its children: we hold a lock that keeps writers out, so they cannot
+ * change any more.
  */
 void
 etl_merge_refuse_stale_snapshot(Relation target)
 {
 	Snapshot latest = RegisterSnapshot(GetLatestSnapshot());
 	Snapshot ours = GetActiveSnapshot();
-	TableScanDesc scan;
-	TupleTableSlot *slot;
 	bool stale = false;
+	List *tables;
+	ListCell *lc;
 
 	if (snapshots_agree(latest, ours) ||
-		target->rd_rel->relkind != RELKIND_RELATION)
+		(target->rd_rel->relkind != RELKIND_RELATION &&
+		 target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE))
 	{
 		UnregisterSnapshot(latest);
 		return;
 	}
 
-	slot = table_slot_create(target, NULL);
-	scan = table_beginscan(target, SnapshotAny, 0, NULL);
-	while (!stale && table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	tables = find_all_inheritors(RelationGetRelid(target), AccessShareLock,
+								 NULL);
+	foreach(lc, tables)
 	{
-		CHECK_FOR_INTERRUPTS();
-		stale = table_tuple_satisfies_snapshot(target, slot, latest) !=
-				table_tuple_satisfies_snapshot(target, slot, ours);
+		Relation table = table_open(lfirst_oid(lc), NoLock);
+
+		if (!stale && table->rd_rel->relkind == RELKIND_RELATION)
+			stale = table_is_stale(table, latest, ours);
+		table_close(table, NoLock);
 	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
+	list_free(tables);
 	UnregisterSnapshot(latest);
 	if (stale)
 		ereport(ERROR,
@@ -125,6 +132,25 @@ etl_merge_refuse_stale_snapshot(Relation target)
 				 errdetail("Relation \"%s\" has changed since the transaction took its snapshot.",
 						   RelationGetRelationName(target)),
 				 errhint("The transaction might succeed if retried.")));
+}
+
+/* Is there a row that one of two snapshots sees and the other does not? */
+static bool
+table_is_stale(Relation table, Snapshot latest, Snapshot ours)
+{
+	TupleTableSlot *slot = table_slot_create(table, NULL);
+	TableScanDesc scan = table_beginscan(table, SnapshotAny, 0, NULL);
+	bool stale = false;
+
+	while (!stale && table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		stale = table_tuple_satisfies_snapshot(table, slot, latest) !=
+				table_tuple_satisfies_snapshot(table, slot, ours);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	return stale;
 }
 
 /* Has nothing been committed between two snapshots? */
