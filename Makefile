@@ -68,6 +68,7 @@ OBJS += \
 	src/sink/merge_query.o \
 	src/sink/merge_probe.o \
 	src/sink/merge_filter_scan.o \
+	src/sink/merge_print.o \
 	src/sink/merge_filter.o \
 	src/sink/merge_group.o \
 	src/sink/merge_tie.o \
@@ -101,6 +102,7 @@ OBJS += \
 	src/flow/companion.o \
 	src/flow/tombstone.o \
 	src/flow/change_log.o \
+	src/flow/change_log_table.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 

@@ -70,6 +70,15 @@ SELECT scd2('own', 's', $$sequence_by => 'at'$$, '{len}');
 SELECT scd2('own', 's', $$sequence_by => 'at', tracked => '{len}'$$);
 SELECT scd2('own', 's', $$sequence_by => 'at', valid_to => 'len'$$);
 SELECT scd2('own', 's', $$sequence_by => 'at', valid_from => 'len', valid_to => 'len'$$);
+CREATE TABLE flagged (k int, v text, valid_from int, valid_to int, is_current boolean GENERATED ALWAYS AS (valid_to IS NULL) STORED);
+SELECT scd2('flagged', 's', $$sequence_by => 'at'$$);
+SELECT scd2('flagged', 's', $$sequence_by => 'at', is_current => NULL$$);
+SELECT * FROM flagged ORDER BY k;
+-- A source with columns of the names of those that a merge fills: they mean nothing, except where they are named.
+CREATE TABLE named_s (k int, v text, valid_from int, valid_to int, is_current boolean);
+INSERT INTO named_s VALUES (1, 'b', 30, 5, NULL), (1, 'c', 35, 99, false);
+SELECT scd2('flagged', 'named_s', $$sequence_by => 'valid_from', is_current => NULL$$);
+SELECT * FROM flagged ORDER BY k, valid_from;
 
 -- Row triggers.
 CREATE TABLE log (line text);
@@ -327,6 +336,12 @@ SELECT try($$SELECT * FROM etl_scd2_merge('d', 's', NULL)$$);
 BEGIN READ ONLY;
 SELECT try($$SELECT * FROM etl_scd2_merge('d', 's', '{k}', sequence_by => 'at')$$);
 COMMIT;
+-- A table that is gone by the time of the call.
+CREATE TABLE gone (LIKE d);
+SELECT 'gone'::regclass::oid AS gone \gset
+DROP TABLE gone;
+SELECT replace(try(format($$SELECT * FROM etl_scd2_merge(%L::oid, 's'::regclass, '{k}')$$, :gone)), :'gone', '<oid>');
+SELECT replace(try(format($$SELECT * FROM etl_scd2_merge('d', %L::oid, '{k}')$$, :gone)), :'gone', '<oid>');
 -- Within triggers, functions, cursors and savepoints.
 TRUNCATE d, s;
 INSERT INTO s VALUES (1, 'a', 10);

@@ -220,4 +220,17 @@ SELECT cast_of('filled', 'x', 'filled');
 SELECT cast_of('mood', 'ok', 'text');
 SELECT cast_of('text', 'ok', 'mood');
 SELECT cast_of('interval', '1 day 02:03', 'interval day');
+-- By way of the log of changes, too.
+DROP TABLE s, d;
+CREATE TABLE s (k int, v text, a text[], at timestamp);
+CREATE TABLE d (k int, v short, a varchar(3)[], valid_from timestamp(0), valid_to timestamp(0), is_current boolean);
+INSERT INTO s VALUES (1, 'abc', '{abc}', '2024-01-01 10:00:00.6'), (1, 'b', NULL, '2024-01-01 10:00:02');
+SELECT scd2('d', 's', $$sequence_by => 'at', change_log => true$$);
+UPDATE s SET v = 'c', at = '2024-01-01 10:00:03.5' WHERE v = 'b';
+SELECT scd2('d', 's', $$sequence_by => 'at', change_log => true$$);
+SELECT v, a, valid_from::time, valid_to::time FROM d ORDER BY valid_from;
+UPDATE s SET v = 'abcd' WHERE v = 'c';
+SELECT scd2('d', 's', $$sequence_by => 'at', change_log => true$$);
+UPDATE s SET at = 'infinity';
+SELECT scd2('d', 's', $$sequence_by => 'at', change_log => true$$);
 \i :end

@@ -114,6 +114,8 @@ INSERT INTO dup_src VALUES (NULL, 7), (NULL, 8);
 SELECT merge($$'dup', 'dup_src', '{id}', duplicates => 'last'$$);
 SELECT merge($$'dup', 'dup_src', '{id}', duplicates => 'last', null_keys => 'dead_letter'$$);
 SELECT rejects('dup') OFFSET 6;
+-- they are rows and no text that could be edited
+SELECT try(format('SELECT public.etl_dead_letter_edit(%s, ''8,8'')', min(dead_letter_id))) FROM etl_patterns.dead_letter;
 SELECT count(*) FROM dup;
 
 -- A sequence: the newest counts, whatever the order; stale rows are refused.

@@ -41,6 +41,9 @@ static bool equality_is_image(TypeCacheEntry *entry, Oid collation);
 static bool image_equal(EtlValueOps *ops, Datum a, Datum b);
 static bool same_varlena(Datum a, Datum b);
 static Size plain_size(EtlValueOps *ops, Datum value);
+static inline uint64 mix_value(EtlValueOps *ops, Datum value, bool isnull,
+							   uint64 seed);
+static uint64 mix_varlena(struct varlena *stored, uint64 seed);
 static uint64 mix_bytes(const char *bytes, Size len, uint64 seed);
 
 /* A by-value datum without what is left or right of the type's width. */
@@ -284,19 +287,65 @@ etl_value_hash(EtlValueOps *ops, Datum value, bool isnull, uint64 seed)
 uint64
 etl_value_fingerprint(EtlValueOps *ops, Datum value, bool isnull, uint64 seed)
 {
-	struct varlena *stored;
-	struct varlena *plain;
-	uint64 result;
+	return mix_value(ops, value, isnull, seed);
+}
+
+/* As etl_value_hash(), column after column. */
+uint64
+etl_row_hash(const EtlRowColumn *columns, int n_columns, const Datum *values,
+			 const bool *nulls, uint64 seed)
+{
+	for (int i = 0; i < n_columns; i++)
+	{
+		EtlValueOps *ops = columns[i].ops;
+		int position = columns[i].position;
+
+		if (likely(ops->image_equal))
+			seed = mix_value(ops, values[position], nulls[position], seed);
+		else
+			seed = etl_value_hash(ops, values[position], nulls[position], seed);
+	}
+	return seed;
+}
+
+/* As etl_value_fingerprint(), column after column. */
+uint64
+etl_row_fingerprint(const EtlRowColumn *columns, int n_columns,
+					const Datum *values, const bool *nulls, uint64 seed)
+{
+	for (int i = 0; i < n_columns; i++)
+	{
+		int position = columns[i].position;
+
+		seed = mix_value(columns[i].ops, values[position], nulls[position],
+						 seed);
+	}
+	return seed;
+}
+
+static inline uint64
+mix_value(EtlValueOps *ops, Datum value, bool isnull, uint64 seed)
+{
+	const char *bytes = DatumGetPointer(value);
 
 	if (isnull)
 		return fold_multiply(seed ^ MIX_NULL, MIX_SECOND);
 	if (ops->typbyval)
 		return mix_word(datum_word(ops->typlen, value), seed);
 	if (ops->typlen != -1)
-		return mix_bytes(DatumGetPointer(value), plain_size(ops, value), seed);
+		return mix_bytes(bytes, plain_size(ops, value), seed);
+	if (VARATT_IS_SHORT(bytes) && !VARATT_IS_EXTERNAL(bytes))
+		return mix_bytes(VARDATA_SHORT(bytes),
+						 VARSIZE_SHORT(bytes) - VARHDRSZ_SHORT, seed);
+	return mix_varlena((struct varlena *) bytes, seed);
+}
 
-	stored = (struct varlena *) DatumGetPointer(value);
-	plain = stored;
+static uint64
+mix_varlena(struct varlena *stored, uint64 seed)
+{
+	struct varlena *plain = stored;
+	uint64 result;
+
 	if (VARATT_IS_COMPRESSED(stored) || VARATT_IS_EXTERNAL(stored))
 		plain = pg_detoast_datum_packed(stored);
 	result = mix_bytes(VARDATA_ANY(plain), VARSIZE_ANY_EXHDR(plain), seed);

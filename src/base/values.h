@@ -32,6 +32,13 @@ typedef struct EtlValueOps
 	FmgrInfo compare;
 } EtlValueOps;
 
+/* A column of a row whose values lie in an array. */
+typedef struct EtlRowColumn
+{
+	int position; /* in the array */
+	EtlValueOps *ops;
+} EtlRowColumn;
+
 /* in values.c */
 extern void etl_value_ops_init(EtlValueOps *ops, Oid type, Oid collation);
 extern bool etl_value_equal(EtlValueOps *ops, Datum a, bool a_null, Datum b,
@@ -41,5 +48,10 @@ extern uint64 etl_value_hash(EtlValueOps *ops, Datum value, bool isnull,
 							 uint64 seed);
 extern uint64 etl_value_fingerprint(EtlValueOps *ops, Datum value, bool isnull,
 									uint64 seed);
+extern uint64 etl_row_hash(const EtlRowColumn *columns, int n_columns,
+						   const Datum *values, const bool *nulls, uint64 seed);
+extern uint64 etl_row_fingerprint(const EtlRowColumn *columns, int n_columns,
+								  const Datum *values, const bool *nulls,
+								  uint64 seed);
 
 #endif /* ETL_VALUES_H */

@@ -46,7 +46,7 @@ change_letters(const char *command, int nargs, Oid *types, Datum *values)
 
 /*
  * etl_dead_letter_edit(dead_letter_id, raw_record): it is an error if there
- * is no such pending letter.
+ * is no such pending letter.  One with a payload has no text to be edited.
  */
 Datum
 etl_dead_letter_edit(PG_FUNCTION_ARGS)
@@ -57,14 +57,16 @@ etl_dead_letter_edit(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("etl_dead_letter_edit()");
 	if (change_letters("UPDATE etl_patterns.dead_letter SET raw_record = $3"
 					   " WHERE dead_letter_id = $2 AND status = 'pending'"
+					   " AND payload IS NULL"
 					   " AND pg_has_role($1, role, 'USAGE')",
 					   3, types, values) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
-				 errmsg("there is no pending dead letter " INT64_FORMAT,
+				 errmsg("there is no pending dead letter " INT64_FORMAT
+						" of a file",
 						PG_GETARG_INT64(0)),
 				 errhint(
-					 "See your own in etl_patterns.dead_letter, where status is 'pending'.")));
+					 "See your own in etl_patterns.dead_letter, where status is 'pending' and payload is null.")));
 	PG_RETURN_VOID();
 }
 

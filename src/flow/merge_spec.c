@@ -38,6 +38,7 @@
 #include "flow/flow.h"
 #include "flow/merge.h"
 
+static Relation open_existing(Oid relid, LOCKMODE lockmode);
 static Relation open_target(Oid relid);
 static Relation open_source(Oid relid);
 static void check_may_write(Relation target);
@@ -118,10 +119,22 @@ etl_merge_open(const char *operation, Oid target, Oid source,
 /* ------------------------------------------------------------------ */
 /* relations                                                            */
 
+/* A regclass may name what is no more. */
+static Relation
+open_existing(Oid relid, LOCKMODE lockmode)
+{
+	Relation rel = try_relation_open(relid, lockmode);
+
+	if (rel == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation with OID %u does not exist", relid)));
+	return rel;
+}
+
 static Relation
 open_source(Oid relid)
 {
-	Relation source = relation_open(relid, AccessShareLock);
+	Relation source = open_existing(relid, AccessShareLock);
 
 	switch (source->rd_rel->relkind)
 	{
@@ -148,12 +161,13 @@ open_source(Oid relid)
 /*
  * Who may not write to the target must not be able to keep others from
  * writing, so the right is looked at before the lock is taken, and again
- * after it, since the name may have come to mean something else.
+ * after it.  Between the two no lock is held: a weaker one would let us wait
+ * for someone who waits for us.
  */
 static Relation
 open_target(Oid relid)
 {
-	Relation target = relation_open(relid, AccessShareLock);
+	Relation target = open_existing(relid, AccessShareLock);
 
 	switch (target->rd_rel->relkind)
 	{
@@ -180,9 +194,10 @@ open_target(Oid relid)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot access temporary tables of other sessions")));
 	check_may_write(target);
-	relation_close(target, NoLock);
+	relation_close(target, AccessShareLock);
 
-	target = relation_open(relid, ShareRowExclusiveLock);
+	target = open_existing(relid, ShareRowExclusiveLock);
+	check_may_write(target);
 	if (target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ||
 		target->rd_rel->relhassubclass)
 		(void) find_all_inheritors(relid, ShareRowExclusiveLock, NULL);
@@ -317,6 +332,15 @@ special_column(EtlMerge *merge, const char *name, const char *parameter,
 				 errmsg("column \"%s\" has more than one role", column->name),
 				 errhint("It is named in parameter \"%s\" and in another.",
 						 parameter)));
+	if (TupleDescAttr(RelationGetDescr(merge->target), i)->attgenerated)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+				 errmsg("column \"%s\" in parameter \"%s\" is a generated column",
+						name, parameter),
+				 role != ETL_ROLE_IS_CURRENT ?
+					 0 :
+					 errhint(
+						 "Pass is_current => NULL; the column is computed from the others.")));
 	column->role = role;
 	column->input = 0;
 	return i;

@@ -39,4 +39,4 @@ CREATE FUNCTION etl_scd2_merge(
 AS 'MODULE_PATHNAME'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION etl_scd2_merge IS
-    'merges rows into a table that keeps a version for each time a row has changed';
+    'merges rows into a table that keeps a version for each change of a key, as etl_scd2_create() makes it';

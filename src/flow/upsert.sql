@@ -23,7 +23,7 @@ RETURNS record
 AS 'MODULE_PATHNAME'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION etl_upsert IS
-    'merges the rows of a table into another by key: new ones are inserted, changed ones updated, stale ones refused';
+    'merges rows into a table by key: inserts new ones, updates those that differ; with sequence_by refuses stale ones';
 
 CREATE FUNCTION etl_scd1_merge(
     target regclass,
@@ -71,4 +71,4 @@ RETURNS record
 AS 'MODULE_PATHNAME'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION etl_scd3_merge IS
-    'merges rows into a dimension of type 3, which keeps the former value of a column in another column';
+    'merges rows into a table by key; a value that changes moves to another column: {"city": "previous_city"}';

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
@@ -170,6 +171,10 @@ change_to_jsonb(EtlMerge *merge, const EtlChange *change)
 		values[n] = change->values[i];
 		nulls[n] = change->nulls[i];
 		TupleDescCopyEntry(desc, ++n, target, i + 1);
+
+		/* Not all that json may hold can be had as jsonb: show its text. */
+		if (merge->columns[i].ops.type == JSONOID)
+			TupleDescInitEntry(desc, n, merge->columns[i].name, TEXTOID, -1, 0);
 		if (time_name != NULL && strcmp(time_name, merge->columns[i].name) == 0)
 			time_name = NULL;
 	}

@@ -115,12 +115,13 @@ typedef struct EtlMergeCounts
 	int64 late_ignored; /* part of late */
 	int64 duplicates;
 	int64 rejected;
+	int64 untimed; /* part of rejected: had a key, but no fit time */
 
 	/* effects */
 	int64 closed;
 	int64 revived;
 	int64 absent; /* deleted because the input lacks them */
-	int64 open;	  /* keys that the target had */
+	int64 open;	  /* keys that the target had, if a fraction of them counts */
 	int64 ended;  /* versioned: of these, the ones that it has no more */
 } EtlMergeCounts;
 
@@ -250,11 +251,16 @@ extern void etl_merge_reject(EtlMerge *merge, EtlChange *change,
 							 const char *message);
 extern void etl_merge_count(EtlMerge *merge, const EtlChange *change);
 
+/* seed of the hashes of keys */
+#define ETL_KEY_SEED UINT64CONST(0x9e3779b97f4a7c15)
+
 /* in merge_input.c */
+typedef bool (*EtlSlotCall)(void *arg, TupleTableSlot *slot);
 typedef void (*EtlChangeCall)(void *arg, EtlChange *change,
 							  TupleTableSlot *slot);
 
-extern void etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg);
+extern void etl_input_scan(EtlMerge *merge, EtlSlotCall first,
+						   EtlChangeCall call, void *arg);
 
 /* in merge_tie.c: changes of one key and one time, in the order of arrival */
 extern EtlChange *etl_settle_tie(EtlMerge *merge, EtlChange **changes, int n);
@@ -288,9 +294,9 @@ extern bool etl_decide_scd2(EtlMerge *merge, EtlGroup *group);
  * inserted row takes its KEPT columns from the values, or else gets their
  * defaults.  An update leaves KEY columns as they are stored.  Columns of role
  * NONE are never set.  A stored row is changed once at the most, and says how
- * it was before.  With in_order the rows to be updated and deleted come in the
- * order of their places in the one heap that is the target, and may be written
- * at once.
+ * it was before.  With in_order the rows to be updated and deleted, of the one
+ * heap that is the target, come in the order of their places or while their
+ * pages are at hand, and may be written at once.
  */
 extern void etl_merge_check_privileges(EtlMerge *merge, bool deletes);
 extern EtlMergeWriter *etl_merge_writer_open(EtlMerge *merge);

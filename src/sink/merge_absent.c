@@ -147,6 +147,18 @@ etl_scope_done(EtlScope *scope)
 		merge->effective_at = scope->last;
 		merge->effective_is_last = true;
 	}
+	if (merge->counts.untimed > 0)
+	{
+		merge->absent = ETL_ABSENT_IGNORE;
+		ereport(NOTICE,
+				(errmsg_plural("" INT64_FORMAT
+							   " row with a key was rejected for its time, so no key is taken as absent",
+							   "" INT64_FORMAT
+							   " rows with a key were rejected for their time, so no key is taken as absent",
+							   (unsigned long) merge->counts.untimed,
+							   merge->counts.untimed)));
+		return;
+	}
 	if (merge->counts.read > merge->counts.rejected ||
 		merge->max_delete_fraction >= 1)
 	{
@@ -160,10 +172,11 @@ etl_scope_done(EtlScope *scope)
 	}
 	merge->absent = ETL_ABSENT_IGNORE;
 	ereport(NOTICE,
-			(errmsg("source %s, so no key of relation \"%s\" is taken as absent",
-					merge->counts.read == 0 ? "is empty" :
-											  "has rejected rows only",
-					RelationGetRelationName(merge->target)),
+			(merge->counts.read == 0 ?
+				 errmsg("source is empty, so no key of relation \"%s\" is taken as absent",
+						RelationGetRelationName(merge->target)) :
+				 errmsg("source has rejected rows only, so no key of relation \"%s\" is taken as absent",
+						RelationGetRelationName(merge->target)),
 			 errhint("Pass %s => 1 if the target is to be emptied.",
 					 merge->versioned ? "max_close_fraction" :
 										"max_delete_fraction")));

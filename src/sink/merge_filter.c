@@ -27,6 +27,11 @@
  * smaller than those of MIN_PARTITIONS.  For a moment, when the table gives
  * way to partitions, it is there beside sieve and buffers.
  *
+ * If all is in memory and the target is much the larger side there is a sieve,
+ * too, of 8 to 16 bits for each entry: with its help whoever reads the target
+ * need not make a fingerprint of most rows.  It is small enough to stay near
+ * the processor, and comes on top of the memory that the table may take.
+ *
  * Invariants:
  *	- An entry is settled, complex, or neither yet; a complex one stays so.
  *	- Entries, and thus fresh rows, are in the order of the source; a
@@ -55,6 +60,11 @@
 #define MAX_PARTITIONS	 256
 #define MIN_TABLE_MEMORY (64 * 1024)
 #define ADDRESS_BITS	 48
+
+/* A sieve beside the table: for how many target rows, and how large. */
+#define SIEVE_MIN_RATIO	 4
+#define SIEVE_ENTRY_BITS 8
+#define SIEVE_MAX_SIZE	 ((Size) 2 * 1024 * 1024)
 #define FLAG_BITS		 16
 
 /* Parts of a partition: so many at most, by the hash bits that follow. */
@@ -119,8 +129,10 @@ struct EtlFilter
 	Partition *partitions; /* NULL: all is in the table */
 	int n_partitions;
 	int partition_shift;
-	uint64 *sieve; /* NULL: all is in the table, or in files */
-	uint64 sieve_mask;
+	bool to_files; /* rows that are added go to the partitions */
+
+	/* which hashes the source has, while rows go to partitions or if it pays */
+	EtlSieve sieve;
 };
 
 static void flush_source(EtlFilter *filter);
@@ -132,6 +144,7 @@ static void deliver_source(EtlFilter *filter);
 static bool keep_source(EtlFilter *filter, const EtlFilterRow *row);
 static void empty_table(EtlFilter *filter, Size limit);
 static void spool_add(EtlFilter *filter, const EtlFilterRow *row);
+static void make_sieve(EtlFilter *filter, Size size);
 static void start_partitions(EtlFilter *filter);
 static void spill_source(EtlFilter *filter, EtlFilterRow *row);
 static void spill_target(EtlFilter *filter, EtlFilterRow *row);
@@ -148,17 +161,10 @@ static void file_close(RowFile *file);
 /* ------------------------------------------------------------------ */
 /* Small parts of the inner loops										*/
 
-/* The word of the sieve for a hash, and its bit there. */
-static inline uint64 *
-sieve_word(const EtlFilter *filter, uint64 hash)
+static inline void
+sieve_add(EtlSieve *sieve, uint64 hash)
 {
-	return &filter->sieve[(hash >> 6) & filter->sieve_mask];
-}
-
-static inline uint64
-sieve_bit(uint64 hash)
-{
-	return UINT64CONST(1) << (hash & 63);
+	sieve->words[(hash >> 6) & sieve->mask] |= UINT64CONST(1) << (hash & 63);
 }
 
 /* Puts a row into the batch.  The batch must not be full. */
@@ -168,10 +174,10 @@ batch_add(EtlFilter *filter, uint64 hash, uint64 fingerprint, uint64 word)
 	const EtlFilterTable *table = &filter->table;
 	EtlFilterRow *row = &filter->batch[filter->n_batch++];
 
-	if (likely(filter->sieve == NULL))
+	if (likely(!filter->to_files))
 		etl_prefetch(&table->slots[etl_table_home(table, hash)]);
 	else
-		etl_prefetch(sieve_word(filter, hash));
+		etl_prefetch(&filter->sieve.words[(hash >> 6) & filter->sieve.mask]);
 	row->hash = hash;
 	row->fingerprint = fingerprint;
 	row->word = word;
@@ -234,15 +240,40 @@ etl_filter_add_source(EtlFilter *filter, uint64 hash, uint64 fingerprint,
 		flush_source(filter);
 }
 
-/* Says that all rows of the source have been added. */
+/*
+ * Says that all rows of the source have been added, and about how many the
+ * target has.
+ */
 void
-etl_filter_source_done(EtlFilter *filter)
+etl_filter_source_done(EtlFilter *filter, double target_rows)
 {
+	const EtlFilterTable *table = &filter->table;
+	Size size;
+
 	if (filter->phase != PHASE_SOURCE)
 		elog(ERROR, "merge filter has its source already");
 
 	flush_source(filter);
-	filter->phase = filter->partitions == NULL ? PHASE_TARGET : PHASE_SPILL;
+	filter->phase = filter->to_files ? PHASE_SPILL : PHASE_TARGET;
+
+	size = (Size) table->n_entries * SIEVE_ENTRY_BITS / BITS_PER_BYTE;
+	if (filter->to_files || size > SIEVE_MAX_SIZE ||
+		(double) table->n_entries * SIEVE_MIN_RATIO > target_rows)
+		return;
+	make_sieve(filter, pg_nextpower2_size_t(Max(size, sizeof(uint64))));
+	for (uint32 i = 0; i < table->n_entries; i++)
+		sieve_add(&filter->sieve, table->entries[i].hash);
+}
+
+/*
+ * The sieve for rows of the target: one whose hash does not pass need not be
+ * added, unless calls for absent rows are wanted, and its fingerprint does not
+ * matter.
+ */
+const EtlSieve *
+etl_filter_sieve(const EtlFilter *filter)
+{
+	return &filter->sieve;
 }
 
 /* Adds a row of the target, whose flags are those of the header. */
@@ -285,8 +316,9 @@ etl_filter_finish(EtlFilter *filter)
 	}
 	else
 	{
-		pfree(filter->sieve);
-		filter->sieve = NULL;
+		pfree(filter->sieve.words);
+		filter->sieve.words = NULL;
+		filter->to_files = false;
 		for (int i = 0; i < filter->n_partitions; i++)
 			finish_partition(filter, &filter->partitions[i]);
 	}
@@ -522,6 +554,16 @@ spool_add(EtlFilter *filter, const EtlFilterRow *row)
 	filter->spool[filter->n_spool++] = *row;
 }
 
+/* Makes an empty sieve, whose size is a power of two. */
+static void
+make_sieve(EtlFilter *filter, Size size)
+{
+	filter->sieve.words = MemoryContextAllocExtended(filter->context, size,
+													 MCXT_ALLOC_HUGE |
+														 MCXT_ALLOC_ZERO);
+	filter->sieve.mask = size / sizeof(uint64) - 1;
+}
+
 /* ------------------------------------------------------------------ */
 /* Partitions															*/
 
@@ -547,9 +589,8 @@ start_partitions(EtlFilter *filter)
 
 	sieve_size = Max(filter->memory, MIN_TABLE_MEMORY) / 4;
 	sieve_size = pg_prevpower2_size_t(sieve_size);
-	filter->sieve = MemoryContextAllocHuge(filter->context, sieve_size);
-	memset(filter->sieve, 0, sieve_size);
-	filter->sieve_mask = sieve_size / sizeof(uint64) - 1;
+	make_sieve(filter, sieve_size);
+	filter->to_files = true;
 
 	/* The first row of a hash must stay before the others. */
 	for (uint32 i = 0; i < filter->table.n_entries; i++)
@@ -579,7 +620,7 @@ start_partitions(EtlFilter *filter)
 static void
 spill_source(EtlFilter *filter, EtlFilterRow *row)
 {
-	*sieve_word(filter, row->hash) |= sieve_bit(row->hash);
+	sieve_add(&filter->sieve, row->hash);
 	file_write(filter, &partition_of(filter, row->hash)->source, row);
 }
 
@@ -587,7 +628,7 @@ spill_source(EtlFilter *filter, EtlFilterRow *row)
 static void
 spill_target(EtlFilter *filter, EtlFilterRow *row)
 {
-	if ((*sieve_word(filter, row->hash) & sieve_bit(row->hash)) == 0)
+	if (!etl_sieve_passes(&filter->sieve, row->hash))
 		match_row(filter, row, NULL);
 	else
 		file_write(filter, &partition_of(filter, row->hash)->target, row);

@@ -47,12 +47,28 @@ typedef struct EtlFilterCalls
 
 typedef struct EtlFilter EtlFilter;
 
+/* One bit for each of many hashes: clear if no source row has one of them. */
+typedef struct EtlSieve
+{
+	uint64 *words; /* NULL: there is none, any hash may be there */
+	uint64 mask;   /* number of words - 1 */
+} EtlSieve;
+
+/* May a source row have the hash? */
+static inline bool
+etl_sieve_passes(const EtlSieve *sieve, uint64 hash)
+{
+	return sieve->words == NULL ||
+		   (sieve->words[(hash >> 6) & sieve->mask] >> (hash & 63) & 1) != 0;
+}
+
 /* in merge_filter.c */
 extern EtlFilter *etl_filter_create(Size memory, const EtlFilterCalls *calls,
 									void *arg);
 extern void etl_filter_add_source(EtlFilter *filter, uint64 hash,
 								  uint64 fingerprint, uint64 address);
-extern void etl_filter_source_done(EtlFilter *filter);
+extern void etl_filter_source_done(EtlFilter *filter, double target_rows);
+extern const EtlSieve *etl_filter_sieve(const EtlFilter *filter);
 extern void etl_filter_add_target(EtlFilter *filter, uint64 hash,
 								  uint64 fingerprint, uint64 address, int flags);
 extern void etl_filter_finish(EtlFilter *filter);

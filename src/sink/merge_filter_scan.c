@@ -22,41 +22,38 @@
 #include "postgres.h"
 
 #include "access/tableam.h"
-#include "miscadmin.h"
 #include "executor/nodeHash.h"
+#include "miscadmin.h"
+#include "optimizer/plancat.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "sink/merge_filter.h"
 #include "sink/merge_group.h"
+#include "sink/merge_print.h"
 #include "sink/merge_private.h"
 #include "sink/merge_scd2.h"
-
-/* Detoasted values of so many target rows are kept until they are freed. */
-#define ROWS_PER_RESET 256
 
 typedef struct FilterScan
 {
 	EtlMerge *merge;
 	EtlScope *scope; /* or NULL */
 	EtlFilter *filter;
-	EtlGroups *groups; /* made for the first key that needs it */
-	uint64 seed;
-	int *compared; /* columns of the fingerprint */
-	int n_compared;
-	AttrNumber target_last; /* of the columns that are looked at */
+	EtlGroups *groups;	  /* made for the first key that needs it */
+	EtlPrint input_print; /* of rows that need not be made changes */
+	EtlPrint target_print;
+	const EtlSieve *sieve;
+	bool others_matter; /* rows of keys that the input lacks */
 	bool rescanning;
-	MemoryContext row_context;
-	int rows_since_reset;
 	TupleTableSlot *target_slot;
 	TupleTableSlot *input_slot;
 	EtlChange *change;
 } FilterScan;
 
-static void choose_columns(FilterScan *scan);
+static void read_input(FilterScan *scan);
 static void scan_target(FilterScan *scan);
+static bool add_input_row(void *arg, TupleTableSlot *slot);
 static void add_input(void *arg, EtlChange *change, TupleTableSlot *slot);
-static uint64 fingerprint(FilterScan *scan, Datum *values, bool *nulls);
 static void add_target(void *arg, TupleTableSlot *slot);
 static int target_flags(FilterScan *scan, const EtlStored *stored);
 static void get_stored(FilterScan *scan, uint64 address, EtlStored *stored);
@@ -92,20 +89,13 @@ etl_merge_by_scan(EtlMerge *merge, EtlScope *scope)
 
 	scan->merge = merge;
 	scan->scope = scope;
-	if (!pg_strong_random(&scan->seed, sizeof(scan->seed)))
-		elog(ERROR, "could not generate a random seed");
-	choose_columns(scan);
-	scan->row_context = AllocSetContextCreate(CurrentMemoryContext,
-											  "etl target rows",
-											  ALLOCSET_DEFAULT_SIZES);
 	scan->filter = etl_filter_create(get_hash_memory_limit(), &filter_calls,
 									 scan);
 	scan->target_slot = table_slot_create(merge->target, NULL);
 	scan->input_slot = etl_input_slot(merge);
 	scan->change = etl_change_create(merge);
 
-	etl_input_scan(merge, add_input, scan);
-	etl_filter_source_done(scan->filter);
+	read_input(scan);
 	if (scope != NULL)
 		etl_scope_done(scope);
 	scan_target(scan);
@@ -121,119 +111,127 @@ etl_merge_by_scan(EtlMerge *merge, EtlScope *scope)
 	}
 	ExecDropSingleTupleTableSlot(scan->target_slot);
 	ExecDropSingleTupleTableSlot(scan->input_slot);
-	MemoryContextDelete(scan->row_context);
 }
 
-/* Which columns make the fingerprint, and how far a row is to be read. */
+/* The rows of a scope have to be made changes. */
 static void
-choose_columns(FilterScan *scan)
+read_input(FilterScan *scan)
 {
 	EtlMerge *merge = scan->merge;
+	bool as_they_are;
+	BlockNumber pages;
+	double tuples;
+	double visible;
+	uint64 seed;
 
-	scan->compared = palloc(sizeof(int) * merge->natts);
-	for (int i = 0; i < merge->natts; i++)
-	{
-		switch (merge->columns[i].role)
-		{
-			case ETL_ROLE_TRACKED:
-			case ETL_ROLE_OVERWRITE:
-			case ETL_ROLE_SEQUENCE:
-				scan->compared[scan->n_compared++] = i;
-				break;
-			case ETL_ROLE_KEY:
-			case ETL_ROLE_VALID_FROM:
-			case ETL_ROLE_VALID_TO:
-				break;
-			default:
-				continue;
-		}
-		scan->target_last = i + 1;
-	}
-	for (int i = 0; i < merge->n_scope; i++)
-		scan->target_last = Max(scan->target_last, merge->scope[i] + 1);
+	if (!pg_strong_random(&seed, sizeof(seed)))
+		elog(ERROR, "could not generate a random seed");
+	etl_print_target(&scan->target_print, merge, seed);
+	as_they_are = etl_print_input(&scan->input_print, merge, seed) &&
+				  (scan->scope == NULL ||
+				   (merge->n_scope == 0 && merge->input.time == 0));
+	etl_input_scan(merge, as_they_are ? add_input_row : NULL, add_input, scan);
+	estimate_rel_size(merge->target, NULL, &pages, &tuples, &visible);
+	etl_filter_source_done(scan->filter, tuples);
 }
 
 static void
 scan_target(FilterScan *scan)
 {
-	etl_merge_writer_in_order(scan->merge->writer, true);
-	etl_heap_rows(scan->merge->target, GetActiveSnapshot(), add_target, scan);
+	EtlMerge *merge = scan->merge;
+
+	scan->sieve = etl_filter_sieve(scan->filter);
+	scan->others_matter = merge->absent != ETL_ABSENT_IGNORE ||
+						  merge->max_delete_fraction >= 0;
+	etl_merge_writer_in_order(merge->writer, true);
+	etl_heap_rows(merge->target, GetActiveSnapshot(), add_target, scan);
 }
 
 /* ------------------------------------------------------------------ */
 /* telling the filter                                                   */
+
+/* Takes a row of the input as it is, unless there is something about it. */
+static bool
+add_input_row(void *arg, TupleTableSlot *slot)
+{
+	FilterScan *scan = arg;
+	const EtlMergeInput *input = &scan->merge->input;
+	const EtlPrint *print = &scan->input_print;
+	Datum *values = slot->tts_values;
+	bool *nulls = slot->tts_isnull;
+	uint64 result;
+
+	slot_getsomeattrs(slot, print->last);
+	if (etl_print_lacks_key(print, nulls))
+		return false;
+	if (input->time != 0 &&
+		(nulls[input->time - 1] ||
+		 (print->has_time &&
+		  etl_merge_is_endless(scan->merge, values[input->time - 1]))))
+		return false;
+
+	result = etl_print_row(print, values, nulls);
+	if (input->is_delete != 0 && !nulls[input->is_delete - 1] &&
+		DatumGetBool(values[input->is_delete - 1]))
+		result = ~result; /* as no stored row has it */
+	etl_filter_add_source(scan->filter, etl_print_hash(print, values, nulls),
+						  result, etl_tid_address(&slot->tts_tid));
+	return true;
+}
 
 static void
 add_input(void *arg, EtlChange *change, TupleTableSlot *slot)
 {
 	FilterScan *scan = arg;
 	EtlMerge *merge = scan->merge;
-	uint64 print = fingerprint(scan, change->values, change->nulls);
+	uint64 print = etl_print_change(&scan->target_print, change);
 
-	if (merge->versioned && merge->input.time != 0)
-		print = etl_value_fingerprint(&merge->columns[merge->valid_from].ops,
-									  change->time, false, print);
 	if (change->is_delete)
-		print = ~print; /* as no stored row has it */
+		print = ~print;
 	if (scan->scope != NULL)
 		etl_scope_add(scan->scope, change);
 	etl_filter_add_source(scan->filter, etl_key_hash(merge, change->values),
 						  print, etl_input_address(merge, slot));
 }
 
-static uint64
-fingerprint(FilterScan *scan, Datum *values, bool *nulls)
-{
-	uint64 print = scan->seed;
-
-	for (int i = 0; i < scan->n_compared; i++)
-	{
-		int column = scan->compared[i];
-
-		print = etl_value_fingerprint(&scan->merge->columns[column].ops,
-									  values[column], nulls[column], print);
-	}
-	return print;
-}
-
+/*
+ * Rows of keys that the input lacks are most of a target that is much larger.
+ * Of such a row no more than the key is looked at, if that can be helped.
+ */
 static void
 add_target(void *arg, TupleTableSlot *slot)
 {
 	FilterScan *scan = arg;
-	EtlMerge *merge = scan->merge;
-	MemoryContext oldcontext = MemoryContextSwitchTo(scan->row_context);
+	const EtlPrint *print = &scan->target_print;
 	EtlStored stored;
-	uint64 print = 0;
+	uint64 hash;
+	uint64 result = 0;
+	bool known;
 	int flags;
 
-	if (++scan->rows_since_reset == ROWS_PER_RESET)
-	{
-		MemoryContextReset(scan->row_context);
-		scan->rows_since_reset = 0;
-	}
-	slot_getsomeattrs(slot, scan->target_last);
+	slot_getsomeattrs(slot, print->last_key);
 	stored.values = slot->tts_values;
 	stored.nulls = slot->tts_isnull;
 
 	/* A row without a key is no business of any merge. */
-	if (!etl_key_is_null(merge, stored.nulls))
+	if (etl_print_lacks_key(print, stored.nulls))
+		return;
+	hash = etl_print_hash(print, stored.values, stored.nulls);
+	known = etl_sieve_passes(scan->sieve, hash);
+	if (!known && !scan->others_matter)
+		return;
+
+	slot_getsomeattrs(slot, print->last);
+	flags = target_flags(scan, &stored);
+	if ((flags & ETL_FILTER_OPEN) != 0)
 	{
-		flags = target_flags(scan, &stored);
-		if (flags & ETL_FILTER_OPEN)
-		{
-			print = fingerprint(scan, stored.values, stored.nulls);
-			if (merge->versioned && merge->input.time != 0)
-				print = etl_value_fingerprint(&merge->columns[merge->valid_from].ops,
-											  stored.values[merge->valid_from],
-											  stored.nulls[merge->valid_from],
-											  print);
-			if (!scan->rescanning)
-				merge->counts.open++;
-		}
-		etl_filter_add_target(scan->filter, etl_key_hash(merge, stored.values),
-							  print, etl_tid_address(&slot->tts_tid), flags);
+		if (known)
+			result = etl_print_row(print, stored.values, stored.nulls);
+		if (!scan->rescanning)
+			scan->merge->counts.open++;
 	}
-	MemoryContextSwitchTo(oldcontext);
+	etl_filter_add_target(scan->filter, hash, result,
+						  etl_tid_address(&slot->tts_tid), flags);
 }
 
 /*

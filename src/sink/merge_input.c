@@ -28,6 +28,7 @@ typedef struct InputScan
 	EtlMerge *merge;
 	EtlChange *change;
 	MemoryContext row_context;
+	EtlSlotCall first;
 	EtlChangeCall call;
 	void *arg;
 } InputScan;
@@ -52,10 +53,12 @@ etl_change_create(EtlMerge *merge)
 
 /*
  * Gives each row of the input that has a key and a time to the call, in a
- * context that is reset after it.  Counts all rows that are read.
+ * context that is reset after it.  Counts all rows that are read.  A row that
+ * the first call takes as it is, by returning true, is not made a change; it
+ * must not take one that has no key or time.
  */
 void
-etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg)
+etl_input_scan(EtlMerge *merge, EtlSlotCall first, EtlChangeCall call, void *arg)
 {
 	InputScan scan;
 
@@ -64,6 +67,7 @@ etl_input_scan(EtlMerge *merge, EtlChangeCall call, void *arg)
 	scan.row_context = AllocSetContextCreate(CurrentMemoryContext,
 											 "etl input row",
 											 ALLOCSET_DEFAULT_SIZES);
+	scan.first = first;
 	scan.call = call;
 	scan.arg = arg;
 	if (merge->input.relation != NULL)
@@ -94,8 +98,14 @@ input_row(void *arg, TupleTableSlot *slot)
 	InputScan *scan = arg;
 	EtlMerge *merge = scan->merge;
 	EtlChange *change = scan->change;
-	MemoryContext oldcontext = MemoryContextSwitchTo(scan->row_context);
+	MemoryContext oldcontext;
 
+	if (scan->first != NULL && scan->first(scan->arg, slot))
+	{
+		merge->counts.read++;
+		return;
+	}
+	oldcontext = MemoryContextSwitchTo(scan->row_context);
 	etl_input_convert(merge, slot, change);
 	if (change->is_new)
 		change->number = ++merge->counts.read;
@@ -198,6 +208,8 @@ settle_unfit(EtlMerge *merge, EtlChange *change)
 
 	if (merge->null_keys == ETL_NULL_KEYS_DEAD_LETTER)
 	{
+		if (name == NULL)
+			merge->counts.untimed++;
 		etl_merge_reject(merge, change,
 						 endless && name == NULL ? ETL_CATEGORY_OTHER :
 												   ETL_CATEGORY_NOT_NULL,

@@ -59,7 +59,7 @@ extern void etl_merge_by_probe(EtlMerge *merge, EtlProbe *probe);
 static inline uint64
 etl_key_hash(EtlMerge *merge, Datum *values)
 {
-	uint64 hash = UINT64CONST(0x9e3779b97f4a7c15);
+	uint64 hash = ETL_KEY_SEED;
 
 	for (int i = 0; i < merge->n_keys; i++)
 		hash = etl_value_hash(&merge->columns[merge->keys[i]].ops,

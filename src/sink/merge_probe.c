@@ -16,7 +16,9 @@
  * Bloom filter tells) join the groups.
  *
  * Invariants:
- *	- Nothing is written while the scan is open: the writer queues.
+ *	- What is written while the scan is open has new places and a later
+ *	  command, so that the scan's snapshot does not see it; and no later probe
+ *	  looks for the same key.
  *	- The scan keeps memory of its own from one probe to the next, so that it
  *	  runs in the probe's context, never in that of a group.
  *
@@ -227,7 +229,7 @@ etl_merge_by_probe(EtlMerge *merge, EtlProbe *probe)
 	probe->groups = etl_groups_create_ordered(merge, probe->columns,
 											  merge->n_keys);
 	probe->hashes = bloom_create((int64) Max(probe->limit, 1000), work_mem, 0);
-	etl_input_scan(merge, add_input, probe);
+	etl_input_scan(merge, NULL, add_input, probe);
 
 	if (probe->n_changes > probe->limit)
 		read_all(probe);
@@ -238,7 +240,11 @@ etl_merge_by_probe(EtlMerge *merge, EtlProbe *probe)
 	probe->slot = table_slot_create(merge->target, NULL);
 	probe->scan = etl_index_beginscan(merge->target, probe->index,
 									  GetActiveSnapshot(), merge->n_keys);
+
+	/* A row is written while its page is at hand; no other key's is read. */
+	etl_merge_writer_in_order(merge->writer, !probe->all_read);
 	etl_groups_each(probe->groups, decide_group, probe);
+	etl_merge_writer_in_order(merge->writer, false);
 	index_endscan(probe->scan);
 	ExecDropSingleTupleTableSlot(probe->slot);
 

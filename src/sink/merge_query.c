@@ -62,7 +62,7 @@ etl_merge_by_query(EtlMerge *merge, EtlScope *scope)
 											 "etl target row",
 											 ALLOCSET_DEFAULT_SIZES);
 
-	etl_input_scan(merge, add_input, &scan);
+	etl_input_scan(merge, NULL, add_input, &scan);
 	if (scope != NULL)
 		etl_scope_done(scope);
 	query.text = target_query(&scan);

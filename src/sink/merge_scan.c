@@ -14,7 +14,7 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
+#include "access/relation.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
@@ -43,7 +43,7 @@
 #define PROBE_SLACK 2
 
 static EtlProbe *open_probe(EtlMerge *merge, EtlScope *scope);
-static bool table_is_stale(Relation table, Snapshot latest, Snapshot ours);
+static bool has_changed(Relation rel, Snapshot latest, Snapshot ours);
 static bool snapshots_agree(Snapshot a, Snapshot b);
 
 /* Reads both sides and has each key decided. */
@@ -93,37 +93,33 @@ open_probe(EtlMerge *merge, EtlScope *scope)
  * A transaction that keeps its snapshot does not see what others have
  * committed since, and would merge into rows that are no longer there.  What
  * ordinary statements find out row by row is found out here for the whole
- * table and its children: we hold a lock that keeps writers out, so they cannot
- * change any more.
+ * table: we hold a lock that keeps writers out, so it cannot change any more.
  */
 void
 etl_merge_refuse_stale_snapshot(Relation target)
 {
 	Snapshot latest = RegisterSnapshot(GetLatestSnapshot());
 	Snapshot ours = GetActiveSnapshot();
+	List *children;
 	bool stale = false;
-	List *tables;
 	ListCell *lc;
 
-	if (snapshots_agree(latest, ours) ||
-		(target->rd_rel->relkind != RELKIND_RELATION &&
-		 target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE))
+	if (snapshots_agree(latest, ours))
 	{
 		UnregisterSnapshot(latest);
 		return;
 	}
 
-	tables = find_all_inheritors(RelationGetRelid(target), AccessShareLock,
-								 NULL);
-	foreach(lc, tables)
+	/* the caller has locked them */
+	children = find_all_inheritors(RelationGetRelid(target), NoLock, NULL);
+	foreach(lc, children)
 	{
-		Relation table = table_open(lfirst_oid(lc), NoLock);
+		Relation rel = relation_open(lfirst_oid(lc), AccessShareLock);
 
-		if (!stale && table->rd_rel->relkind == RELKIND_RELATION)
-			stale = table_is_stale(table, latest, ours);
-		table_close(table, NoLock);
+		if (!stale && rel->rd_rel->relkind == RELKIND_RELATION)
+			stale = has_changed(rel, latest, ours);
+		relation_close(rel, NoLock);
 	}
-	list_free(tables);
 	UnregisterSnapshot(latest);
 	if (stale)
 		ereport(ERROR,
@@ -134,23 +130,23 @@ etl_merge_refuse_stale_snapshot(Relation target)
 				 errhint("The transaction might succeed if retried.")));
 }
 
-/* Is there a row that one of two snapshots sees and the other does not? */
+/* Does a table look different in two snapshots? */
 static bool
-table_is_stale(Relation table, Snapshot latest, Snapshot ours)
+has_changed(Relation rel, Snapshot latest, Snapshot ours)
 {
-	TupleTableSlot *slot = table_slot_create(table, NULL);
-	TableScanDesc scan = table_beginscan(table, SnapshotAny, 0, NULL);
-	bool stale = false;
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, SnapshotAny, 0, NULL);
+	bool changed = false;
 
-	while (!stale && table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	while (!changed && table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
-		stale = table_tuple_satisfies_snapshot(table, slot, latest) !=
-				table_tuple_satisfies_snapshot(table, slot, ours);
+		changed = table_tuple_satisfies_snapshot(rel, slot, latest) !=
+				  table_tuple_satisfies_snapshot(rel, slot, ours);
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
-	return stale;
+	return changed;
 }
 
 /* Has nothing been committed between two snapshots? */

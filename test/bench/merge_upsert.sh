@@ -183,7 +183,7 @@ line 1000000 100 pkey 'snapshot 0.1+0 %' diff_tid merge
 line 1000000 100 pkey 'snapshot 1+0 %' diff_tid merge
 line 1000000 100 pkey 'snapshot 5+1 %' diff_tid merge
 line 1000000 100 pkey 'snapshot 20+0 %' diff_tid merge
-line 1000000 100 pkey 'snapshot 100+0 %' diff_tid merge
+line 1000000 100 pkey 'snapshot 100+0 %' merge on_conflict_where
 line 1000000 100 pkey 'batch 50k' lookup_merge merge
 line 1000000 85 pkey 'snapshot 5+1 %' diff_tid merge
 line 1000000 85 pkey 'batch 50k' lookup_merge merge

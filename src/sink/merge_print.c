@@ -1,0 +1,142 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge_print.c
+ *	  What a filter is told of a row: the hash of its key, and a fingerprint
+ *	  of all that is compared.
+ *
+ * Both sides must come to the same numbers, whether the values are taken from
+ * a row of the target, from one of the input as it lies in its heap, or from
+ * a change: the same columns in the order of the target, with its types.
+ *
+ * Takes no locks.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "sink/merge_print.h"
+
+static void create(EtlPrint *print, EtlMerge *merge, uint64 seed);
+static void see(EtlPrint *print, AttrNumber attnum);
+static void add_key(EtlPrint *print, EtlMerge *merge, int column,
+					AttrNumber attnum);
+static void add_compared(EtlPrint *print, EtlMerge *merge, int column,
+						 AttrNumber attnum);
+static bool is_compared(const EtlMergeColumn *column);
+
+/* For rows of the target. */
+void
+etl_print_target(EtlPrint *print, EtlMerge *merge, uint64 seed)
+{
+	create(print, merge, seed);
+	for (int i = 0; i < merge->n_keys; i++)
+		add_key(print, merge, merge->keys[i], merge->keys[i] + 1);
+	for (int i = 0; i < merge->natts; i++)
+		if (is_compared(&merge->columns[i]))
+			add_compared(print, merge, i, i + 1);
+	if (print->has_time)
+		add_compared(print, merge, merge->valid_from, merge->valid_from + 1);
+	if (merge->versioned)
+	{
+		see(print, merge->valid_from + 1);
+		see(print, merge->valid_to + 1);
+	}
+}
+
+/*
+ * For rows of the input as they are.  Returns false if they have to be made
+ * changes first, each of them.
+ */
+bool
+etl_print_input(EtlPrint *print, EtlMerge *merge, uint64 seed)
+{
+	const EtlMergeInput *input = &merge->input;
+
+	if (input->relation == NULL || OidIsValid(input->time_fit.fn_oid) ||
+		input->tombstone != 0 || input->is_new != 0 || input->number != 0)
+		return false;
+	for (int i = 0; i < merge->natts; i++)
+	{
+		const EtlMergeColumn *column = &merge->columns[i];
+
+		if (column->typmod >= 0 || column->assign != NULL)
+			return false;
+		if (column->input == 0 &&
+			(is_compared(column) || column->role == ETL_ROLE_KEY))
+			return false;
+	}
+
+	create(print, merge, seed);
+	for (int i = 0; i < merge->n_keys; i++)
+		add_key(print, merge, merge->keys[i],
+				merge->columns[merge->keys[i]].input);
+	for (int i = 0; i < merge->natts; i++)
+		if (is_compared(&merge->columns[i]))
+			add_compared(print, merge, i, merge->columns[i].input);
+	if (print->has_time)
+		add_compared(print, merge, merge->valid_from, input->time);
+	see(print, input->time);
+	see(print, input->is_delete);
+	return true;
+}
+
+/* The fingerprint of a change, with the target's print. */
+uint64
+etl_print_change(const EtlPrint *print, const EtlChange *change)
+{
+	const EtlRowColumn *compared = print->compared;
+	int n_columns = print->n_compared - (print->has_time ? 1 : 0);
+	uint64 result = etl_row_fingerprint(compared, n_columns, change->values,
+										change->nulls, print->seed);
+
+	if (print->has_time)
+		result = etl_value_fingerprint(compared[n_columns].ops, change->time,
+									   change->no_time, result);
+	return result;
+}
+
+static void
+create(EtlPrint *print, EtlMerge *merge, uint64 seed)
+{
+	memset(print, 0, sizeof(EtlPrint));
+	print->keys = palloc(sizeof(EtlRowColumn) * merge->n_keys);
+	print->compared = palloc(sizeof(EtlRowColumn) * (merge->natts + 1));
+	print->has_time = merge->versioned && merge->input.time != 0;
+	print->seed = seed;
+}
+
+/* A column has to be read. */
+static void
+see(EtlPrint *print, AttrNumber attnum)
+{
+	print->last = Max(print->last, attnum);
+}
+
+static void
+add_key(EtlPrint *print, EtlMerge *merge, int column, AttrNumber attnum)
+{
+	EtlRowColumn *key = &print->keys[print->n_keys++];
+
+	key->position = attnum - 1;
+	key->ops = &merge->columns[column].ops;
+	print->last_key = Max(print->last_key, attnum);
+	see(print, attnum);
+}
+
+static void
+add_compared(EtlPrint *print, EtlMerge *merge, int column, AttrNumber attnum)
+{
+	EtlRowColumn *compared = &print->compared[print->n_compared++];
+
+	compared->position = attnum - 1;
+	compared->ops = &merge->columns[column].ops;
+	see(print, attnum);
+}
+
+static bool
+is_compared(const EtlMergeColumn *column)
+{
+	return column->role == ETL_ROLE_TRACKED ||
+		   column->role == ETL_ROLE_OVERWRITE ||
+		   column->role == ETL_ROLE_SEQUENCE;
+}
