@@ -379,6 +379,11 @@ TRUNCATE d;
 INSERT INTO d VALUES (1, 'a', 10, NULL, true);
 SELECT scd2('d', 's', $$sequence_by => 'at', delete_when => 'sneak(k + 10)'$$);
 SELECT * FROM d ORDER BY k, valid_from;
+-- One that changes a row of the target that the merge is to change, too.
+CREATE FUNCTION meddle(k int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN UPDATE d SET v = 'meddled' WHERE d.k = meddle.k; RETURN false; END $$;
+UPDATE s SET v = v || '?', at = 30;
+SELECT scd2('d', 's', $$sequence_by => 'at', delete_when => 'meddle(k)'$$);
+SELECT * FROM d ORDER BY k, valid_from;
 CREATE VIEW mirror AS SELECT k, v || '!' AS v, valid_from + 5 AS at FROM d WHERE is_current AND v IS NOT NULL;
 SELECT scd2('d', 'mirror', $$sequence_by => 'at'$$);
 SELECT lines('d');

@@ -262,6 +262,14 @@ SET ROLE etl_test_loader;
 SELECT merge($$'shared.d', 'del_src', '{id}', sequence_by => 'ver', delete_when => 'op = ''u'''$$);
 RESET ROLE;
 SELECT id, ver FROM shared.d_tombstones;
+
+-- A tombstone that row security hides would not keep its key away.
+ALTER TABLE shared.d_tombstones ENABLE ROW LEVEL SECURITY;
+CREATE POLICY none ON shared.d_tombstones USING (false) WITH CHECK (true);
+GRANT ALL ON shared.d_tombstones TO etl_test_loader;
+SET ROLE etl_test_loader;
+SELECT merge($$'shared.d', 'del_src', '{id}', sequence_by => 'ver', delete_when => 'op = ''u'''$$);
+RESET ROLE;
 DROP OWNED BY etl_test_owner, etl_test_loader, etl_test_stranger;
 DROP SCHEMA shared CASCADE;
 DROP ROLE etl_test_owner, etl_test_loader, etl_test_stranger;

@@ -20,7 +20,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rls.h"
 #include "utils/typcache.h"
 
 #include "flow/change_log.h"
@@ -352,14 +351,8 @@ has_own_column(Relation rel, const char *name, Oid type)
 static void
 refuse_policies(Oid relid)
 {
-	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("row security hides rows of \"%s\" from you",
-						get_rel_name(relid)),
-				 errdetail("A change log needs all of them."),
-				 errhint("Merge as its owner or as a role with BYPASSRLS, or use %s.",
-						 etl_change_log_companion.without)));
+	etl_companion_refuse_policies(&etl_change_log_companion, relid,
+								  "A change log needs all of them.");
 }
 
 static EtlMergeColumn *

@@ -28,6 +28,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 
 #include "flow/companion.h"
@@ -157,6 +158,21 @@ etl_companion_check_owner(const EtlCompanion *companion, Relation rel,
 					 quote_identifier(
 						 GetUserNameFromId(target->rd_rel->relowner, false)),
 					 companion->without)));
+}
+
+/* Row security of a relation must not hide rows: detail says why. */
+void
+etl_companion_refuse_policies(const EtlCompanion *companion, Oid relid,
+							  const char *detail)
+{
+	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("row security hides rows of \"%s\" from you",
+						get_rel_name(relid)),
+				 errdetail_internal("%s", detail),
+				 errhint("Merge as its owner or as a role with BYPASSRLS, or use %s.",
+						 companion->without)));
 }
 
 /* Has a table a column of the same name and type as this one? */

@@ -36,6 +36,8 @@ extern void etl_companion_append_column(StringInfo sql, Relation target,
 extern void etl_companion_command(const char *sql);
 extern void etl_companion_check_owner(const EtlCompanion *companion,
 									  Relation rel, Relation target);
+extern void etl_companion_refuse_policies(const EtlCompanion *companion,
+										  Oid relid, const char *detail);
 extern bool etl_companion_has_column(Relation rel, Relation target, int column);
 extern void etl_append_collation(StringInfo sql, Oid collation);
 

@@ -23,12 +23,14 @@
 #include "access/genam.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/typcache.h"
 
 #include "flow/companion.h"
@@ -239,6 +241,15 @@ check_table(EtlMerge *merge, const Tombstones *tombs, Oid relid)
 						   tombs->deleted_at, tombs->run_id),
 				 errhint(
 					 "Rename it, drop it if it was made for other keys, or use keep_tombstones => false.")));
+	etl_companion_refuse_policies(&companion, relid,
+								  "Stale rows would bring back the keys whose tombstones you do not see.");
+	if (IsolationUsesXactSnapshot())
+	{
+		CommandCounterIncrement();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		etl_merge_refuse_stale_snapshot(rel);
+		PopActiveSnapshot();
+	}
 	relation_close(rel, NoLock);
 }
 

@@ -126,8 +126,14 @@ etl_merge_heap_edit(EtlMergeHeap *heap, EtlEditStep step, ItemPointer tid,
 										step == ETL_STEP_GROW_TIMES);
 	MemoryContext oldcontext;
 
-	/* Changing rows while the scan that finds them goes on must not show. */
-	lane->estate->es_output_cid = GetCurrentCommandId(true);
+	/*
+	 * Changing rows while the scan that finds them goes on must not show.  As
+	 * far as they are concerned all of the merge is the command that its
+	 * snapshot was taken for: a row that a function has changed since then
+	 * counts as changed meanwhile.
+	 */
+	(void) GetCurrentCommandId(true);
+	lane->estate->es_output_cid = GetActiveSnapshot()->curcid;
 	ResetPerTupleExprContext(lane->estate);
 	oldcontext = MemoryContextSwitchTo(GetPerTupleMemoryContext(lane->estate));
 	if (step == ETL_STEP_DELETE)
