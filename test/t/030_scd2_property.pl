@@ -20,7 +20,7 @@ my $seed = $ENV{SEED} // 2030;
 
 Merge::known($node);
 Merge::run($node, 'scd2', $seed, 120);
-Merge::run($node, 'log', $seed + 1, 40);
+Merge::run($node, 'log', $seed + 1, 200);
 Merge::run($node, 'upsert', $seed + 2, 60);
 
 $node->stop;
