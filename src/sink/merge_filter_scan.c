@@ -32,7 +32,6 @@
 #include "sink/merge_group.h"
 #include "sink/merge_print.h"
 #include "sink/merge_private.h"
-#include "sink/merge_scd2.h"
 
 typedef struct FilterScan
 {
@@ -42,8 +41,6 @@ typedef struct FilterScan
 	EtlGroups *groups;	  /* made for the first key that needs it */
 	EtlPrint input_print; /* of rows that need not be made changes */
 	EtlPrint target_print;
-	const EtlSieve *sieve;
-	bool others_matter; /* rows of keys that the input lacks */
 	bool rescanning;
 	TupleTableSlot *target_slot;
 	TupleTableSlot *input_slot;
@@ -55,7 +52,6 @@ static void scan_target(FilterScan *scan);
 static bool add_input_row(void *arg, TupleTableSlot *slot);
 static void add_input(void *arg, EtlChange *change, TupleTableSlot *slot);
 static void add_target(void *arg, TupleTableSlot *slot);
-static int target_flags(FilterScan *scan, const EtlStored *stored);
 static void get_stored(FilterScan *scan, uint64 address, EtlStored *stored);
 static void get_change(FilterScan *scan, uint64 address);
 static bool same_key(EtlMerge *merge, const EtlStored *stored,
@@ -141,9 +137,9 @@ scan_target(FilterScan *scan)
 {
 	EtlMerge *merge = scan->merge;
 
-	scan->sieve = etl_filter_sieve(scan->filter);
-	scan->others_matter = merge->absent != ETL_ABSENT_IGNORE ||
-						  merge->max_delete_fraction >= 0;
+	scan->target_print.sieve = etl_filter_sieve(scan->filter);
+	scan->target_print.others_matter = merge->absent != ETL_ABSENT_IGNORE ||
+									   merge->max_delete_fraction >= 0;
 	etl_merge_writer_in_order(merge->writer, true);
 	etl_heap_rows(merge->target, GetActiveSnapshot(), add_target, scan);
 }
@@ -156,27 +152,12 @@ static bool
 add_input_row(void *arg, TupleTableSlot *slot)
 {
 	FilterScan *scan = arg;
-	const EtlMergeInput *input = &scan->merge->input;
-	const EtlPrint *print = &scan->input_print;
-	Datum *values = slot->tts_values;
-	bool *nulls = slot->tts_isnull;
-	uint64 result;
+	EtlFilterRow row;
 
-	slot_getsomeattrs(slot, print->last);
-	if (etl_print_lacks_key(print, nulls))
+	if (!etl_print_input_row(&scan->input_print, slot, &row))
 		return false;
-	if (input->time != 0 &&
-		(nulls[input->time - 1] ||
-		 (print->has_time &&
-		  etl_merge_is_endless(scan->merge, values[input->time - 1]))))
-		return false;
-
-	result = etl_print_row(print, values, nulls);
-	if (input->is_delete != 0 && !nulls[input->is_delete - 1] &&
-		DatumGetBool(values[input->is_delete - 1]))
-		result = ~result; /* as no stored row has it */
-	etl_filter_add_source(scan->filter, etl_print_hash(print, values, nulls),
-						  result, etl_tid_address(&slot->tts_tid));
+	etl_filter_add_source(scan->filter, row.hash, row.fingerprint,
+						  row.word >> 16);
 	return true;
 }
 
@@ -195,66 +176,20 @@ add_input(void *arg, EtlChange *change, TupleTableSlot *slot)
 						  print, etl_input_address(merge, slot));
 }
 
-/*
- * Rows of keys that the input lacks are most of a target that is much larger.
- * Of such a row no more than the key is looked at, if that can be helped.
- */
 static void
 add_target(void *arg, TupleTableSlot *slot)
 {
 	FilterScan *scan = arg;
-	const EtlPrint *print = &scan->target_print;
-	EtlStored stored;
-	uint64 hash;
-	uint64 result = 0;
-	bool known;
+	EtlFilterRow row;
 	int flags;
 
-	slot_getsomeattrs(slot, print->last_key);
-	stored.values = slot->tts_values;
-	stored.nulls = slot->tts_isnull;
-
-	/* A row without a key is no business of any merge. */
-	if (etl_print_lacks_key(print, stored.nulls))
+	if (!etl_print_target_row(&scan->target_print, slot, &row))
 		return;
-	hash = etl_print_hash(print, stored.values, stored.nulls);
-	known = etl_sieve_passes(scan->sieve, hash);
-	if (!known && !scan->others_matter)
-		return;
-
-	slot_getsomeattrs(slot, print->last);
-	flags = target_flags(scan, &stored);
-	if ((flags & ETL_FILTER_OPEN) != 0)
-	{
-		if (known)
-			result = etl_print_row(print, stored.values, stored.nulls);
-		if (!scan->rescanning)
-			scan->merge->counts.open++;
-	}
-	etl_filter_add_target(scan->filter, hash, result,
-						  etl_tid_address(&slot->tts_tid), flags);
-}
-
-/*
- * A version that starts after the one time at which all rows take effect
- * needs a closer look, even if it equals the row that came: another version
- * was valid at that time.
- */
-static int
-target_flags(FilterScan *scan, const EtlStored *stored)
-{
-	EtlMerge *merge = scan->merge;
-
-	if (!merge->versioned)
-		return ETL_FILTER_OPEN;
-	if (!etl_stored_is_open(merge, stored))
-		return 0;
-	if (stored->nulls[merge->valid_from] ||
-		(merge->input.time == 0 &&
-		 etl_time_compare(merge, stored->values[merge->valid_from],
-						  merge->effective_at) > 0))
-		return ETL_FILTER_OPEN | ETL_FILTER_TOUCH;
-	return ETL_FILTER_OPEN;
+	flags = (int) (row.word & 0xffff);
+	if ((flags & ETL_FILTER_OPEN) != 0 && !scan->rescanning)
+		scan->merge->counts.open++;
+	etl_filter_add_target(scan->filter, row.hash, row.fingerprint,
+						  row.word >> 16, flags);
 }
 
 /* ------------------------------------------------------------------ */

@@ -9,6 +9,8 @@
 #define ETL_MERGE_PRINT_H
 
 #include "sink/merge.h"
+#include "sink/merge_filter.h"
+#include "sink/merge_table.h"
 
 /*
  * Where the key and all that is compared lie in the rows of one side.  With a
@@ -25,44 +27,20 @@ typedef struct EtlPrint
 	bool has_time;
 	AttrNumber last; /* of all that is looked at */
 	uint64 seed;
+	EtlMerge *merge;
+
+	/* for rows of the target, to be set by whoever uses it */
+	const EtlSieve *sieve;
+	bool others_matter; /* rows of keys that the input lacks */
 } EtlPrint;
 
 /* in merge_print.c */
 extern void etl_print_target(EtlPrint *print, EtlMerge *merge, uint64 seed);
 extern bool etl_print_input(EtlPrint *print, EtlMerge *merge, uint64 seed);
+extern bool etl_print_input_row(const EtlPrint *print, TupleTableSlot *slot,
+								EtlFilterRow *row);
+extern bool etl_print_target_row(const EtlPrint *print, TupleTableSlot *slot,
+								 EtlFilterRow *row);
 extern uint64 etl_print_change(const EtlPrint *print, const EtlChange *change);
-
-/* Does a row whose key has been read lack a part of it? */
-static inline bool
-etl_print_lacks_key(const EtlPrint *print, const bool *nulls)
-{
-	for (int i = 0; i < print->n_keys; i++)
-		if (nulls[print->keys[i].position])
-			return true;
-	return false;
-}
-
-static inline uint64
-etl_print_hash(const EtlPrint *print, const Datum *values, const bool *nulls)
-{
-	return etl_row_hash(print->keys, print->n_keys, values, nulls, ETL_KEY_SEED);
-}
-
-/*
- * The key is part of the fingerprint: rows of equal content would have no
- * more than the other hash to tell their keys apart, and that has no seed.
- */
-static inline uint64
-etl_print_key(const EtlPrint *print, const Datum *values, const bool *nulls)
-{
-	return etl_row_hash(print->keys, print->n_keys, values, nulls, print->seed);
-}
-
-static inline uint64
-etl_print_row(const EtlPrint *print, const Datum *values, const bool *nulls)
-{
-	return etl_row_fingerprint(print->compared, print->n_compared, values,
-							   nulls, etl_print_key(print, values, nulls));
-}
 
 #endif /* ETL_MERGE_PRINT_H */
