@@ -44,18 +44,17 @@ void
 etl_change_log_open(EtlChangeLog *log)
 {
 	Relation target = log->merge->target;
-	const char *relname = etl_companion_relname(&etl_change_log_companion,
-												target);
-	Oid schema = RelationGetNamespace(target);
 
-	log->relid = get_relname_relid(relname, schema);
+	log->relid = etl_companion_find(&etl_change_log_companion, target,
+									RowExclusiveLock);
 	if (OidIsValid(log->relid))
 	{
 		check_log(log);
 		return;
 	}
 	create_log(log);
-	log->relid = get_relname_relid(relname, schema);
+	log->relid = etl_companion_find(&etl_change_log_companion, target,
+									RowExclusiveLock);
 	seed_log(log);
 }
 
@@ -276,7 +275,7 @@ is_open_condition(EtlChangeLog *log)
 static void
 check_log(EtlChangeLog *log)
 {
-	Relation rel = relation_open(log->relid, RowExclusiveLock);
+	Relation rel = relation_open(log->relid, NoLock);
 	const char *flaw;
 
 	etl_companion_check_owner(&etl_change_log_companion, rel,

@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "commands/defrem.h"
 #include "common/hashfn.h"
@@ -59,6 +60,21 @@ etl_companion_name(const EtlCompanion *companion, Relation target)
 	return quote_qualified_identifier(get_namespace_name(
 										  RelationGetNamespace(target)),
 									  etl_companion_relname(companion, target));
+}
+
+/*
+ * The table, locked so that it keeps its name until commit; InvalidOid if
+ * there is none.
+ */
+Oid
+etl_companion_find(const EtlCompanion *companion, Relation target,
+				   LOCKMODE lockmode)
+{
+	char *schema = get_namespace_name(RelationGetNamespace(target));
+	RangeVar *name = makeRangeVar(schema,
+								  etl_companion_relname(companion, target), -1);
+
+	return RangeVarGetRelid(name, lockmode, true);
 }
 
 /*

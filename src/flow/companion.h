@@ -25,6 +25,8 @@ typedef bool (*EtlCompanionTakes)(const EtlMerge *merge, int column);
 /* in companion.c */
 extern char *etl_companion_relname(const EtlCompanion *companion,
 								   Relation target);
+extern Oid etl_companion_find(const EtlCompanion *companion, Relation target,
+							  LOCKMODE lockmode);
 extern char *etl_companion_name(const EtlCompanion *companion, Relation target);
 extern const char *etl_companion_own_column(const EtlMerge *merge,
 											const char *name,

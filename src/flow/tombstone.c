@@ -72,9 +72,7 @@ static char *build_statement(EtlMerge *merge, const Tombstones *tombs);
 const char *
 etl_tombstones_open(EtlMerge *merge, bool create)
 {
-	Oid relid = get_relname_relid(etl_companion_relname(&companion,
-														merge->target),
-								  RelationGetNamespace(merge->target));
+	Oid relid = etl_companion_find(&companion, merge->target, AccessShareLock);
 	Tombstones *tombs;
 
 	if (!OidIsValid(relid) && !create)
@@ -226,7 +224,7 @@ create_table(EtlMerge *merge, Tombstones *tombs)
 static void
 check_table(EtlMerge *merge, const Tombstones *tombs, Oid relid)
 {
-	Relation rel = relation_open(relid, AccessShareLock);
+	Relation rel = relation_open(relid, NoLock);
 
 	etl_companion_check_owner(&companion, rel, merge->target);
 	if ((rel->rd_rel->relkind != RELKIND_RELATION &&
