@@ -16,7 +16,6 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "catalog/catalog.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_inherits.h"
@@ -171,30 +170,7 @@ open_target(Oid relid)
 {
 	Relation target = open_existing(relid, AccessShareLock);
 
-	switch (target->rd_rel->relkind)
-	{
-		case RELKIND_RELATION:
-		case RELKIND_PARTITIONED_TABLE:
-		case RELKIND_FOREIGN_TABLE:
-		case RELKIND_VIEW:
-			break;
-		default:
-			ereport(ERROR,
-					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-					 errmsg("cannot merge into \"%s\"",
-							RelationGetRelationName(target)),
-					 errdetail_relkind_not_supported(target->rd_rel->relkind),
-					 errhint(
-						 "The target must be a table, a foreign table or an updatable view.")));
-	}
-	if (!allowSystemTableMods && IsSystemRelation(target))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("permission denied: \"%s\" is a system catalog",
-							   RelationGetRelationName(target))));
-	if (RELATION_IS_OTHER_TEMP(target))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot access temporary tables of other sessions")));
+	etl_sink_check_kind(target);
 	check_may_write(target);
 	relation_close(target, AccessShareLock);
 

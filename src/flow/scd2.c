@@ -10,11 +10,9 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/date.h"
-
-#include "catalog/pg_type.h"
 #include "utils/builtins.h"
 
 #include "etl_patterns.h"

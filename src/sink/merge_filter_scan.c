@@ -3,10 +3,10 @@
  * merge_filter_scan.c
  *	  Merging by reading both sides once.
  *
- * The filter (merge_filter.c) is told the hash of the key and a fingerprint
- * of the key and all compared columns of each row.  Rows of equal hash and fingerprint,
- * 128 bits in all and seeded at random, are unchanged and never looked at
- * again.  The others are fetched and decided with their values at hand: a
+ * The filter (merge_filter.c) is told the hash of each row's key, and a
+ * fingerprint of its key and all compared columns, which is seeded at random.
+ * Rows that are equal in both, 128 bits in all, are unchanged and never looked
+ * at again.  The others are fetched and decided with their values at hand: a
  * pair of a changed row and the open one, a row of a new key, an absent key;
  * or, where that is not enough, with all the rows of the key brought together
  * by merge_group.c.
@@ -66,7 +66,6 @@ static EtlGroups *get_groups(FilterScan *scan);
 static void group_source(void *arg, uint64 hash, uint64 source);
 static void group_target(void *arg, uint64 hash, uint64 target);
 static void rescan(void *arg);
-static void decide_group(EtlMerge *merge, EtlGroup *group, void *arg);
 
 static const EtlFilterCalls filter_calls = {
 	.pair = settle_pair,
@@ -103,7 +102,7 @@ etl_merge_by_scan(EtlMerge *merge, EtlScope *scope)
 
 	if (scan->groups != NULL)
 	{
-		etl_groups_each(scan->groups, decide_group, NULL);
+		etl_groups_decide(scan->groups);
 		etl_groups_free(scan->groups);
 	}
 	ExecDropSingleTupleTableSlot(scan->target_slot);
@@ -228,16 +227,9 @@ static bool
 same_key(EtlMerge *merge, const EtlStored *stored, const EtlChange *change)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(merge->group_context);
-	bool same = true;
+	bool same = etl_key_equal(merge, stored->values, stored->nulls,
+							  change->values, change->nulls);
 
-	for (int i = 0; i < merge->n_keys && same; i++)
-	{
-		int column = merge->keys[i];
-
-		same = etl_value_equal(&merge->columns[column].ops,
-							   stored->values[column], stored->nulls[column],
-							   change->values[column], change->nulls[column]);
-	}
 	MemoryContextSwitchTo(oldcontext);
 	return same;
 }
@@ -392,15 +384,4 @@ rescan(void *arg)
 	scan->rescanning = true;
 	etl_heap_rows(scan->merge->target, GetActiveSnapshot(), add_target, scan);
 	scan->rescanning = false;
-}
-
-/*
- * Keys of one hash come apart here; one that has no change is just a key that
- * hashes like another, and is absent if that counts.
- */
-static void
-decide_group(EtlMerge *merge, EtlGroup *group, void *arg)
-{
-	if (group->n_changes > 0 || merge->absent != ETL_ABSENT_IGNORE)
-		merge->decide(merge, group);
 }

@@ -28,6 +28,8 @@
 #include "utils/tuplesort.h"
 #include "utils/typcache.h"
 
+#include "sink/merge_private.h"
+
 /* The columns of the sorted rows, before those of the target. */
 enum
 {
@@ -90,8 +92,7 @@ static int take_stored(EtlMerge *merge, EtlGroup *group, EtlStored *rest,
 					   int n_rest, Datum *key, bool *nulls);
 static int take_changes(EtlMerge *merge, EtlGroup *group, EtlChange *rest,
 						int n_rest, Datum *key, bool *nulls);
-static bool same_key(EtlMerge *merge, Datum *a, bool *a_nulls, Datum *b,
-					 bool *b_nulls);
+static void decide_group(EtlMerge *merge, EtlGroup *group, void *arg);
 static void call_group(EtlMerge *merge, EtlGroup *group, EtlGroupCall call,
 					   void *arg);
 static int compare_stored(const void *a, const void *b, void *arg);
@@ -276,6 +277,21 @@ put_row(EtlGroups *groups, Datum *values, bool *nulls)
 	ExecClearTuple(slot);
 }
 
+/* Has each key decided. */
+void
+etl_groups_decide(EtlGroups *groups)
+{
+	etl_groups_each(groups, decide_group, NULL);
+}
+
+/* A key without a change is absent, if that counts, or just hashes alike. */
+static void
+decide_group(EtlMerge *merge, EtlGroup *group, void *arg)
+{
+	if (group->n_changes > 0 || merge->absent != ETL_ABSENT_IGNORE)
+		merge->decide(merge, group);
+}
+
 /*
  * Calls call() for each key, with all its rows: changes in the order of their
  * numbers, stored rows in that in which they were added, versions in that of
@@ -416,15 +432,15 @@ is_one_key(EtlMerge *merge, HashRun *run)
 	for (int i = 1; i < run->n_stored; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!same_key(merge, key, nulls, run->stored[i].values,
-					  run->stored[i].nulls))
+		if (!etl_key_equal(merge, key, nulls, run->stored[i].values,
+						   run->stored[i].nulls))
 			return false;
 	}
 	for (int i = run->n_stored ? 0 : 1; i < run->n_changes; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!same_key(merge, key, nulls, run->changes[i].values,
-					  run->changes[i].nulls))
+		if (!etl_key_equal(merge, key, nulls, run->changes[i].values,
+						   run->changes[i].nulls))
 			return false;
 	}
 	return true;
@@ -474,7 +490,7 @@ take_stored(EtlMerge *merge, EtlGroup *group, EtlStored *rest, int n_rest,
 	for (int i = 0; i < n_rest; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (same_key(merge, key, nulls, rest[i].values, rest[i].nulls))
+		if (etl_key_equal(merge, key, nulls, rest[i].values, rest[i].nulls))
 		{
 			group->stored = grow(group->stored, group->n_stored, &max,
 								 sizeof(EtlStored));
@@ -497,7 +513,7 @@ take_changes(EtlMerge *merge, EtlGroup *group, EtlChange *rest, int n_rest,
 	for (int i = 0; i < n_rest; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (same_key(merge, key, nulls, rest[i].values, rest[i].nulls))
+		if (etl_key_equal(merge, key, nulls, rest[i].values, rest[i].nulls))
 		{
 			group->changes = grow(group->changes, group->n_changes, &max,
 								  sizeof(EtlChange));
@@ -507,21 +523,6 @@ take_changes(EtlMerge *merge, EtlGroup *group, EtlChange *rest, int n_rest,
 			rest[kept++] = rest[i];
 	}
 	return kept;
-}
-
-/* Are the key's columns of the two rows equal? */
-static bool
-same_key(EtlMerge *merge, Datum *a, bool *a_nulls, Datum *b, bool *b_nulls)
-{
-	for (int i = 0; i < merge->natts; i++)
-	{
-		EtlMergeColumn *column = &merge->columns[i];
-
-		if (column->role == ETL_ROLE_KEY &&
-			!etl_value_equal(&column->ops, a[i], a_nulls[i], b[i], b_nulls[i]))
-			return false;
-	}
-	return true;
 }
 
 /* Hands over one key. */

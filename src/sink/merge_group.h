@@ -31,6 +31,7 @@ extern void etl_groups_add_stored(EtlGroups *groups, uint64 hash, Oid table,
 extern void etl_groups_add_change(EtlGroups *groups, uint64 hash,
 								  const EtlChange *change);
 extern void etl_groups_each(EtlGroups *groups, EtlGroupCall call, void *arg);
+extern void etl_groups_decide(EtlGroups *groups);
 extern void etl_groups_free(EtlGroups *groups);
 extern void etl_stored_sort(EtlMerge *merge, EtlStored *stored, int n);
 

@@ -27,7 +27,6 @@ typedef struct InputScan
 {
 	EtlMerge *merge;
 	EtlChange *change;
-	MemoryContext row_context;
 	EtlSlotCall first;
 	EtlChangeCall call;
 	void *arg;
@@ -52,8 +51,8 @@ etl_change_create(EtlMerge *merge)
 }
 
 /*
- * Gives each row of the input that has a key and a time to the call, in a
- * context that is reset after it.  Counts all rows that are read.  A row that
+ * Gives each row of the input that has a key and a time to the call, in the
+ * row's own context (see rows.h).  Counts all rows that are read.  A row that
  * the first call takes as it is, by returning true, is not made a change; it
  * must not take one that has no key or time.
  */
@@ -64,9 +63,6 @@ etl_input_scan(EtlMerge *merge, EtlSlotCall first, EtlChangeCall call, void *arg
 
 	scan.merge = merge;
 	scan.change = etl_change_create(merge);
-	scan.row_context = AllocSetContextCreate(CurrentMemoryContext,
-											 "etl input row",
-											 ALLOCSET_DEFAULT_SIZES);
 	scan.first = first;
 	scan.call = call;
 	scan.arg = arg;
@@ -75,7 +71,6 @@ etl_input_scan(EtlMerge *merge, EtlSlotCall first, EtlChangeCall call, void *arg
 					  &scan);
 	else
 		scan_query(&scan);
-	MemoryContextDelete(scan.row_context);
 }
 
 /* Dead letters are written while rows come, which a parallel plan forbids. */
@@ -98,14 +93,12 @@ input_row(void *arg, TupleTableSlot *slot)
 	InputScan *scan = arg;
 	EtlMerge *merge = scan->merge;
 	EtlChange *change = scan->change;
-	MemoryContext oldcontext;
 
 	if (scan->first != NULL && scan->first(scan->arg, slot))
 	{
 		merge->counts.read++;
 		return;
 	}
-	oldcontext = MemoryContextSwitchTo(scan->row_context);
 	etl_input_convert(merge, slot, change);
 	if (change->is_new)
 		change->number = ++merge->counts.read;
@@ -113,8 +106,6 @@ input_row(void *arg, TupleTableSlot *slot)
 		change->number = DatumGetInt64(slot->tts_values[merge->input.number - 1]);
 	if (!settle_unfit(merge, change))
 		scan->call(scan->arg, change, slot);
-	MemoryContextSwitchTo(oldcontext);
-	MemoryContextReset(scan->row_context);
 }
 
 /*

@@ -77,4 +77,20 @@ etl_key_is_null(const EtlMerge *merge, const bool *nulls)
 	return false;
 }
 
+/* Do two rows, in the target's layout, have the same key? */
+static inline bool
+etl_key_equal(EtlMerge *merge, const Datum *a, const bool *a_nulls,
+			  const Datum *b, const bool *b_nulls)
+{
+	for (int i = 0; i < merge->n_keys; i++)
+	{
+		int column = merge->keys[i];
+
+		if (!etl_value_equal(&merge->columns[column].ops, a[column],
+							 a_nulls[column], b[column], b_nulls[column]))
+			return false;
+	}
+	return true;
+}
+
 #endif /* ETL_MERGE_PRIVATE_H */

@@ -57,9 +57,8 @@ struct EtlProbe
 	EtlGroups *groups;
 	double limit; /* more rows than this are too many */
 	double n_changes;
-	bloom_filter *hashes;	   /* of the keys of the input */
-	bool all_read;			   /* the groups have the stored rows */
-	MemoryContext row_context; /* for reading all rows */
+	bloom_filter *hashes; /* of the keys of the input */
+	bool all_read;		  /* the groups have the stored rows */
 };
 
 static Relation choose_index(EtlMerge *merge);
@@ -73,8 +72,6 @@ static void add_target(void *arg, TupleTableSlot *slot);
 static void decide_group(EtlMerge *merge, EtlGroup *group, void *arg);
 static void fetch_stored(EtlProbe *probe, EtlGroup *group);
 static void copy_stored(EtlProbe *probe, EtlStored *stored);
-static bool same_key(EtlMerge *merge, const EtlStored *stored,
-					 const EtlChange *change);
 
 /*
  * Gets ready for no more than so many rows of the input, in the current
@@ -269,11 +266,7 @@ add_input(void *arg, EtlChange *change, TupleTableSlot *slot)
 static void
 read_all(EtlProbe *probe)
 {
-	probe->row_context = AllocSetContextCreate(CurrentMemoryContext,
-											   "etl target row",
-											   ALLOCSET_DEFAULT_SIZES);
 	etl_heap_rows(probe->merge->target, GetActiveSnapshot(), add_target, probe);
-	MemoryContextDelete(probe->row_context);
 	probe->all_read = true;
 }
 
@@ -282,7 +275,6 @@ add_target(void *arg, TupleTableSlot *slot)
 {
 	EtlProbe *probe = arg;
 	EtlMerge *merge = probe->merge;
-	MemoryContext oldcontext = MemoryContextSwitchTo(probe->row_context);
 
 	slot_getallattrs(slot);
 	if (!etl_key_is_null(merge, slot->tts_isnull))
@@ -296,8 +288,6 @@ add_target(void *arg, TupleTableSlot *slot)
 								  &slot->tts_tid, slot->tts_values,
 								  slot->tts_isnull);
 	}
-	MemoryContextSwitchTo(oldcontext);
-	MemoryContextReset(probe->row_context);
 }
 
 static void
@@ -351,7 +341,9 @@ fetch_stored(EtlProbe *probe, EtlGroup *group)
 		}
 		copy_stored(probe, &group->stored[group->n_stored]);
 		if (!probe->scan->xs_recheck ||
-			same_key(merge, &group->stored[group->n_stored], change))
+			etl_key_equal(merge, group->stored[group->n_stored].values,
+						  group->stored[group->n_stored].nulls, change->values,
+						  change->nulls))
 			group->n_stored++;
 		MemoryContextSwitchTo(probe->context);
 	}
@@ -372,19 +364,4 @@ copy_stored(EtlProbe *probe, EtlStored *stored)
 	stored->values = palloc(sizeof(Datum) * desc->natts);
 	stored->nulls = palloc(sizeof(bool) * desc->natts);
 	heap_deform_tuple(tuple, desc, stored->values, stored->nulls);
-}
-
-static bool
-same_key(EtlMerge *merge, const EtlStored *stored, const EtlChange *change)
-{
-	for (int i = 0; i < merge->n_keys; i++)
-	{
-		int column = merge->keys[i];
-
-		if (!etl_value_equal(&merge->columns[column].ops,
-							 stored->values[column], stored->nulls[column],
-							 change->values[column], change->nulls[column]))
-			return false;
-	}
-	return true;
 }

@@ -18,8 +18,6 @@
 #include "lib/bloomfilter.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
-#include "utils/memutils.h"
 
 #include "sink/merge_group.h"
 #include "sink/merge_private.h"
@@ -35,14 +33,12 @@ typedef struct QueryScan
 	int first;	   /* position of the first column */
 	Datum *values; /* a row of the target in its layout */
 	bool *nulls;
-	MemoryContext row_context;
 } QueryScan;
 
 static void add_input(void *arg, EtlChange *change, TupleTableSlot *slot);
 static char *target_query(QueryScan *scan);
 static void add_target(void *arg, TupleTableSlot *slot);
 static bool has_place(Relation target);
-static void decide_group(EtlMerge *merge, EtlGroup *group, void *arg);
 
 void
 etl_merge_by_query(EtlMerge *merge, EtlScope *scope)
@@ -58,9 +54,6 @@ etl_merge_by_query(EtlMerge *merge, EtlScope *scope)
 	scan.values = palloc0(sizeof(Datum) * merge->natts);
 	scan.nulls = palloc(sizeof(bool) * merge->natts);
 	memset(scan.nulls, true, sizeof(bool) * merge->natts);
-	scan.row_context = AllocSetContextCreate(CurrentMemoryContext,
-											 "etl target row",
-											 ALLOCSET_DEFAULT_SIZES);
 
 	etl_input_scan(merge, NULL, add_input, &scan);
 	if (scope != NULL)
@@ -68,9 +61,8 @@ etl_merge_by_query(EtlMerge *merge, EtlScope *scope)
 	query.text = target_query(&scan);
 	etl_query_rows(&query, add_target, &scan);
 	bloom_free(scan.keys);
-	etl_groups_each(scan.groups, decide_group, NULL);
+	etl_groups_decide(scan.groups);
 	etl_groups_free(scan.groups);
-	MemoryContextDelete(scan.row_context);
 }
 
 static void
@@ -119,10 +111,7 @@ target_query(QueryScan *scan)
 		separator = ", ";
 		scan->columns[n++] = i;
 	}
-	appendStringInfo(&buf, " FROM %s",
-					 quote_qualified_identifier(get_namespace_name(
-													RelationGetNamespace(target)),
-												RelationGetRelationName(target)));
+	appendStringInfo(&buf, " FROM %s", etl_merge_relation_name(target));
 	return buf.data;
 }
 
@@ -131,7 +120,6 @@ add_target(void *arg, TupleTableSlot *slot)
 {
 	QueryScan *scan = arg;
 	EtlMerge *merge = scan->merge;
-	MemoryContext oldcontext = MemoryContextSwitchTo(scan->row_context);
 	ItemPointerData tid;
 	Oid table = RelationGetRelid(merge->target);
 
@@ -164,13 +152,4 @@ add_target(void *arg, TupleTableSlot *slot)
 			etl_groups_add_stored(scan->groups, hash, table, &tid, scan->values,
 								  scan->nulls);
 	}
-	MemoryContextSwitchTo(oldcontext);
-	MemoryContextReset(scan->row_context);
-}
-
-static void
-decide_group(EtlMerge *merge, EtlGroup *group, void *arg)
-{
-	if (group->n_changes > 0 || merge->absent != ETL_ABSENT_IGNORE)
-		merge->decide(merge, group);
 }

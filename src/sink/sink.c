@@ -28,7 +28,6 @@ static const EtlSinkOps *const sinks[] = {
 	&etl_append_sql_ops,
 };
 
-static void check_kind(Relation target);
 static void check_foreign_table(Relation target);
 static void check_columns(Relation target, const AttrNumber *attnums, int natts);
 static void check_column_acl(Relation target, AttrNumber attnum, AclMode mode);
@@ -45,7 +44,7 @@ etl_sink_check_privileges(Relation target, const AttrNumber *attnums, int natts,
 {
 	Oid relid = RelationGetRelid(target);
 
-	check_kind(target);
+	etl_sink_check_kind(target);
 	check_columns(target, attnums, natts);
 
 	if (pg_class_aclcheck(relid, GetUserId(), ACL_INSERT) != ACLCHECK_OK)
@@ -177,9 +176,12 @@ check_foreign_table(Relation target)
 					 "Its foreign-data wrapper or its options do not allow it.")));
 }
 
-/* Refuses what INSERT refuses, with a word on the way out. */
-static void
-check_kind(Relation target)
+/*
+ * Refuses what INSERT refuses, with a word on the way out.  Asks for no
+ * privilege; foreign tables say for themselves whether they take rows.
+ */
+void
+etl_sink_check_kind(Relation target)
 {
 	const char *name = RelationGetRelationName(target);
 

@@ -79,6 +79,7 @@ typedef struct EtlSinkOps
  * defer_indexes) and opens, flushes and closes the sink at one subtransaction
  * level, with no guard open.  It calls etl_sink_check_privileges() first.
  */
+extern void etl_sink_check_kind(Relation target);
 extern void etl_sink_check_privileges(Relation target, const AttrNumber *attnums,
 									  int natts, const EtlSinkOptions *options);
 extern EtlSink *etl_sink_open(Relation target, const AttrNumber *attnums,
