@@ -23,6 +23,7 @@ OBJS = src/etl_patterns.o
 # base: helpers that every room uses
 OBJS += \
 	src/base/guard.o \
+	src/base/names.o \
 	src/base/option.o \
 	src/base/reject.o \
 	src/base/values.o

@@ -88,4 +88,8 @@ extern int etl_option_word(const char *parameter, const char *value,
 						   const char *const *words);
 extern char etl_option_char(const char *parameter, const char *value);
 
+/* in names.c */
+extern char *etl_relation_name(Relation rel);
+extern char *etl_operator_name(Oid operator);
+
 #endif /* ETL_BASE_H */

@@ -164,7 +164,7 @@ equal_operator(const EtlMergeColumn *column)
 
 	if (!OidIsValid(type->eq_opr))
 		elog(ERROR, "type %u has no equality operator", column->ops.type);
-	return etl_merge_operator_name(type->eq_opr);
+	return etl_operator_name(type->eq_opr);
 }
 
 /* ------------------------------------------------------------------ */
@@ -209,7 +209,7 @@ static char *
 seed_statement(EtlChangeLog *log)
 {
 	EtlMerge *merge = log->merge;
-	const char *target = etl_merge_relation_name(merge->target);
+	const char *target = etl_relation_name(merge->target);
 	const char *from = quote_identifier(time_column(log)->name);
 	const char *to = quote_identifier(merge->columns[merge->valid_to].name);
 	char *end = merge->closed_bounds ?

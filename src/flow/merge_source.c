@@ -274,7 +274,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	else
 		appendStringInfoString(&sql, "NULL");
 	appendStringInfo(&sql, " FROM %s AS etl_s",
-					 etl_merge_relation_name(merge->source));
+					 etl_relation_name(merge->source));
 	if (tombstones != NULL)
 		etl_tombstones_append_join(&sql, merge, tombstones);
 	input->query.text = sql.data;

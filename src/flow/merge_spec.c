@@ -81,7 +81,7 @@ etl_merge_open(const char *operation, Oid target, Oid source,
 						errmsg("source and target are the same relation")));
 	merge->source = open_source(source);
 	merge->target = open_target(target);
-	merge->input_name = etl_merge_relation_name(merge->source);
+	merge->input_name = etl_relation_name(merge->source);
 	merge->versioned = versioned;
 	merge->max_delete_fraction = -1;
 	merge->sequence = merge->changed_at = -1;

@@ -370,11 +370,7 @@ append_versions(StringInfo query, const Verify *verify)
 											  lfirst_int(lc) - 1)),
 						 lfirst_int(lc));
 	appendStringInfo(query, " FROM %s AS t) AS s",
-					 quote_qualified_identifier(get_namespace_name(
-													RelationGetNamespace(
-														verify->target)),
-												RelationGetRelationName(
-													verify->target)));
+					 etl_relation_name(verify->target));
 }
 
 /* The tracked columns with, or those without, equality as one record. */

@@ -122,7 +122,7 @@ etl_tombstones_append_join(StringInfo sql, EtlMerge *merge,
 												  FORMAT_TYPE_FORCE_QUALIFY));
 		etl_append_collation(sql, column->ops.collation);
 		appendStringInfo(sql, " %s etl_t.etl_key_%d",
-						 etl_merge_operator_name(type->eq_opr), i + 1);
+						 etl_operator_name(type->eq_opr), i + 1);
 		separator = " AND";
 	}
 }
@@ -363,6 +363,6 @@ build_statement(EtlMerge *merge, const Tombstones *tombs)
 					 " WHERE EXCLUDED.%s %s t.%s",
 					 keys.data, sequence, sequence, tombs->deleted_at,
 					 tombs->deleted_at, tombs->run_id, tombs->run_id, sequence,
-					 etl_merge_operator_name(newer), sequence);
+					 etl_operator_name(newer), sequence);
 	return sql.data;
 }

@@ -151,10 +151,7 @@ build_query(EtlSqlSink *sink)
 	newest = action == ETL_CONFLICT_UPDATE && has_other_columns(sink, keys);
 
 	initStringInfo(&buf);
-	appendStringInfo(&buf, "INSERT INTO %s",
-					 quote_qualified_identifier(get_namespace_name(
-													RelationGetNamespace(target)),
-												RelationGetRelationName(target)));
+	appendStringInfo(&buf, "INSERT INTO %s", etl_relation_name(target));
 	for (int i = 0; i < sink->natts; i++)
 		appendStringInfo(&buf, "%s%s", i == 0 ? " (" : ", ",
 						 quote_identifier(column_name(sink, i)));

@@ -13,7 +13,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
@@ -22,7 +21,6 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 
 #include "sink/merge_private.h"
 
@@ -86,33 +84,6 @@ etl_merge_column(const EtlMerge *merge, const char *name)
 			strcmp(merge->columns[i].name, name) == 0)
 			return i;
 	return -1;
-}
-
-/* The name of a relation, ready for SQL. */
-char *
-etl_merge_relation_name(Relation rel)
-{
-	return quote_qualified_identifier(get_namespace_name(
-										  RelationGetNamespace(rel)),
-									  RelationGetRelationName(rel));
-}
-
-/* An operator's name, ready for SQL. */
-char *
-etl_merge_operator_name(Oid operator)
-{
-	HeapTuple tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
-	Form_pg_operator form;
-	char *result;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for operator %u", operator);
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	result = psprintf("OPERATOR(%s.%s)",
-					  quote_identifier(get_namespace_name(form->oprnamespace)),
-					  NameStr(form->oprname));
-	ReleaseSysCache(tuple);
-	return result;
 }
 
 /* A key as messages show it: (columns)=(values). */

@@ -244,8 +244,6 @@ struct EtlMerge
 
 /* in merge.c */
 extern void etl_merge_run(EtlMerge *merge);
-extern char *etl_merge_relation_name(Relation rel);
-extern char *etl_merge_operator_name(Oid operator);
 extern int etl_merge_column(const EtlMerge *merge, const char *name);
 extern char *etl_merge_key_text(EtlMerge *merge, Datum *values, bool *nulls);
 extern void etl_merge_reject(EtlMerge *merge, EtlChange *change,

@@ -111,7 +111,7 @@ target_query(QueryScan *scan)
 		separator = ", ";
 		scan->columns[n++] = i;
 	}
-	appendStringInfo(&buf, " FROM %s", etl_merge_relation_name(target));
+	appendStringInfo(&buf, " FROM %s", etl_relation_name(target));
 	return buf.data;
 }
 

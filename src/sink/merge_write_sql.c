@@ -137,9 +137,7 @@ static char *
 build_statement(EtlMergeWriter *writer, EtlEditStep step)
 {
 	Relation target = writer->target;
-	char *name = quote_qualified_identifier(get_namespace_name(
-												RelationGetNamespace(target)),
-											RelationGetRelationName(target));
+	char *name = etl_relation_name(target);
 	StringInfoData buf;
 
 	initStringInfo(&buf);
@@ -226,7 +224,7 @@ append_equal(StringInfo buf, EtlMergeWriter *writer, int column,
 						format_type_be(att->atttypid), NameStr(att->attname))));
 	appendStringInfo(buf, "t.%s %s e.%s",
 					 quote_identifier(NameStr(att->attname)),
-					 etl_merge_operator_name(operator), edit);
+					 etl_operator_name(operator), edit);
 }
 
 /* Were all rows changed, or is there a good reason that they were not? */
