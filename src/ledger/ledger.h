@@ -139,6 +139,7 @@ typedef struct EtlWatermark
 	const char *value;
 	int64 run_id; /* 0: set by hand */
 	Jsonb *detail;
+	Oid target; /* InvalidOid: not read yet */
 } EtlWatermark;
 
 extern void etl_watermark_read(EtlWatermark *watermark, const char *pipeline,

@@ -38,7 +38,8 @@ CREATE TABLE etl_patterns.watermark (
     value text,
     updated_at timestamptz NOT NULL,
     run_id bigint,
-    detail jsonb
+    detail jsonb,
+    target regclass
 );
 COMMENT ON TABLE etl_patterns.watermark IS
     'how far each pipeline has read its source';

@@ -41,6 +41,7 @@ enum
 	MARK_UPDATED_AT,
 	MARK_RUN_ID,
 	MARK_DETAIL,
+	MARK_TARGET,
 	MARK_NATTS
 };
 
@@ -109,6 +110,8 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 			watermark->run_id = DatumGetInt64(values[MARK_RUN_ID]);
 		if (!nulls[MARK_DETAIL])
 			watermark->detail = DatumGetJsonbPCopy(values[MARK_DETAIL]);
+		if (!nulls[MARK_TARGET])
+			watermark->target = DatumGetObjectId(values[MARK_TARGET]);
 		if (!etl_ledger_is_ours(watermark->role))
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -148,6 +151,8 @@ etl_watermark_move(const EtlWatermark *watermark)
 						 watermark->run_id, 0);
 	values[MARK_DETAIL] = PointerGetDatum(watermark->detail);
 	nulls[MARK_DETAIL] = watermark->detail == NULL;
+	values[MARK_TARGET] = ObjectIdGetDatum(watermark->target);
+	nulls[MARK_TARGET] = !OidIsValid(watermark->target);
 
 	if (watermark->exists)
 	{

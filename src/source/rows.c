@@ -9,7 +9,8 @@
  * fresh one first.
  *
  * While a query runs the session may be in parallel mode, so the caller's
- * function must not write to the database: it keeps what it wants to write.
+ * function must not write to the database: it keeps what it wants to write, or
+ * asks for a serial query.
  *
  * Locks: AccessShareLock on what a query reads, until the end of the
  * transaction; none for a heap, which the caller has locked.
@@ -38,6 +39,7 @@ typedef struct RowReceiver
 	int64 rows;
 } RowReceiver;
 
+static void connect(const EtlQuery *query);
 static SPIPlanPtr prepare(const EtlQuery *query);
 static ParamListInfo params_of(const EtlQuery *query);
 static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
@@ -59,8 +61,7 @@ etl_query_desc(const EtlQuery *query)
 	TupleDesc desc;
 	List *sources;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	connect(query);
 	sources = SPI_plan_get_plan_sources(prepare(query));
 	if (list_length(sources) != 1)
 		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
@@ -97,8 +98,7 @@ etl_query_rows(const EtlQuery *query, EtlRowCall call, void *arg)
 	receiver.arg = arg;
 	receiver.row_context = create_row_context();
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
+	connect(query);
 	options.params = params_of(query);
 	options.read_only = true;
 	options.must_return_tuples = true;
@@ -196,12 +196,24 @@ etl_register_rows(const char *name, TupleDesc desc, Tuplestorestate *store)
 			 SPI_result_code_string(rc));
 }
 
+/* Connects to SPI, with the rows that the query may name. */
+static void
+connect(const EtlQuery *query)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (query->rows != NULL)
+		etl_register_rows(query->rows_name, query->rows_desc, query->rows);
+}
+
 /* Parses the query, for this SPI connection. */
 static SPIPlanPtr
 prepare(const EtlQuery *query)
 {
 	SPIPlanPtr plan = SPI_prepare_cursor(query->text, query->nargs,
-										 query->types, CURSOR_OPT_PARALLEL_OK);
+										 query->types,
+										 query->serial ? 0 :
+														 CURSOR_OPT_PARALLEL_OK);
 
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare_cursor failed: %s",

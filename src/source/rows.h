@@ -17,7 +17,7 @@
 /*
  * Gets one row; the slot is the reader's and is valid until it returns, and so
  * is the current memory context.  Of a query's rows it must not write: the
- * query may run in parallel.
+ * query may run in parallel, unless it is serial.
  */
 typedef void (*EtlRowCall)(void *arg, TupleTableSlot *slot);
 
@@ -29,6 +29,12 @@ typedef struct EtlQuery
 	Oid *types;
 	Datum *values;
 	const char *nulls; /* as for SPI: 'n' is null; NULL: none is */
+	bool serial;	   /* not in parallel, so that the call may write */
+
+	/* rows that the text may name, or NULL */
+	const char *rows_name;
+	TupleDesc rows_desc;
+	Tuplestorestate *rows;
 } EtlQuery;
 
 /* in rows.c */

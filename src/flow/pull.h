@@ -1,0 +1,149 @@
+/*-------------------------------------------------------------------------
+ *
+ * pull.h
+ *	  What the files of the incremental pull share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETL_PULL_H
+#define ETL_PULL_H
+
+#include "flow/flow.h"
+#include "source/site.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+typedef enum EtlSafety
+{
+	ETL_SAFETY_AUTO,
+	ETL_SAFETY_HORIZON,
+	ETL_SAFETY_LOCK_WAIT,
+	ETL_SAFETY_LAG,
+	ETL_SAFETY_NONE
+} EtlSafety;
+
+typedef enum EtlApply
+{
+	ETL_APPLY_APPEND,
+	ETL_APPLY_UPSERT,
+	ETL_APPLY_SCD1,
+	ETL_APPLY_SCD2,
+	ETL_APPLY_SCD3
+} EtlApply;
+
+typedef enum EtlNullCursor
+{
+	ETL_NULL_CURSOR_ERROR,
+	ETL_NULL_CURSOR_IGNORE,
+	ETL_NULL_CURSOR_INCLUDE
+} EtlNullCursor;
+
+/* The words of these, in the order of the enums; in pull_call.c. */
+extern const char *const etl_safety_words[];
+extern const char *const etl_apply_words[];
+extern const char *const etl_null_cursor_words[];
+
+/* One side of a range; a value of NULL is no limit. */
+typedef struct EtlBound
+{
+	const char *value;
+	bool inclusive;
+} EtlBound;
+
+typedef struct EtlRange
+{
+	EtlBound low;
+	EtlBound high;
+} EtlRange;
+
+/* The column that tells old rows from new ones. */
+typedef struct EtlCursor
+{
+	const char *name;
+	AttrNumber attnum;
+	Oid type;		 /* not a domain */
+	const char *sql; /* its name at the site */
+	bool is_time;	 /* timestamptz, timestamp or date */
+	bool is_number;	 /* integers and numeric */
+
+	/* values at both ends that are no place in an order, or NULL */
+	const char *least;
+	const char *greatest;
+} EtlCursor;
+
+/* Who keeps a pull from reading on. */
+typedef struct EtlHolder
+{
+	int pid;		   /* 0: a prepared transaction */
+	const char *gid;   /* of that */
+	const char *since; /* start of its transaction, or NULL */
+} EtlHolder;
+
+/*
+ * A pull: what the call says, then what is found out on the way.  A call is
+ * remembered with the watermark, so that a drain or a backfill can repeat it.
+ */
+typedef struct EtlPull
+{
+	/* the call */
+	const char *pipeline;
+	Oid source_id;
+	Oid target_id;
+	const char *cursor_column; /* or NULL: flag_column */
+	const char *flag_column;
+	List *keys; /* of C strings */
+	EtlApply apply;
+	Jsonb *apply_options;
+	EtlSafety safety; /* as chosen, once etl_safety_choose() has run */
+	Interval *lookback;
+	Interval *lag;
+	Interval *max_wait;
+	const char *initial_value;
+	const char *end_value;
+	int64 batch_rows; /* 0: no limit */
+	EtlNullCursor null_cursor;
+	bool is_backfill; /* the range is given, the watermark stays */
+
+	/* found out */
+	EtlWatermark watermark; /* as it was before */
+	EtlRun *run;
+	Relation source;
+	Relation target;
+	EtlSite *site;
+	EtlCursor cursor;
+	List *columns; /* that are read, of names in the source's order */
+	EtlRange range; /* to be read */
+	bool has_rows;  /* is there any row in it? */
+	bool more;		/* batch_rows has cut it */
+	bool skipped;	/* gave up waiting: nothing is read */
+	int64 null_cursor_rows;
+	const char *limit; /* that safety has set, exclusive */
+	EtlHolder holder;  /* who has set it, or was waited for */
+	bool has_holder;
+	int64 waited_ms;
+	const char *way; /* how rows were written */
+} EtlPull;
+
+/* in pull_range.c: from the watermark to the range that is to be read */
+extern void etl_pull_set_cursor(EtlPull *pull);
+extern void etl_pull_find_range(EtlPull *pull);
+extern char *etl_pull_condition(EtlPull *pull);
+
+/* in pull_safety.c: how far it is safe to read */
+extern void etl_safety_choose(EtlPull *pull);
+extern void etl_safety_set_limit(EtlPull *pull);
+extern bool etl_safety_wait_for_writers(EtlPull *pull);
+extern bool etl_safety_wait_for_holder(EtlPull *pull);
+
+/* in pull_append.c: rows into a table, as they are */
+extern void etl_pull_append(EtlPull *pull);
+
+/*
+ * in pull_merge.c: rows through a merge.  "rows" holds the rows with all
+ * columns of the source, or is NULL: then the range is read.  Fills the
+ * counts of pull->run.
+ */
+extern void etl_pull_check_options(EtlPull *pull, Oid function);
+extern void etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows);
+
+#endif /* ETL_PULL_H */

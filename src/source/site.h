@@ -1,0 +1,85 @@
+/*-------------------------------------------------------------------------
+ *
+ * site.h
+ *	  Where the rows of a source are, and asking there.
+ *
+ * A table, a view and most foreign tables are asked in this database, through
+ * SQL.  A foreign table of postgres_fdw is asked where its rows are, over a
+ * connection of its own: then not only the rows but also the clock, the open
+ * transactions and the order of the cursor's values are those of that server.
+ * Whoever reads a range writes its SQL with the names that the site gives and
+ * with operators of pg_catalog, and need not know which of the two it is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETL_SITE_H
+#define ETL_SITE_H
+
+#include "source/rows.h"
+
+typedef struct EtlSite EtlSite;
+
+typedef struct EtlSiteOps
+{
+	const char *name; /* as a run's detail calls it */
+	bool (*serves)(Relation source);
+	EtlSite *(*open)(Relation source);
+	List *(*ask)(EtlSite *site, const char *sql);
+	void (*begin)(EtlSite *site);
+	int64 (*rows)(EtlSite *site, const char *where, const AttrNumber *attnums,
+				  int natts, EtlRowCall call, void *arg);
+	void (*close)(EtlSite *site);
+} EtlSiteOps;
+
+struct EtlSite
+{
+	const EtlSiteOps *ops;
+	Relation source;
+	const char *from;	  /* the source's name there, ready for SQL */
+	const char **columns; /* its columns' names likewise, at attnum - 1 */
+	bool is_local;		  /* its writers are sessions of this database */
+	bool is_postgres;	  /* its catalogs and statistics can be asked */
+};
+
+/*
+ * in site.c
+ *
+ * The caller has a lock on the source, and opens and closes a site in one
+ * subtransaction.  An error closes what it holds.
+ */
+
+/*
+ * Finds the site of a source; checks that the caller may read the source.
+ */
+extern EtlSite *etl_site_open(Relation source);
+
+/*
+ * The rows of a query as a list of arrays of C strings, one for each column,
+ * NULL for SQL NULL; in the current memory context.  Values are text in the
+ * form of the types' output functions with ISO dates, UTC and all digits,
+ * whatever the session's settings are.  Each call has a snapshot of its own,
+ * younger than the call, until etl_site_begin().
+ */
+extern List *etl_site_ask(EtlSite *site, const char *sql);
+
+/* The first row of that, or NULL. */
+extern char **etl_site_ask_row(EtlSite *site, const char *sql);
+
+/*
+ * What is asked and read from now on is not older than now; on a remote
+ * server it is one snapshot.
+ */
+extern void etl_site_begin(EtlSite *site);
+
+/*
+ * Hands over the rows that meet a condition (NULL: all), with the values of
+ * the given columns in the given order and in the types that the source has
+ * here.  The call may write to this database.  Returns their number.
+ */
+extern int64 etl_site_rows(EtlSite *site, const char *where,
+						   const AttrNumber *attnums, int natts, EtlRowCall call,
+						   void *arg);
+
+extern void etl_site_close(EtlSite *site);
+
+#endif /* ETL_SITE_H */
