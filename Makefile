@@ -100,6 +100,8 @@ OBJS += \
 	src/flow/merge_flow.o \
 	src/flow/scd2.o \
 	src/flow/upsert.o \
+	src/flow/pull_options.o \
+	src/flow/pull_merge.o \
 	src/flow/companion.o \
 	src/flow/tombstone.o \
 	src/flow/change_log.o \

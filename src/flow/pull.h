@@ -122,6 +122,7 @@ typedef struct EtlPull
 	bool has_holder;
 	int64 waited_ms;
 	const char *way; /* how rows were written */
+	const char *merge_detail; /* of a merge, as the text of a JSON object */
 } EtlPull;
 
 /* in pull_range.c: from the watermark to the range that is to be read */
@@ -139,11 +140,21 @@ extern bool etl_safety_wait_for_holder(EtlPull *pull);
 extern void etl_pull_append(EtlPull *pull);
 
 /*
+ * in pull_options.c: from the parameters to a call of the merge family, which
+ * is EtlMergeCall of flow/merge.h
+ */
+struct EtlMergeCall;
+
+extern void etl_pull_check_options(EtlPull *pull, Oid function);
+extern List *etl_pull_option_columns(EtlPull *pull);
+extern void etl_pull_merge_call(EtlPull *pull, Oid function,
+								struct EtlMergeCall *call);
+
+/*
  * in pull_merge.c: rows through a merge.  "rows" holds the rows with all
  * columns of the source, or is NULL: then the range is read.  Fills the
  * counts of pull->run.
  */
-extern void etl_pull_check_options(EtlPull *pull, Oid function);
 extern void etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows);
 
 #endif /* ETL_PULL_H */
