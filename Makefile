@@ -106,6 +106,7 @@ OBJS += \
 	src/flow/pull_safety.o \
 	src/flow/pull_append.o \
 	src/flow/pull_flags.o \
+	src/flow/pull_lag.o \
 	src/flow/assign.o \
 	src/flow/merge_spec.o \
 	src/flow/merge_source.o \
