@@ -200,6 +200,19 @@ SELECT pull('many', 'many', 'many_now', $$'n', batch_rows => 4, end_value => '35
 SELECT pull('many', 'many', 'many_now', $$'n', batch_rows => 1$$);
 SELECT missing('many', 'many_now');
 
+-- With lookback a batch may hold nothing but rows of the last window: it gets
+-- on all the same.
+CREATE TABLE slow (id int, at timestamptz);
+CREATE TABLE slow_now (LIKE slow);
+INSERT INTO slow SELECT i, timestamptz '2020-01-01' + i * interval '1 min' FROM generate_series(1, 20) i;
+SELECT pull('slow', 'slow', 'slow_now', $$'at', '{id}', lookback => '10 min'$$);
+INSERT INTO slow SELECT i, timestamptz '2020-01-01' + i * interval '1 min' FROM generate_series(21, 30) i;
+SELECT pull('slow', 'slow', 'slow_now', $$'at', '{id}', lookback => '10 min', batch_rows => 4$$) FROM generate_series(1, 5);
+SELECT missing('slow', 'slow_now');
+CALL etl_incremental_drain('slow', 20);
+SELECT missing('slow', 'slow_now');
+SELECT etl_watermark_get('slow');
+
 -- Two pipelines from one source, and several to one target.
 CREATE TABLE both (LIKE many);
 SELECT pull('one', 'many', 'both', $$'n', end_value => '20'$$);
