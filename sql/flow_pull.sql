@@ -31,13 +31,13 @@ FROM etl_patterns.watermark WHERE pipeline = 'p';
 -- A rollback takes rows, watermark and run back.
 INSERT INTO src VALUES (5, 'five', '2020-01-02');
 BEGIN;
-SELECT told(r) FROM etl_incremental_pull('p', 'src', 'tgt', 'at') r;
+SELECT told(to_json(r)) FROM etl_incremental_pull('p', 'src', 'tgt', 'at') r;
 SELECT etl_watermark_get('p'), (SELECT count(*) FROM tgt);
 ROLLBACK;
 SELECT etl_watermark_get('p'), (SELECT count(*) FROM tgt), last_run('p');
 BEGIN;
 SAVEPOINT here;
-SELECT told(r) FROM etl_incremental_pull('p', 'src', 'tgt', 'at') r;
+SELECT told(to_json(r)) FROM etl_incremental_pull('p', 'src', 'tgt', 'at') r;
 ROLLBACK TO here;
 COMMIT;
 SELECT etl_watermark_get('p'), (SELECT count(*) FROM tgt), last_run('p');

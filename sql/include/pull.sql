@@ -8,23 +8,24 @@ SET TimeZone = 'UTC';
 SET etl_patterns.horizon_guard = 0;
 
 -- A row of counts in words, and the range that was read.
-CREATE FUNCTION told(r record) RETURNS text LANGUAGE sql AS $$
-    SELECT format('%s read%s, (%s, %s]%s', r.rows_read,
-        concat(', ' || nullif(r.rows_inserted, 0) || ' inserted', ', ' || nullif(r.rows_updated, 0) || ' updated',
-            ', ' || nullif(r.rows_unchanged, 0) || ' unchanged', ', ' || nullif(r.rows_rejected, 0) || ' rejected'),
-        r.watermark_low, r.watermark_high, CASE WHEN r.more THEN ', more' END)
+CREATE FUNCTION told(r json) RETURNS text LANGUAGE sql AS $$
+    SELECT concat(r->>'rows_read', ' read', ', ' || nullif(r->>'rows_inserted', '0') || ' inserted',
+        ', ' || nullif(r->>'rows_updated', '0') || ' updated', ', ' || nullif(r->>'rows_unchanged', '0') || ' unchanged',
+        ', ' || nullif(r->>'rows_rejected', '0') || ' rejected',
+        ': ' || coalesce(r->>'watermark_low', 'NULL') || ' to ' || coalesce(r->>'watermark_high', 'NULL'),
+        CASE WHEN r->>'more' = 'true' THEN ', more' END)
 $$;
 
 -- Pulls, and tells the counts and the range, or the whole error.
 CREATE FUNCTION pull(pipeline text, source text, target text, options text DEFAULT '') RETURNS SETOF text
 LANGUAGE sql AS $$
-    SELECT try(format('SELECT told(r) FROM public.etl_incremental_pull(%L, %L, %L%s) AS r',
+    SELECT try(format('SELECT told(to_json(r)) FROM public.etl_incremental_pull(%L, %L, %L%s) AS r',
         pipeline, source, target, ', ' || nullif(options, '')))
 $$;
 
 -- The same for a range of values.
 CREATE FUNCTION backfill(pipeline text, low text, high text) RETURNS SETOF text LANGUAGE sql AS $$
-    SELECT try(format('SELECT told(r) FROM public.etl_backfill(%L, %L, %L) AS r', pipeline, low, high))
+    SELECT try(format('SELECT told(to_json(r)) FROM public.etl_backfill(%L, %L, %L) AS r', pipeline, low, high))
 $$;
 
 -- How many rows one relation has and the other has not, each way.
