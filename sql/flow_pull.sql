@@ -153,9 +153,9 @@ SELECT d.operation, d.target, d.category, d.payload
 FROM etl_patterns.dead_letter d JOIN etl_patterns.run r USING (run_id) WHERE r.name = 'dup' ORDER BY d.payload::text;
 
 -- Only some of the columns.
-CREATE TABLE some (id int, v text DEFAULT 'untouched', at timestamptz);
-SELECT pull('some', 'src', 'some', $$'at', apply_options => '{"columns": ["id"]}'$$);
-SELECT DISTINCT v, at FROM some;
+CREATE TABLE chosen (id int, v text DEFAULT 'untouched', at timestamptz);
+SELECT pull('chosen', 'src', 'chosen', $$'at', apply_options => '{"columns": ["id"]}'$$);
+SELECT DISTINCT v, at FROM chosen;
 
 -- Reading the last window again.
 CREATE TABLE late (id int PRIMARY KEY, v text, at timestamp);
@@ -214,8 +214,8 @@ SELECT missing('slow', 'slow_now');
 SELECT etl_watermark_get('slow');
 
 -- Two pipelines from one source, and several to one target.
-CREATE TABLE both (LIKE many);
-SELECT pull('one', 'many', 'both', $$'n', end_value => '20'$$);
-SELECT pull('two', 'many', 'both', $$'n', initial_value => '20'$$);
-SELECT missing('many', 'both');
+CREATE TABLE split (LIKE many);
+SELECT pull('one', 'many', 'split', $$'n', end_value => '20'$$);
+SELECT pull('two', 'many', 'split', $$'n', initial_value => '20'$$);
+SELECT missing('many', 'split');
 \i :end
