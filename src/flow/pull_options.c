@@ -232,15 +232,15 @@ static void
 set_defaults(FunctionCallInfo fcinfo, HeapTuple tuple)
 {
 	bool isnull;
-	Datum text = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proargdefaults,
-								 &isnull);
+	Datum value = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_proargdefaults,
+								  &isnull);
 	List *defaults;
 	ListCell *lc;
 	int i;
 
 	if (isnull)
 		return;
-	defaults = castNode(List, stringToNode(TextDatumGetCString(text)));
+	defaults = castNode(List, stringToNode(TextDatumGetCString(value)));
 	i = fcinfo->nargs - list_length(defaults);
 	foreach(lc, defaults)
 	{
