@@ -69,6 +69,7 @@ typedef struct EtlCursor
 	/* values at both ends that are no place in an order, or NULL */
 	const char *least;
 	const char *greatest;
+	bool asks_ends; /* and the source's server knows them as such */
 } EtlCursor;
 
 /* Who keeps a pull from reading on. */

@@ -51,6 +51,7 @@ static void append_bound(StringInfo sql, EtlPull *pull, const char *operator,
 static void append_unordered(StringInfo sql, EtlPull *pull);
 static bool can_be_unordered(EtlPull *pull);
 static void append_null_rows(StringInfo sql, EtlPull *pull);
+static void refuse_infinite(EtlPull *pull, const char *value);
 static void cut_batch(EtlPull *pull, const Edges *edges);
 static void refuse_null_rows(EtlPull *pull);
 
@@ -80,6 +81,13 @@ etl_pull_set_cursor(EtlPull *pull)
 	cursor->sql = pull->site->columns[attnum - 1];
 	check_cursor_type(pull, att);
 	set_ends(cursor);
+
+	/*
+	 * Another kind of server, to which a wrapper passes conditions, may take
+	 * an infinite value for anything.  It is not asked for any, and what it
+	 * answers is looked at.
+	 */
+	cursor->asks_ends = cursor->least != NULL && !pull->site->is_wrapped;
 }
 
 /*
@@ -301,6 +309,8 @@ find_edges(EtlPull *pull, Edges *edges)
 	memset(edges, 0, sizeof(Edges));
 	answer = linitial(etl_site_ask(pull->site, sql.data));
 	edges->last = answer[n++];
+	if (edges->last != NULL)
+		refuse_infinite(pull, edges->last);
 	edges->null_rows = counts_nulls ? pg_strtoint64(answer[n]) :
 									  (strcmp(answer[n], "t") == 0 ? 1 : 0);
 	n++;
@@ -340,7 +350,7 @@ append_limits(StringInfo sql, EtlPull *pull, const char *limit)
 	if (pull->range.low.value != NULL)
 		append_bound(sql, pull, pull->range.low.inclusive ? ">=" : ">",
 					 pull->range.low.value);
-	else if (pull->cursor.least != NULL)
+	else if (pull->cursor.asks_ends)
 		append_bound(sql, pull, ">", pull->cursor.least);
 	if (pull->range.high.value != NULL)
 		append_bound(sql, pull, pull->range.high.inclusive ? "<=" : "<",
@@ -349,7 +359,7 @@ append_limits(StringInfo sql, EtlPull *pull, const char *limit)
 		append_bound(sql, pull, "<", pull->end_value);
 	if (limit != NULL)
 		append_bound(sql, pull, "<", limit);
-	if (pull->cursor.greatest != NULL)
+	if (pull->cursor.asks_ends)
 		append_bound(sql, pull, "<", pull->cursor.greatest);
 }
 
@@ -368,7 +378,7 @@ append_unordered(StringInfo sql, EtlPull *pull)
 	const EtlCursor *cursor = &pull->cursor;
 
 	appendStringInfo(sql, "%s IS NULL", cursor->sql);
-	if (cursor->least != NULL)
+	if (cursor->asks_ends)
 		appendStringInfo(sql,
 						 " OR %s OPERATOR(pg_catalog.<=) '%s'"
 						 " OR %s OPERATOR(pg_catalog.>=) '%s'",
@@ -420,13 +430,29 @@ refuse_null_rows(EtlPull *pull)
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 			 errmsg("cursor column \"%s\" of relation \"%s\" has %s",
 					pull->cursor.name, RelationGetRelationName(pull->source),
-					pull->cursor.least == NULL ?
-						"null values" :
-						"values that are null or infinite"),
+					pull->cursor.asks_ends ? "values that are null or infinite" :
+											 "null values"),
 			 errdetail(
 				 "Such rows are in no range, so that they would never be read."),
 			 errhint(
 				 "Pass null_cursor => 'ignore' to leave them out, or null_cursor => 'include' and \"keys\" to read them in every run.")));
+}
+
+/* A watermark that is infinite would leave nothing to be read. */
+static void
+refuse_infinite(EtlPull *pull, const char *value)
+{
+	const EtlCursor *cursor = &pull->cursor;
+
+	if (cursor->greatest == NULL ||
+		(strcmp(value, cursor->greatest) != 0 && strcmp(value, "NaN") != 0))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("cursor column \"%s\" of relation \"%s\" has the value %s, which is no place to go on from",
+					cursor->name, RelationGetRelationName(pull->source), value),
+			 errhint(
+				 "Read a view that leaves such rows out, or pass a finite \"end_value\".")));
 }
 
 /*
@@ -453,7 +479,9 @@ cut_batch(EtlPull *pull, const Edges *edges)
 	answer = etl_site_ask(pull->site, sql.data);
 	high->inclusive = true;
 	high->value = answer != NIL ? ((char **) linitial(answer))[0] : edges->first;
-	pull->more = strcmp(high->value, edges->last) != 0;
+	if (high->value == NULL) /* rows have gone between two foreign queries */
+		pull->has_rows = false;
+	pull->more = high->value == NULL || strcmp(high->value, edges->last) != 0;
 }
 
 /*

@@ -58,7 +58,7 @@ local_open(Relation source)
 {
 	EtlSite *site = palloc0(sizeof(EtlSite));
 	TupleDesc desc = RelationGetDescr(source);
-	List *tables = etl_base_tables(source, &site->is_local);
+	List *tables = etl_base_tables(source, &site->is_local, &site->is_wrapped);
 
 	site->from = etl_relation_name(source);
 	site->columns = palloc0(sizeof(char *) * Max(desc->natts, 1));
