@@ -151,11 +151,11 @@ my %writers = (
 			PERFORM pg_sleep(random() * 0.03);
 			INSERT INTO ev_ident (writer, note) VALUES (-1, 'server'), (-2, 'server');
 			BEGIN
-				INSERT INTO ev_now (writer, note) VALUES (-1, 'caught');
+				INSERT INTO ev_now (writer, note) VALUES (-1, 'in a block');
 				INSERT INTO ev_part (part, writer) VALUES (0, -1);
 				PERFORM pg_sleep(random() * 0.03), 1 / (random() * 2)::int;
 			EXCEPTION WHEN division_by_zero THEN
-				INSERT INTO ev_now (writer, note) VALUES (-1, 'not caught');
+				INSERT INTO ev_now (writer, note) VALUES (-1, 'after an error');
 			END;
 			INSERT INTO ev_clock (part, writer) VALUES (0, -1), (1, -1), (2, -1);
 			PERFORM pg_sleep(random() * 0.05);
