@@ -13,7 +13,7 @@ use strict;
 use warnings;
 
 use File::Basename qw(dirname);
-use IPC::Run;
+use POSIX qw(WNOHANG _exit);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -199,12 +199,39 @@ my %writers = (
 		COMMIT PREPARED 'writer :client';
 		\\endif} ]);
 
+# A program that runs beside the test; what it says goes to a file.
+sub start_program
+{
+	my ($node, @command) = @_;
+	my $log = PostgreSQL::Test::Utils::tempdir() . '/log';
+	my $pid;
+
+	local %ENV = $node->_get_env();
+	$pid = fork() // die "fork: $!";
+	if ($pid == 0)
+	{
+		open(STDIN, '<', '/dev/null') && open(STDOUT, '>', $log) && open(STDERR, '>&', \*STDOUT) && exec @command;
+		_exit(127);
+	}
+	return { pid => $pid, log => $log };
+}
+
+# Has it ended?
+sub has_ended
+{
+	my ($program) = @_;
+
+	return 1 if defined $program->{status};
+	return 0 if waitpid($program->{pid}, WNOHANG) == 0;
+	$program->{status} = $?;
+	return 1;
+}
+
 sub start_writers
 {
 	my ($node, $seconds) = @_;
 	my $dir = PostgreSQL::Test::Utils::tempdir();
 	my $seed = 1 + int rand 1_000_000;
-	my $writers = { log => '' };
 	my @files;
 
 	foreach my $name (sort keys %writers)
@@ -212,14 +239,9 @@ sub start_writers
 		append_to_file("$dir/$name.sql", $writers{$name}[1] =~ s/^\s+//gmr);
 		push @files, '-f', "$dir/$name.sql\@$writers{$name}[0]";
 	}
-	local %ENV = $node->_get_env();
-	$writers->{run} = IPC::Run::start(
-		[ $node->installed_command('pgbench'), '-n', '-c', 8, '-j', 2, '-T', $seconds, '--max-tries', 100,
-			"--random-seed=$seed", @files, $node->connstr('postgres') ],
-		'<', \undef, '>', \$writers->{log}, '2>&1');
-	return $writers;
+	return start_program($node, $node->installed_command('pgbench'), '-n', '-c', 8, '-j', 2, '-T', $seconds,
+		'--max-tries', 100, "--random-seed=$seed", @files, $node->connstr('postgres'));
 }
-
 
 # ---------------------------------------------------------------------------
 # Pullers
@@ -250,60 +272,55 @@ sub random_pull
 	return "$pull\nCALL etl_incremental_drain('$pipeline->{name}', max_batches => 3);\n";
 }
 
-# A session that pulls so many times.
-sub start_puller
+sub start_psql
 {
-	my ($node, $pipelines, $pulls) = @_;
-	my $puller = { script => '', stdout => '', stderr => '' };
+	my ($node, $name, $script) = @_;
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/script';
 
-	$puller->{script} .= random_pull($pipelines->[ rand @$pipelines ]) for 1 .. $pulls;
-	local %ENV = $node->_get_env();
-	$puller->{run} = IPC::Run::start(
-		[ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres') . ' application_name=puller' ],
-		'<', \$puller->{script}, '>', \$puller->{stdout}, '2>', \$puller->{stderr});
-	return $puller;
+	append_to_file($file, $script);
+	return start_program($node, $node->installed_command('psql'), '-XAtq', '-o', '/dev/null', '-f', $file,
+		'-d', $node->connstr('postgres') . " application_name=$name");
 }
 
-# What a session said that is not expected.
-sub end_puller
+# What a session of pulls said that is not expected.
+sub complaints
 {
-	my ($puller) = @_;
+	my ($program) = @_;
 
-	eval { $puller->{run}->finish; 1 };
 	return grep { /\S/ && !/NOTICE: |WARNING: |^(?:DETAIL|HINT|CONTEXT): / && !/$expected_error/ }
-	  split /\n/, $puller->{stderr};
+	  split /\n/, slurp_file($program->{log});
 }
 
 # Pull in three sessions while the writers work; some of these get killed.
 sub pull_beside
 {
 	my ($node, $pipelines, $seconds) = @_;
-	my $watcher = $node->background_psql('postgres', on_error_stop => 0);
+	my $pulls = 12;
 	my $writers = start_writers($node, $seconds);
+	my $watcher = start_psql($node, 'watcher', "CALL watch($seconds)");
 	my $ends = time + $seconds;
-	my ($pulls, @pullers, @wrong) = (0);
+	my ($sessions, @pullers, @wrong) = (0);
 
-	$watcher->{stdin} .= "CALL watch($seconds);\n";
-	while ($writers->{run}->pumpable || grep { $_ } @pullers)
+	while (!has_ended($writers) || grep { $_ } @pullers)
 	{
-		$_->{run}->pump_nb for grep { $_ && $_->{run}->pumpable } $writers, $watcher, @pullers;
 		foreach my $slot (0 .. 2)
 		{
-			next if $pullers[$slot] && $pullers[$slot]{run}->pumpable;
-			push @wrong, end_puller($pullers[$slot]) if $pullers[$slot];
-			$pullers[$slot] = time < $ends ? start_puller($node, $pipelines, 12) : undef;
-			$pulls += 12 if $pullers[$slot];
+			next if $pullers[$slot] && !has_ended($pullers[$slot]);
+			push @wrong, complaints($pullers[$slot]) if $pullers[$slot];
+			$pullers[$slot] = undef;
+			next if time > $ends;
+			$pullers[$slot] = start_psql($node, 'puller', join '', map { random_pull($pipelines->[ rand @$pipelines ]) } 1 .. $pulls);
+			$sessions++;
 		}
 		sleep 0.02;
 	}
-	$writers->{run}->finish;
-	is($writers->{run}->result(0), 0, 'the writers do their work') or diag $writers->{log};
-	$watcher->query_safe('');
-	$watcher->quit;
+	sleep 0.02 until has_ended($watcher);
+	is($writers->{status}, 0, 'the writers do their work') or diag slurp_file($writers->{log});
+	is(slurp_file($watcher->{log}), '', 'and so does the watcher');
 	splice @wrong, 10;
-	is(join("\n", @wrong), '', "$pulls pulls in three sessions fail only when they are killed");
+	is(join("\n", @wrong), '', "$sessions sessions of $pulls pulls fail only when they are killed");
 	is($node->safe_psql('postgres', 'SELECT * FROM problem LIMIT 10'), '', 'at every moment a watermark is that of the data');
-	note $writers->{log};
+	note slurp_file($writers->{log});
 	return;
 }
 

@@ -96,39 +96,19 @@ sub start_pull
 		$case->{before} = state($case);
 	}
 	$puller->query_safe("SET test.stop = '$stop'");
-	$puller->{stdin} .= $call // "BEGIN; $case->{pull}; SELECT pg_advisory_xact_lock_shared(1);\n";
+	$call //= "BEGIN; $case->{pull}; SELECT pg_advisory_xact_lock_shared(1);\n";
+	$puller->query_until(qr/started/, "\\echo started\n$call");
 	if ($stop eq 'wait')
 	{
-		my $tries = 10 * $PostgreSQL::Test::Utils::timeout_default;
-
-		while ($puller->{stderr} !~ /NOTICE/ && --$tries)
-		{
-			$puller->{run}->pump_nb;
-			select undef, undef, undef, 0.1;
-		}
-		like($puller->{stderr}, qr/NOTICE/, "$case->{kind}: waits for a writer");
+		pump_until($puller->{run}, $puller->{timeout}, \$puller->{stderr}, qr/NOTICE/) or die 'no notice';
+		like($puller->{stderr}, qr/NOTICE.*\n/, "$case->{kind}: waits for a writer");
 	}
 	else
 	{
-		$puller->{run}->pump_nb;
-		poll(sub { $puller->{run}->pump_nb }, "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $pid
+		$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $pid
 			AND wait_event_type = 'Lock' AND wait_event = 'advisory'") or die "the pull did not stop: $puller->{stderr}";
 	}
 	return ($holder, $puller, $pid);
-}
-
-# As poll_query_until, while a session gets its commands.
-sub poll
-{
-	my ($pump, $query) = @_;
-
-	for (1 .. 20 * $PostgreSQL::Test::Utils::timeout_default)
-	{
-		$pump->();
-		return 1 if $node->safe_psql('postgres', $query) eq 't';
-		select undef, undef, undef, 0.05;
-	}
-	return 0;
 }
 
 sub end_session
@@ -240,9 +220,8 @@ foreach my $kind ('append', 'upsert', 'flags')
 	$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
 	$node->poll_query_until('postgres', "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = $pid") or die 'not cancelled';
 	is(state($case), $case->{before}, "$kind, cancelled: all is as before");
-	$puller->{run}->pump_nb;
-	$puller->{stdout} = $puller->{stderr} = '';
-	$puller->query_safe('RESET test.stop');
+	$puller->query('RESET test.stop');
+	$puller->{stderr} = '';
 	like($puller->query($case->{pull} =~ s/\*/rows_read > 0/r), qr/^t$/m, "$kind, cancelled: the same session pulls");
 	end_session($holder, $puller);
 	check_equal($case, "$kind, cancelled");
