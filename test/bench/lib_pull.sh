@@ -169,6 +169,10 @@ opponents()
 	for who in "$@"; do
 		[[ ! $who =~ ${ONLY:-.} ]] || printf '%s ' "$who"
 	done
-	[ "$(near -c "SELECT count(*) FROM pg_proc WHERE proname = 'etl_incremental_pull'")" = 0 ] ||
-		printf 'ours'
+	! have_pull || printf 'ours'
+}
+
+have_pull()
+{
+	[ "$(near -c "SELECT count(*) FROM pg_proc WHERE proname = 'etl_incremental_pull'")" != 0 ]
 }
