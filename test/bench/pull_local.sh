@@ -116,6 +116,6 @@ line 'a third, index, primary key' 0.33333 1 insert
 keys=", keys => '{l_orderkey,l_linenumber}'" on_conflict='ON CONFLICT DO NOTHING'
 # shellcheck disable=SC2034
 everyone=(insert insert_range anti_join)
-line 'all, index, keys' 1 1 anti_join
-line 'a third, index, keys' 0.33333 1 anti_join
+line 'all, index, keys' 1 1 insert anti_join
+line 'a third, index, keys' 0.33333 1 insert anti_join
 clean_up
