@@ -210,8 +210,7 @@ connect(const EtlQuery *query)
 static SPIPlanPtr
 prepare(const EtlQuery *query)
 {
-	SPIPlanPtr plan = SPI_prepare_cursor(query->text, query->nargs,
-										 query->types,
+	SPIPlanPtr plan = SPI_prepare_cursor(query->text, query->nargs, query->types,
 										 query->serial ? 0 :
 														 CURSOR_OPT_PARALLEL_OK);
 
