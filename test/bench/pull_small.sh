@@ -23,6 +23,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib_pull.sh"
 
 calls=${CALLS:-40}
+ran=	# has there been any case, so that there is something to check?
 read -ra sizes <<<"${SIZES:-$(scaled 10000000) 100000}"
 
 # timed WHO QUERY: the query prints a number of rows, psql the time.
@@ -68,7 +69,7 @@ check()
 {
 	local query result
 
-	have_pull || return 0
+	[ -n "$ran" ] && have_pull || return 0
 	result=$(for query in "$1_theirs" "$1_ours" src; do
 		[ "$1" = upsert ] || [ "$query" != src ] || continue
 		near -c "$(counts "$query")"
@@ -85,6 +86,7 @@ line()
 	local name="$1, $2, $3"
 
 	wanted "$name, $5 rows" || return 0
+	ran=1
 	session "$5" "$2" "$4" | near -f - >"$work/times"
 	awk -v name="$name" -v rows="$5" '
 		function sorted(who, what,    i, j, t) {
@@ -134,6 +136,7 @@ for size in "${sizes[@]}"; do
 	fi
 	sql -c CHECKPOINT
 	for apply in append upsert; do
+		ran=
 		for rows in 0 1 10 100 1000; do
 			line "$label" $apply horizon updated_at $rows
 		done
