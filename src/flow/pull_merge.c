@@ -56,19 +56,19 @@ static void fetch_rows(EtlPull *pull, Bitmapset *needed, Tuplestorestate *rows);
 static void keep_row(void *arg, TupleTableSlot *slot);
 
 /*
- * Merges what the pull is to read, or the rows that the caller has read with
- * all columns of the source.  Counts into pull->run; function is the SQL
- * function that was called.
+ * Merges what the pull is to read, or the rows that have been read already.
+ * Counts into pull->run.
  */
 void
-etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows)
+etl_pull_merge(EtlPull *pull)
 {
+	Tuplestorestate *rows = pull->rows;
 	bool fetches = rows == NULL && is_elsewhere(pull);
 	Bitmapset *needed = NULL;
 	EtlMergeCall call = {0};
 	EtlMerge *merge;
 
-	etl_pull_merge_call(pull, function, &call);
+	etl_pull_merge_call(pull, &call);
 	call.names.columns_given = pull->columns != NIL;
 	call.names.columns = pull->columns;
 
