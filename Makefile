@@ -25,6 +25,7 @@ OBJS += \
 	src/base/guard.o \
 	src/base/names.o \
 	src/base/option.o \
+	src/base/plain_text.o \
 	src/base/reject.o \
 	src/base/values.o
 
@@ -50,6 +51,9 @@ OBJS += \
 	src/source/convert_text.o \
 	src/source/convert_json.o \
 	src/source/rows.o \
+	src/source/site.o \
+	src/source/site_local.o \
+	src/source/base_tables.o \
 	src/source/spool.o
 
 # sink: how rows land
@@ -95,13 +99,21 @@ OBJS += \
 	src/flow/replay.o \
 	src/flow/infer.o \
 	src/flow/watermark.o \
+	src/flow/incremental_pull.o \
+	src/flow/pull_call.o \
+	src/flow/pull_columns.o \
+	src/flow/pull_range.o \
+	src/flow/pull_safety.o \
+	src/flow/pull_append.o \
+	src/flow/pull_options.o \
+	src/flow/pull_merge.o \
+	src/flow/pull_flags.o \
+	src/flow/assign.o \
 	src/flow/merge_spec.o \
 	src/flow/merge_source.o \
 	src/flow/merge_flow.o \
 	src/flow/scd2.o \
 	src/flow/upsert.o \
-	src/flow/pull_options.o \
-	src/flow/pull_merge.o \
 	src/flow/companion.o \
 	src/flow/tombstone.o \
 	src/flow/change_log.o \
@@ -119,7 +131,8 @@ SQL_PARTS = \
 	src/flow/scd2.sql \
 	src/flow/upsert.sql \
 	src/flow/scd2_tools.sql \
-	src/flow/watermark.sql
+	src/flow/watermark.sql \
+	src/flow/incremental_pull.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
@@ -149,7 +162,7 @@ include $(PGXS)
 # PGXS tracks no headers here, so every object waits for all of them.
 $(OBJS): $(wildcard $(here)src/*.h $(here)src/*/*.h)
 
-$(INSTALL_SCRIPT_SQL): $(SQL_PARTS) etl_patterns.control
+$(INSTALL_SCRIPT_SQL): $(SQL_PARTS) etl_patterns.control Makefile
 	(cd $(srcdir) && for part in $(SQL_PARTS); do \
 		printf -- '-- %s\n\n' "$$part" && cat "$$part" && echo || exit 1; \
 	done) >$@

@@ -85,6 +85,16 @@ SELECT etl_watermark_get('one');
 SELECT pull($$'one b', 's', 'one', 'n', '{id}', 'scd1', '{"columns": ["price"], "update_columns": ["price"]}'$$);
 TABLE one ORDER BY id;
 
+-- What deletes and what orders need not be among the columns.
+CREATE TABLE narrow (id int PRIMARY KEY, name text, price numeric, n bigint);
+SELECT pull($$'narrow', 's', 'narrow', 'n', '{id}', 'upsert',
+    '{"columns": ["name"], "sequence_by": "n", "delete_when": "etl_s.is_gone"}'$$);
+\set args '''narrow'', ''s'', ''narrow'', ''n'', ''{id}'', ''upsert'', ''{"columns": ["name"], "sequence_by": "n", "delete_when": "etl_s.gone"}'''
+SELECT pull(:'args');
+SELECT touch(2, NULL, NULL, true);
+SELECT pull(:'args');
+TABLE narrow ORDER BY id;
+
 -- scd3.
 SELECT restart();
 CREATE TABLE three (id int PRIMARY KEY, name text, former text, changed timestamptz);

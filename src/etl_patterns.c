@@ -19,6 +19,7 @@
 PG_MODULE_MAGIC;
 
 int etl_merge_path = ETL_MERGE_PATH_AUTO;
+int etl_horizon_guard = 100;
 
 static const struct config_enum_entry merge_path_options[] = {
 	{"auto", ETL_MERGE_PATH_AUTO, false},
@@ -42,5 +43,13 @@ _PG_init(void)
 							 &etl_merge_path, ETL_MERGE_PATH_AUTO,
 							 merge_path_options, PGC_USERSET, 0, NULL, NULL,
 							 NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".horizon_guard",
+							"Sets how old a row must be for a pull with safety "
+							"'horizon' to read it while other sessions are "
+							"connected.",
+							"Covers the time between getting a statement and "
+							"showing the start of its transaction.",
+							&etl_horizon_guard, 100, 0, 60000, PGC_USERSET,
+							GUC_UNIT_MS, NULL, NULL, NULL);
 	MarkGUCPrefixReserved(ETL_SCHEMA);
 }

@@ -20,5 +20,6 @@ typedef enum EtlMergePath
 
 /* in etl_patterns.c: settings */
 extern int etl_merge_path;
+extern int etl_horizon_guard; /* milliseconds */
 
 #endif /* ETL_PATTERNS_H */

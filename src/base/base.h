@@ -88,6 +88,12 @@ extern int etl_option_word(const char *parameter, const char *value,
 						   const char *const *words);
 extern char etl_option_char(const char *parameter, const char *value);
 
+/* in plain_text.c */
+extern int etl_plain_text_enter(void);
+extern void etl_plain_text_leave(int level);
+extern char *etl_plain_text(Oid type, Datum value);
+extern Datum etl_plain_value(Oid type, const char *text);
+
 /* in names.c */
 extern char *etl_relation_name(Relation rel);
 extern char *etl_operator_name(Oid operator);

@@ -94,7 +94,8 @@ typedef struct EtlPull
 	List *keys; /* of C strings */
 	EtlApply apply;
 	Jsonb *apply_options;
-	EtlSafety safety; /* as chosen, once etl_safety_choose() has run */
+	EtlSafety safety;		/* as chosen, once etl_safety_choose() has run */
+	EtlSafety typed_safety; /* as it was typed */
 	Interval *lookback;
 	Interval *lag;
 	Interval *max_wait;
@@ -103,6 +104,8 @@ typedef struct EtlPull
 	int64 batch_rows; /* 0: no limit */
 	EtlNullCursor null_cursor;
 	bool is_backfill; /* the range is given, the watermark stays */
+	bool is_drain;	  /* batch_rows is not the call's own */
+	Oid function;	  /* the SQL function that was called */
 
 	/* found out */
 	EtlWatermark watermark; /* as it was before */
@@ -111,19 +114,32 @@ typedef struct EtlPull
 	Relation target;
 	EtlSite *site;
 	EtlCursor cursor;
-	List *columns; /* that are read, of names in the source's order */
+	List *columns;	/* that are read, of names in the source's order */
+	List *unread;	/* names of the others */
 	EtlRange range; /* to be read */
-	bool has_rows;  /* is there any row in it? */
+	bool has_rows;	/* is there any row in it? */
 	bool more;		/* batch_rows has cut it */
 	bool skipped;	/* gave up waiting: nothing is read */
 	int64 null_cursor_rows;
 	const char *limit; /* that safety has set, exclusive */
 	EtlHolder holder;  /* who has set it, or was waited for */
 	bool has_holder;
-	int64 waited_ms;
-	const char *way; /* how rows were written */
-	const char *merge_detail; /* of a merge, as the text of a JSON object */
+	int64 waited_us;
+	const char *way;	   /* how rows were written */
+	Tuplestorestate *rows; /* all columns of the source, or NULL: the range */
+	const char *merge_detail; /* JSON of a merge, or NULL */
 } EtlPull;
+
+/* in pull_call.c: what a call says, as arguments and as it is remembered */
+extern EtlPull *etl_pull_from_args(FunctionCallInfo fcinfo);
+extern EtlPull *etl_pull_from_watermark(const EtlWatermark *watermark);
+extern void etl_pull_check_call(EtlPull *pull);
+extern void etl_pull_append_call(StringInfo json, EtlPull *pull);
+extern char *etl_json_text(Jsonb *object, const char *key);
+
+/* in pull_columns.c: which columns are read, and what has changed */
+extern void etl_pull_set_columns(EtlPull *pull);
+extern void etl_pull_append_columns(StringInfo json, EtlPull *pull);
 
 /* in pull_range.c: from the watermark to the range that is to be read */
 extern void etl_pull_set_cursor(EtlPull *pull);
@@ -140,21 +156,20 @@ extern bool etl_safety_wait_for_holder(EtlPull *pull);
 extern void etl_pull_append(EtlPull *pull);
 
 /*
- * in pull_options.c: from the parameters to a call of the merge family, which
- * is EtlMergeCall of flow/merge.h
+ * in pull_options.c: from the call to one of the merge family, which is an
+ * EtlMergeCall of flow/merge.h.  The words of apply_options are the parameters
+ * of the merge function that stands beside pull->function.
  */
 struct EtlMergeCall;
 
-extern void etl_pull_check_options(EtlPull *pull, Oid function);
 extern List *etl_pull_option_columns(EtlPull *pull);
-extern void etl_pull_merge_call(EtlPull *pull, Oid function,
-								struct EtlMergeCall *call);
+extern void etl_pull_check_options(EtlPull *pull);
+extern void etl_pull_merge_call(EtlPull *pull, struct EtlMergeCall *call);
 
-/*
- * in pull_merge.c: rows through a merge.  "rows" holds the rows with all
- * columns of the source, or is NULL: then the range is read.  Fills the
- * counts of pull->run.
- */
-extern void etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows);
+/* in pull_merge.c: rows through a merge; fills the counts of pull->run */
+extern void etl_pull_merge(EtlPull *pull);
+
+/* in pull_flags.c: takes the rows whose flag is set into pull->rows */
+extern void etl_pull_take_flagged(EtlPull *pull);
 
 #endif /* ETL_PULL_H */

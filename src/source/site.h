@@ -25,6 +25,7 @@ typedef struct EtlSiteOps
 	bool (*serves)(Relation source);
 	EtlSite *(*open)(Relation source);
 	List *(*ask)(EtlSite *site, const char *sql);
+	List *(*ask_server)(EtlSite *site, const char *sql);
 	void (*begin)(EtlSite *site);
 	int64 (*rows)(EtlSite *site, const char *where, const AttrNumber *attnums,
 				  int natts, EtlRowCall call, void *arg);
@@ -37,8 +38,9 @@ struct EtlSite
 	Relation source;
 	const char *from;	  /* the source's name there, ready for SQL */
 	const char **columns; /* its columns' names likewise, at attnum - 1 */
-	bool is_local;		  /* its writers are sessions of this database */
-	bool is_postgres;	  /* its catalogs and statistics can be asked */
+	bool is_local;		  /* all its rows are written in this database */
+	bool is_postgres;	  /* its server's catalogs can be asked */
+	const char *tables;	  /* SQL there: an oid[] of the tables it reads */
 };
 
 /*
@@ -62,8 +64,12 @@ extern EtlSite *etl_site_open(Relation source);
  */
 extern List *etl_site_ask(EtlSite *site, const char *sql);
 
-/* The first row of that, or NULL. */
-extern char **etl_site_ask_row(EtlSite *site, const char *sql);
+/*
+ * The same about the server itself, which must be PostgreSQL: its clock, its
+ * sessions and their locks, whoever the caller is, where rights allow.  Names
+ * that are not qualified are those of pg_catalog.
+ */
+extern List *etl_site_ask_server(EtlSite *site, const char *sql);
 
 /*
  * What is asked and read from now on is not older than now; on a remote
@@ -77,9 +83,15 @@ extern void etl_site_begin(EtlSite *site);
  * here.  The call may write to this database.  Returns their number.
  */
 extern int64 etl_site_rows(EtlSite *site, const char *where,
-						   const AttrNumber *attnums, int natts, EtlRowCall call,
-						   void *arg);
+						   const AttrNumber *attnums, int natts,
+						   EtlRowCall call, void *arg);
 
 extern void etl_site_close(EtlSite *site);
+
+/* The sites, in their own files; for site.c. */
+extern const EtlSiteOps etl_site_local_ops;
+
+/* in base_tables.c */
+extern List *etl_base_tables(Relation source, bool *all_here);
 
 #endif /* ETL_SITE_H */

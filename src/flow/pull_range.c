@@ -1,0 +1,434 @@
+/*-------------------------------------------------------------------------
+ *
+ * pull_range.c
+ *	  From the watermark to the range that a pull is to read.
+ *
+ * The range's end is always a value that a row of the source has, found by a
+ * query before the rows are read.  Everything up to it has been committed by
+ * then, as pull_safety.c sees to, so that whatever is committed between the
+ * two queries lies beyond it, or belongs to it and is read as well.
+ *
+ * All comparisons are made where the rows are, by the operators of the
+ * column's type.  Values are text here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_opfamily.h"
+#include "catalog/pg_type.h"
+#include "catalog/pg_namespace.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/typcache.h"
+
+#include "base/values.h"
+#include "flow/pull.h"
+
+/* What a query about the ends of the range has found. */
+typedef struct Edges
+{
+	const char *last;	/* greatest value, NULL: no rows */
+	const char *beyond; /* first value that batch_rows leaves out, or NULL */
+	const char *first;	/* with that */
+	int64 null_rows;	/* or 1 if there is any, where that is all to know */
+	bool beyond_limit;	/* are there rows that safety keeps back? */
+} Edges;
+
+static void check_cursor_type(EtlPull *pull, Form_pg_attribute att);
+static void set_ends(EtlCursor *cursor);
+static EtlBound low_bound(EtlPull *pull);
+static const char *look_back(EtlPull *pull, const char *value);
+static Datum minus_interval(Oid type, Datum value, Interval *interval);
+static void find_edges(EtlPull *pull, Edges *edges);
+static void append_limits(StringInfo sql, EtlPull *pull, const char *limit);
+static void append_edge(StringInfo sql, EtlPull *pull, const char *tail,
+						const char *limit);
+static void append_bound(StringInfo sql, EtlPull *pull, const char *operator,
+						 const char * value);
+static void append_unordered(StringInfo sql, EtlPull *pull);
+static void append_null_rows(StringInfo sql, EtlPull *pull);
+static void cut_batch(EtlPull *pull, const Edges *edges);
+static void refuse_null_rows(EtlPull *pull);
+
+/* ------------------------------------------------------------------ */
+/* the cursor                                                           */
+
+/* Finds the cursor column and what is special about its type. */
+void
+etl_pull_set_cursor(EtlPull *pull)
+{
+	EtlCursor *cursor = &pull->cursor;
+	AttrNumber attnum = get_attnum(RelationGetRelid(pull->source),
+								   pull->cursor_column);
+	Form_pg_attribute att;
+
+	if (attnum <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist",
+						pull->cursor_column,
+						RelationGetRelationName(pull->source)),
+				 errhint("It is named in parameter \"%s\".", "cursor_column")));
+	att = TupleDescAttr(RelationGetDescr(pull->source), attnum - 1);
+	cursor->name = pull->cursor_column;
+	cursor->attnum = attnum;
+	cursor->type = getBaseType(att->atttypid);
+	cursor->sql = pull->site->columns[attnum - 1];
+	check_cursor_type(pull, att);
+	set_ends(cursor);
+}
+
+/*
+ * Its order must be one that every server knows by operators of pg_catalog.
+ */
+static void
+check_cursor_type(EtlPull *pull, Form_pg_attribute att)
+{
+	TypeCacheEntry *type = lookup_type_cache(att->atttypid, TYPECACHE_LT_OPR);
+	Oid procedure = InvalidOid;
+
+	if (OidIsValid(type->lt_opr))
+		procedure = get_opcode(type->lt_opr);
+	if (!OidIsValid(procedure) ||
+		get_func_namespace(procedure) != PG_CATALOG_NAMESPACE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("column \"%s\" of type %s cannot be a cursor",
+						NameStr(att->attname), format_type_be(att->atttypid)),
+				 errdetail(
+					 "A cursor needs a built-in type whose values have an order."),
+				 errhint("Use a view that casts the column.")));
+}
+
+static void
+set_ends(EtlCursor *cursor)
+{
+	switch (cursor->type)
+	{
+		case TIMESTAMPTZOID:
+		case TIMESTAMPOID:
+		case DATEOID:
+			cursor->is_time = true;
+			cursor->least = "-infinity";
+			cursor->greatest = "infinity";
+			break;
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			cursor->is_number = true;
+			break;
+		case NUMERICOID:
+			cursor->is_number = true;
+			cursor->least = "-Infinity";
+			cursor->greatest = "Infinity";
+			break;
+		case FLOAT4OID:
+		case FLOAT8OID:
+			cursor->least = "-Infinity";
+			cursor->greatest = "Infinity";
+			break;
+		default:
+			break;
+	}
+}
+
+/* ------------------------------------------------------------------ */
+/* the range                                                            */
+
+/*
+ * Sets what is to be read.  Waits where safety asks for it; if it gives up,
+ * there is nothing to be read and pull->skipped says so.
+ */
+void
+etl_pull_find_range(EtlPull *pull)
+{
+	Edges edges;
+
+	pull->range.low = low_bound(pull);
+	for (;;)
+	{
+		etl_safety_set_limit(pull);
+		if (pull->skipped)
+			return;
+		find_edges(pull, &edges);
+		if (edges.last != NULL || !edges.beyond_limit || !pull->has_holder)
+			break;
+		if (!etl_safety_wait_for_holder(pull))
+		{
+			pull->skipped = true;
+			break;
+		}
+	}
+	if (edges.null_rows > 0 && pull->null_cursor == ETL_NULL_CURSOR_ERROR)
+		refuse_null_rows(pull);
+	pull->null_cursor_rows = edges.null_rows;
+	pull->has_rows = edges.last != NULL;
+	if (!pull->has_rows)
+		return;
+	cut_batch(pull, &edges);
+	if (!etl_safety_wait_for_writers(pull))
+	{
+		pull->skipped = true;
+		pull->has_rows = false;
+		pull->more = false;
+	}
+}
+
+/* Where to go on; pull->range.low is set already for a backfill. */
+static EtlBound
+low_bound(EtlPull *pull)
+{
+	EtlBound low = {0};
+
+	if (pull->is_backfill)
+		return pull->range.low;
+	if (pull->watermark.value == NULL)
+	{
+		low.value = pull->initial_value;
+		low.inclusive = true;
+		return low;
+	}
+	low.value = pull->watermark.value;
+	if (pull->lookback != NULL)
+	{
+		low.value = look_back(pull, low.value);
+		low.inclusive = true;
+	}
+	return low;
+}
+
+/* The watermark less the lookback, but not what is below initial_value. */
+static const char *
+look_back(EtlPull *pull, const char *value)
+{
+	Oid type = pull->cursor.type;
+	Datum low = minus_interval(type, etl_plain_value(type, value),
+							   pull->lookback);
+
+	if (pull->initial_value != NULL)
+	{
+		EtlValueOps ops;
+		Datum first = etl_plain_value(type, pull->initial_value);
+
+		etl_value_ops_init(&ops, type, InvalidOid);
+		if (etl_value_compare(&ops, low, first) < 0)
+			low = first;
+	}
+	return etl_plain_text(type, low);
+}
+
+static Datum
+minus_interval(Oid type, Datum value, Interval *interval)
+{
+	Datum minus = IntervalPGetDatum(interval);
+
+	switch (type)
+	{
+		case TIMESTAMPTZOID:
+			return DirectFunctionCall2(timestamptz_mi_interval, value, minus);
+		case TIMESTAMPOID:
+			return DirectFunctionCall2(timestamp_mi_interval, value, minus);
+		case DATEOID:
+			return DirectFunctionCall1(timestamp_date,
+									   DirectFunctionCall2(date_mi_interval,
+														   value, minus));
+		default:
+			elog(ERROR, "type %u is no time", type);
+	}
+	return (Datum) 0;
+}
+
+/*
+ * Asks for the ends of what can be read, and for rows that are in no range.
+ */
+static void
+find_edges(EtlPull *pull, Edges *edges)
+{
+	bool counts_nulls = pull->null_cursor != ETL_NULL_CURSOR_ERROR;
+	StringInfoData sql;
+	char **answer;
+	int n = 0;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT (");
+	append_edge(&sql, pull, " DESC LIMIT 1", pull->limit);
+	appendStringInfoString(&sql, "), (");
+	append_null_rows(&sql, pull);
+	appendStringInfoChar(&sql, ')');
+	if (pull->batch_rows > 0)
+	{
+		appendStringInfoString(&sql, ", (");
+		append_edge(&sql, pull,
+					psprintf(" OFFSET " INT64_FORMAT " LIMIT 1",
+							 pull->batch_rows),
+					pull->limit);
+		appendStringInfoString(&sql, "), (");
+		append_edge(&sql, pull, " LIMIT 1", pull->limit);
+		appendStringInfoChar(&sql, ')');
+	}
+	if (pull->limit != NULL)
+	{
+		appendStringInfoString(&sql, ", EXISTS (");
+		append_edge(&sql, pull, " DESC LIMIT 1", NULL);
+		appendStringInfoChar(&sql, ')');
+	}
+
+	memset(edges, 0, sizeof(Edges));
+	answer = linitial(etl_site_ask(pull->site, sql.data));
+	edges->last = answer[n++];
+	edges->null_rows = counts_nulls ? pg_strtoint64(answer[n]) :
+									  (strcmp(answer[n], "t") == 0 ? 1 : 0);
+	n++;
+	if (pull->batch_rows > 0)
+	{
+		edges->beyond = answer[n++];
+		edges->first = answer[n++];
+	}
+	if (pull->limit != NULL)
+		edges->beyond_limit = edges->last == NULL &&
+							  strcmp(answer[n++], "t") == 0;
+}
+
+/* A value at one end of the range, in the order of the cursor. */
+static void
+append_edge(StringInfo sql, EtlPull *pull, const char *tail, const char *limit)
+{
+	const char *column = pull->cursor.sql;
+
+	appendStringInfo(sql, "SELECT %s FROM %s WHERE ", column, pull->site->from);
+	append_limits(sql, pull, limit);
+	appendStringInfo(sql, " ORDER BY %s%s", column, tail);
+}
+
+/* Everything but the end that a query has yet to find. */
+static void
+append_limits(StringInfo sql, EtlPull *pull, const char *limit)
+{
+	appendStringInfo(sql, "%s IS NOT NULL", pull->cursor.sql);
+	if (pull->range.low.value != NULL)
+		append_bound(sql, pull, pull->range.low.inclusive ? ">=" : ">",
+					 pull->range.low.value);
+	else if (pull->cursor.least != NULL)
+		append_bound(sql, pull, ">", pull->cursor.least);
+	if (pull->range.high.value != NULL)
+		append_bound(sql, pull, pull->range.high.inclusive ? "<=" : "<",
+					 pull->range.high.value);
+	if (pull->end_value != NULL)
+		append_bound(sql, pull, "<", pull->end_value);
+	if (limit != NULL)
+		append_bound(sql, pull, "<", limit);
+	if (pull->cursor.greatest != NULL)
+		append_bound(sql, pull, "<", pull->cursor.greatest);
+}
+
+static void
+append_bound(StringInfo sql, EtlPull *pull, const char *operator,
+			 const char * value)
+{
+	appendStringInfo(sql, " AND %s OPERATOR(pg_catalog.%s) %s",
+					 pull->cursor.sql, operator, quote_literal_cstr(value));
+}
+
+/* The condition of rows whose cursor has no place in an order. */
+static void
+append_unordered(StringInfo sql, EtlPull *pull)
+{
+	const EtlCursor *cursor = &pull->cursor;
+
+	appendStringInfo(sql, "%s IS NULL", cursor->sql);
+	if (cursor->least != NULL)
+		appendStringInfo(sql,
+						 " OR %s OPERATOR(pg_catalog.<=) '%s'"
+						 " OR %s OPERATOR(pg_catalog.>=) '%s'",
+						 cursor->sql, cursor->least, cursor->sql,
+						 cursor->greatest);
+}
+
+/* Are there any, or how many? */
+static void
+append_null_rows(StringInfo sql, EtlPull *pull)
+{
+	if (pull->null_cursor == ETL_NULL_CURSOR_ERROR)
+	{
+		appendStringInfo(sql, "SELECT EXISTS (SELECT 1 FROM %s WHERE ",
+						 pull->site->from);
+		append_unordered(sql, pull);
+		appendStringInfoChar(sql, ')');
+		return;
+	}
+	appendStringInfo(sql, "SELECT pg_catalog.count(*) FROM %s WHERE ",
+					 pull->site->from);
+	append_unordered(sql, pull);
+}
+
+static void
+refuse_null_rows(EtlPull *pull)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("cursor column \"%s\" of relation \"%s\" has %s",
+					pull->cursor.name, RelationGetRelationName(pull->source),
+					pull->cursor.least == NULL ?
+						"null values" :
+						"values that are null or infinite"),
+			 errdetail(
+				 "Such rows are in no range, so that they would never be read."),
+			 errhint(
+				 "Pass null_cursor => 'ignore' to leave them out, or null_cursor => 'include' and \"keys\" to read them in every run.")));
+}
+
+/*
+ * Ends the range before the first value that does not fit into the batch, or
+ * after the first value if that alone has more rows.
+ */
+static void
+cut_batch(EtlPull *pull, const Edges *edges)
+{
+	EtlBound *high = &pull->range.high;
+	StringInfoData sql;
+	List *answer;
+
+	high->inclusive = true;
+	high->value = edges->last;
+	if (edges->beyond == NULL)
+		return;
+
+	/* Equal values may differ as text: then no row is below. */
+	high->inclusive = false;
+	high->value = edges->beyond;
+	initStringInfo(&sql);
+	append_edge(&sql, pull, " DESC LIMIT 1", pull->limit);
+	answer = etl_site_ask(pull->site, sql.data);
+	high->inclusive = true;
+	high->value = answer != NIL ? ((char **) linitial(answer))[0] : edges->first;
+	pull->more = strcmp(high->value, edges->last) != 0;
+}
+
+/*
+ * The condition of the rows that are to be read, with the names of the site.
+ */
+char *
+etl_pull_condition(EtlPull *pull)
+{
+	bool unordered = pull->null_cursor == ETL_NULL_CURSOR_INCLUDE &&
+					 pull->null_cursor_rows > 0;
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	if (pull->has_rows)
+		append_limits(&sql, pull, pull->limit);
+	if (pull->has_rows && unordered)
+	{
+		StringInfoData both;
+
+		initStringInfo(&both);
+		appendStringInfo(&both, "(%s) OR ", sql.data);
+		append_unordered(&both, pull);
+		return both.data;
+	}
+	if (unordered)
+		append_unordered(&sql, pull);
+	return sql.data;
+}

@@ -1,0 +1,593 @@
+/*-------------------------------------------------------------------------
+ *
+ * pull_safety.c
+ *	  How far a pull may read without ever missing a row.
+ *
+ * A row gets its cursor value before it is committed, so that a row with a
+ * lower value may appear after one with a higher value has been read.  A pull
+ * must not go beyond the value that such a row could have:
+ *
+ * horizon	  Values are times taken in the writing transaction, so none is
+ *			  before that transaction's start.  The limit is the oldest start of
+ *			  a transaction in progress, looked up before the snapshot of the
+ *			  read: whoever was not in progress then, and is not visible in the
+ *			  snapshot, has started later.
+ * lock_wait  Values are handed out in order to transactions that hold a lock
+ *			  on the table already.  The greatest visible value is looked up,
+ *			  then the transactions are waited for that hold such a lock, then
+ *			  rows up to that value are read.
+ * lag		  Rows are committed within so much time after their value.
+ *
+ * The order of these steps is what makes them right.  All of it is asked as
+ * SQL at the source's site, so that a remote PostgreSQL is treated as this one.
+ *
+ * Waiting means asking again, since there is nothing to queue for: a lock on
+ * the table would stop its writers.  So no wait can become part of a deadlock,
+ * and none is longer than max_wait.
+ *
+ * Locks: none.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "pgtime.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/date.h"
+#include "utils/fmgrprotos.h"
+#include "utils/wait_event.h"
+
+#include "etl_patterns.h"
+#include "flow/pull.h"
+
+/* Without a word from the caller, rows are committed within this time. */
+#define DEFAULT_LAG_MINUTES 5
+
+/* How long to sleep between two looks, in milliseconds. */
+#define FIRST_NAP_MS   1
+#define LONGEST_NAP_MS 50
+
+/* The table and everything that inherits from it. */
+#define FAMILY                                                      \
+	"WITH RECURSIVE family(relid) AS (SELECT pg_catalog.unnest(%s)" \
+	" UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i"        \
+	" JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.relid) "
+
+static void refuse(EtlPull *pull, const char *hint);
+static EtlSafety automatic(EtlPull *pull);
+static void check_choice(EtlPull *pull);
+static void check_sequences(EtlPull *pull);
+static void refuse_old_snapshot(EtlPull *pull);
+static void set_lag_limit(EtlPull *pull);
+static void set_horizon(EtlPull *pull);
+static TimestampTz oldest_start(EtlPull *pull);
+static void check_activity(EtlPull *pull, char **answer);
+static TimestampTz site_clock(EtlPull *pull);
+static char *limit_of_time(EtlPull *pull, TimestampTz time);
+static Timestamp local_limit(TimestampTz time);
+static List *writers(EtlPull *pull, bool prepared_only);
+static bool wait_for(EtlPull *pull, List *those);
+static bool still_there(EtlPull *pull, List *those);
+static int64 wait_left(EtlPull *pull);
+static bool nap(EtlPull *pull, long *ms);
+static void tell(EtlPull *pull);
+
+/* ------------------------------------------------------------------ */
+/* the choice                                                           */
+
+/* Settles the mode, and refuses what could not be safe. */
+void
+etl_safety_choose(EtlPull *pull)
+{
+	if (pull->safety == ETL_SAFETY_AUTO)
+		pull->safety = automatic(pull);
+	check_choice(pull);
+	if (pull->safety == ETL_SAFETY_HORIZON ||
+		pull->safety == ETL_SAFETY_LOCK_WAIT)
+		refuse_old_snapshot(pull);
+	if (pull->safety == ETL_SAFETY_LOCK_WAIT)
+		check_sequences(pull);
+	if (pull->safety == ETL_SAFETY_LAG && pull->lag == NULL)
+	{
+		pull->lag = palloc0(sizeof(Interval));
+		pull->lag->time = DEFAULT_LAG_MINUTES * USECS_PER_MINUTE;
+		if (!pull->watermark.exists)
+			ereport(NOTICE,
+					(errmsg("pipeline \"%s\" reads rows that are at least %d minutes old",
+							pull->pipeline, DEFAULT_LAG_MINUTES),
+					 errhint("Set \"lag\" to more than the longest time between a row's \"%s\" and its commit.",
+							 pull->cursor.name)));
+	}
+}
+
+static EtlSafety
+automatic(EtlPull *pull)
+{
+	if (pull->cursor.is_time)
+		return pull->site->is_local ? ETL_SAFETY_HORIZON : ETL_SAFETY_LAG;
+	if (pull->cursor.is_number && pull->site->is_postgres)
+		return ETL_SAFETY_LOCK_WAIT;
+	refuse(pull,
+		   pull->site->is_postgres ?
+			   "Pass safety => 'lock_wait' if values are handed out in increasing order under the table's lock, as a column's default does with a sequence, or safety => 'none' if rows are never committed late." :
+			   "Pass safety => 'none' if rows are never committed late, or use a cursor column with a time.");
+	return ETL_SAFETY_AUTO;
+}
+
+static void
+refuse(EtlPull *pull, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("safety '%s' is not possible with cursor column \"%s\" of type %s of relation \"%s\"",
+					etl_safety_words[pull->safety], pull->cursor.name,
+					format_type_be(pull->cursor.type),
+					RelationGetRelationName(pull->source)),
+			 errhint("%s", hint)));
+}
+
+static void
+check_choice(EtlPull *pull)
+{
+	switch (pull->safety)
+	{
+		case ETL_SAFETY_HORIZON:
+			if (!pull->cursor.is_time)
+				refuse(pull,
+					   "It takes a cursor of type timestamptz, timestamp or date. For a sequence pass safety => 'lock_wait'.");
+			if (!pull->site->is_postgres)
+				refuse(pull,
+					   "The transactions that write this relation cannot be seen from here. Pass safety => 'lag'.");
+			break;
+		case ETL_SAFETY_LOCK_WAIT:
+			if (pull->cursor.is_time)
+				refuse(pull,
+					   "A time is taken before the table is locked. Pass safety => 'horizon' or 'lag'.");
+			if (!pull->site->is_postgres)
+				refuse(pull,
+					   "The locks on this relation cannot be seen from here. Pass safety => 'none' if rows are never committed late.");
+			break;
+		case ETL_SAFETY_LAG:
+			if (!pull->cursor.is_time)
+				refuse(pull,
+					   "It takes a cursor of type timestamptz, timestamp or date.");
+			break;
+		default:
+			break;
+	}
+	if (pull->lag != NULL && pull->safety != ETL_SAFETY_LAG)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"lag\" has no meaning with safety '%s'",
+						etl_safety_words[pull->safety]),
+				 errhint("Pass safety => 'lag'.")));
+}
+
+/*
+ * The snapshot of such a transaction was taken before any limit that can be
+ * looked up now.
+ */
+static void
+refuse_old_snapshot(EtlPull *pull)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("safety '%s' is not possible in a transaction of isolation level %s",
+						etl_safety_words[pull->safety],
+						XactIsoLevel == XACT_SERIALIZABLE ? "SERIALIZABLE" :
+															"REPEATABLE READ"),
+				 errdetail(
+					 "Its snapshot does not show rows that were committed since it began, and they would never be read."),
+				 errhint(
+					 "Use a transaction of isolation level READ COMMITTED.")));
+}
+
+/* Sequences that do not hand out values in the order of the calls. */
+static void
+check_sequences(EtlPull *pull)
+{
+	StringInfoData sql;
+	List *answer;
+	char **row;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, FAMILY, pull->site->tables);
+	appendStringInfo(&sql,
+					 ", columns(relid, attnum) AS (SELECT a.attrelid, a.attnum"
+					 " FROM pg_attribute a JOIN family f ON a.attrelid = f.relid"
+					 " WHERE a.attname = %s)"
+					 " SELECT s.seqrelid::regclass, s.seqcache > 1, s.seqincrement < 0"
+					 " FROM pg_sequence s"
+					 " WHERE (s.seqcache > 1 OR s.seqcycle OR s.seqincrement < 0)"
+					 " AND s.seqrelid IN ("
+					 "SELECT d.objid FROM pg_depend d JOIN columns c"
+					 " ON d.refobjid = c.relid AND d.refobjsubid = c.attnum"
+					 " WHERE d.classid = 'pg_class'::regclass"
+					 " AND d.refclassid = 'pg_class'::regclass"
+					 " AND d.deptype IN ('a', 'i')"
+					 " UNION SELECT d.refobjid FROM pg_attrdef ad JOIN columns c"
+					 " ON ad.adrelid = c.relid AND ad.adnum = c.attnum"
+					 " JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass"
+					 " AND d.objid = ad.oid AND d.refclassid = 'pg_class'::regclass)"
+					 " LIMIT 1",
+					 quote_literal_cstr(pull->cursor.name));
+	answer = etl_site_ask_server(pull->site, sql.data);
+	if (answer == NIL)
+		return;
+	row = linitial(answer);
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("sequence %s does not hand out values in increasing order",
+					row[0]),
+			 strcmp(row[1], "t") == 0 ?
+				 errdetail(
+					 "Each session takes several of its values at once and uses them later.") :
+				 0,
+			 errhint("Use ALTER SEQUENCE %s %s, or pass safety => 'none' if rows are never committed late.",
+					 row[0],
+					 strcmp(row[1], "t") == 0 ? "CACHE 1" :
+					 strcmp(row[2], "t") == 0 ? "INCREMENT 1" :
+												"NO CYCLE")));
+}
+
+/* ------------------------------------------------------------------ */
+/* limits                                                               */
+
+/* Looks up how far it is safe to read now. */
+void
+etl_safety_set_limit(EtlPull *pull)
+{
+	pull->limit = NULL;
+	pull->has_holder = false;
+	if (pull->is_backfill)
+		return;
+	if (pull->safety == ETL_SAFETY_LAG)
+		set_lag_limit(pull);
+	else if (pull->safety == ETL_SAFETY_HORIZON)
+		set_horizon(pull);
+}
+
+/*
+ * Where the snapshot is that of the transaction, everything is counted from
+ * its start, which is before the snapshot.
+ */
+static void
+set_lag_limit(EtlPull *pull)
+{
+	TimestampTz now = IsolationUsesXactSnapshot() && pull->site->is_local ?
+						  GetCurrentTransactionStartTimestamp() :
+						  site_clock(pull);
+
+	now = DatumGetTimestampTz(
+		DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(now),
+							IntervalPGetDatum(pull->lag)));
+	pull->limit = limit_of_time(pull, now);
+}
+
+static void
+set_horizon(EtlPull *pull)
+{
+	List *prepared;
+
+	for (;;)
+	{
+		TimestampTz limit = oldest_start(pull);
+
+		/*
+		 * A prepared transaction shows no start.  One that was prepared before
+		 * the look at the starts is found now; the others are among those.
+		 */
+		prepared = writers(pull, true);
+		if (prepared == NIL)
+		{
+			pull->limit = limit_of_time(pull, limit);
+			return;
+		}
+		if (!wait_for(pull, prepared))
+		{
+			pull->skipped = true;
+			return;
+		}
+	}
+}
+
+/*
+ * The oldest start of a transaction in progress in the source's database, our
+ * own included: what it will write must be beyond the watermark, too.
+ * Autovacuum is not, as it writes no rows.
+ */
+static TimestampTz
+oldest_start(EtlPull *pull)
+{
+	TimestampTz clock = site_clock(pull);
+	TimestampTz limit = clock;
+	char **answer;
+
+	answer = linitial(
+		etl_site_ask_server(pull->site,
+							"SELECT min(xact_start),"
+							" (array_agg(pid ORDER BY xact_start) FILTER (WHERE xact_start IS NOT NULL))[1],"
+							" min(xact_start) FILTER (WHERE pid = pg_backend_pid()),"
+							" count(*) FILTER (WHERE pid <> pg_backend_pid()) > 0,"
+							" max(pid) FILTER (WHERE state = 'disabled'),"
+							" current_setting('track_activities')::boolean,"
+							" pg_has_role('pg_read_all_stats', 'USAGE')"
+							" FROM pg_stat_activity"
+							" WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+							" AND backend_type <> 'autovacuum worker'"));
+	check_activity(pull, answer);
+
+	/*
+	 * Between getting a statement and showing its start a backend may be kept
+	 * from running.
+	 */
+	if (strcmp(answer[3], "t") == 0)
+		limit -= etl_horizon_guard * INT64CONST(1000);
+	if (answer[0] != NULL)
+	{
+		TimestampTz oldest = DatumGetTimestampTz(
+			etl_plain_value(TIMESTAMPTZOID, answer[0]));
+
+		pull->has_holder = answer[2] == NULL ||
+						   strcmp(answer[0], answer[2]) != 0;
+		pull->holder.pid = pg_strtoint32(answer[1]);
+		pull->holder.gid = NULL;
+		pull->holder.since = answer[0];
+		limit = Min(limit, oldest);
+	}
+	return limit;
+}
+
+/* Does the answer show all transactions? */
+static void
+check_activity(EtlPull *pull, char **answer)
+{
+	if (strcmp(answer[6], "t") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("safety 'horizon' is not possible: the server of relation \"%s\" does not show when transactions started",
+						RelationGetRelationName(pull->source)),
+				 errhint(
+					 "Grant the role pg_read_all_stats on that server to the user of the connection, or pass safety => 'lag'.")));
+	if (strcmp(answer[5], "t") != 0 || answer[4] != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg(
+					 "safety 'horizon' is not possible: the setting \"track_activities\" is off"),
+				 answer[4] != NULL ?
+					 errdetail("It is off in the session of process %s.",
+							   answer[4]) :
+					 0,
+				 errhint("Set it to on, or pass safety => 'lag'.")));
+}
+
+/* The time where the rows are; that of this server, if it cannot be asked. */
+static TimestampTz
+site_clock(EtlPull *pull)
+{
+	char **answer;
+
+	if (!pull->site->is_postgres || pull->site->is_local)
+		return GetCurrentTimestamp();
+	answer = linitial(
+		etl_site_ask_server(pull->site, "SELECT clock_timestamp()"));
+	return DatumGetTimestampTz(etl_plain_value(TIMESTAMPTZOID, answer[0]));
+}
+
+/* A time as a value of the cursor's type. */
+static char *
+limit_of_time(EtlPull *pull, TimestampTz time)
+{
+	switch (pull->cursor.type)
+	{
+		case TIMESTAMPTZOID:
+			return etl_plain_text(TIMESTAMPTZOID, TimestampTzGetDatum(time));
+		case TIMESTAMPOID:
+			return etl_plain_text(TIMESTAMPOID,
+								  TimestampGetDatum(local_limit(time)));
+		default:
+			return etl_plain_text(DATEOID,
+								  DirectFunctionCall1(timestamp_date,
+													  TimestampGetDatum(
+														  local_limit(time))));
+	}
+}
+
+/*
+ * A time in the session's time zone.  When the clock will be put back, the
+ * times before that will come again: they are not over until then.
+ */
+static Timestamp
+local_limit(TimestampTz time)
+{
+	pg_time_t seconds = timestamptz_to_time_t(time);
+	Timestamp result;
+	long int offset_before;
+	long int offset_after;
+	int dst_before;
+	int dst_after;
+	pg_time_t change;
+
+	result = DatumGetTimestamp(
+		DirectFunctionCall1(timestamptz_timestamp, TimestampTzGetDatum(time)));
+	if (pg_next_dst_boundary(&seconds, &offset_before, &dst_before, &change,
+							 &offset_after, &dst_after, session_timezone) > 0 &&
+		offset_after < offset_before)
+		result = Min(result, time_t_to_timestamptz(change) +
+								 offset_after * USECS_PER_SEC);
+	return result;
+}
+
+/* ------------------------------------------------------------------ */
+/* waiting                                                              */
+
+/*
+ * Waits until no transaction is left that could have a value below the end of
+ * the range, which has been found already.  Returns false if max_wait is over.
+ */
+bool
+etl_safety_wait_for_writers(EtlPull *pull)
+{
+	if (pull->safety != ETL_SAFETY_LOCK_WAIT || pull->is_backfill)
+		return true;
+	return wait_for(pull, writers(pull, false));
+}
+
+/*
+ * Waits until the transaction that sets the horizon has ended.  Returns false
+ * if max_wait is over.
+ */
+bool
+etl_safety_wait_for_holder(EtlPull *pull)
+{
+	char *sql = psprintf("SELECT 1 FROM pg_stat_activity WHERE pid = %d"
+						 " AND xact_start = %s",
+						 pull->holder.pid,
+						 quote_literal_cstr(pull->holder.since));
+	long ms = FIRST_NAP_MS;
+
+	tell(pull);
+	while (etl_site_ask_server(pull->site, sql) != NIL)
+		if (!nap(pull, &ms))
+			return false;
+	return true;
+}
+
+/*
+ * The other transactions that hold a lock to write to the source's tables: for
+ * each the virtual transaction, pid and gid.  Whoever waits for such a lock has
+ * no value yet.
+ */
+static List *
+writers(EtlPull *pull, bool prepared_only)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, FAMILY, pull->site->tables);
+	appendStringInfo(&sql,
+					 "SELECT DISTINCT l.virtualtransaction, l.pid, p.gid"
+					 " FROM pg_locks l LEFT JOIN (pg_locks x"
+					 " JOIN pg_prepared_xacts p ON p.transaction = x.transactionid)"
+					 " ON l.pid IS NULL AND x.virtualtransaction = l.virtualtransaction"
+					 " WHERE l.locktype = 'relation' AND l.granted"
+					 " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+					 " AND l.relation IN (SELECT relid FROM family)"
+					 " AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock',"
+					 " 'ExclusiveLock', 'AccessExclusiveLock')"
+					 " AND %s",
+					 prepared_only ? "l.pid IS NULL" :
+									 "l.pid IS DISTINCT FROM pg_backend_pid()");
+	return etl_site_ask_server(pull->site, sql.data);
+}
+
+/* Waits until these have ended; returns false if max_wait is over. */
+static bool
+wait_for(EtlPull *pull, List *those)
+{
+	long ms = FIRST_NAP_MS;
+	bool told = false;
+
+	while (those != NIL && still_there(pull, those))
+	{
+		if (!told)
+			tell(pull);
+		told = true;
+		if (!nap(pull, &ms))
+			return false;
+	}
+	return true;
+}
+
+/* Is one of them still there?  Remembers which. */
+static bool
+still_there(EtlPull *pull, List *those)
+{
+	const char *separator = "";
+	StringInfoData sql;
+	ListCell *lc;
+	char **found;
+	List *answer;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql,
+						   "SELECT virtualtransaction FROM pg_locks"
+						   " WHERE locktype = 'relation' AND virtualtransaction IN (");
+	foreach(lc, those)
+	{
+		appendStringInfo(&sql, "%s%s", separator,
+						 quote_literal_cstr(((char **) lfirst(lc))[0]));
+		separator = ", ";
+	}
+	appendStringInfoString(&sql, ") LIMIT 1");
+	answer = etl_site_ask_server(pull->site, sql.data);
+	if (answer == NIL)
+		return false;
+	found = linitial(answer);
+	foreach(lc, those)
+	{
+		char **writer = lfirst(lc);
+
+		if (strcmp(writer[0], found[0]) != 0)
+			continue;
+		pull->has_holder = true;
+		pull->holder.pid = writer[1] == NULL ? 0 : pg_strtoint32(writer[1]);
+		pull->holder.gid = writer[2];
+		pull->holder.since = NULL;
+	}
+	return true;
+}
+
+/* Sleeps a while; returns false, and does not, if max_wait is over. */
+static bool
+nap(EtlPull *pull, long *ms)
+{
+	int64 left = wait_left(pull);
+	TimestampTz start = GetCurrentTimestamp();
+
+	if (left <= 0)
+		return false;
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 (long) Min(*ms, left), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	pull->waited_us += GetCurrentTimestamp() - start;
+	*ms = Min(*ms * 2, LONGEST_NAP_MS);
+	return true;
+}
+
+/* How many milliseconds of max_wait are left. */
+static int64
+wait_left(EtlPull *pull)
+{
+	const Interval *wait = pull->max_wait;
+	int64 us = wait->time + wait->day * USECS_PER_DAY +
+			   wait->month * (DAYS_PER_MONTH * USECS_PER_DAY);
+
+	return (us - pull->waited_us + 999) / 1000;
+}
+
+/* Says who is waited for. */
+static void
+tell(EtlPull *pull)
+{
+	if (pull->holder.gid != NULL)
+		ereport(NOTICE,
+				(errmsg("pipeline \"%s\" waits for prepared transaction \"%s\"",
+						pull->pipeline, pull->holder.gid),
+				 errhint("Use COMMIT PREPARED or ROLLBACK PREPARED.")));
+	else if (pull->holder.since != NULL)
+		ereport(NOTICE,
+				(errmsg("pipeline \"%s\" waits for the transaction of process %d, in progress since %s",
+						pull->pipeline, pull->holder.pid, pull->holder.since)));
+	else
+		ereport(NOTICE,
+				(errmsg("pipeline \"%s\" waits for the transaction of process %d, which writes to \"%s\"",
+						pull->pipeline, pull->holder.pid,
+						RelationGetRelationName(pull->source))));
+}
