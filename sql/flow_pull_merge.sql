@@ -6,6 +6,8 @@
 \set end :abs_srcdir '/sql/include/end.sql'
 \i :begin
 
+SET datestyle = 'ISO, YMD';
+
 -- Pulls and tells the counts that are not zero and the watermark, or the
 -- whole error.
 CREATE FUNCTION pull(args text) RETURNS SETOF text LANGUAGE sql AS $$
