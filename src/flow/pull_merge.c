@@ -72,7 +72,7 @@ etl_pull_merge(EtlPull *pull)
 	call.names.columns_given = pull->columns != NIL;
 	call.names.columns = pull->columns;
 
-	/* the last one is the one that a later pull would write last */
+	/* the last one is not to depend on how the rows lie */
 	if (call.duplicates == ETL_DUPLICATES_LAST)
 		call.names.order_by = pull->cursor_column;
 
