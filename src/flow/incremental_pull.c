@@ -380,7 +380,7 @@ apply_rows(EtlPull *pull)
 	if (pull->apply == ETL_APPLY_APPEND && pull->keys == NIL)
 		etl_pull_append(pull);
 	else
-		etl_pull_merge(pull);
+		etl_pull_merge(pull, pull->function, pull->rows);
 }
 
 /* ------------------------------------------------------------------ */
@@ -400,8 +400,8 @@ move_watermark(EtlPull *pull)
 		pull->run->watermark_high = pull->end_value;
 		return;
 	}
-	if (pull->has_rows && pull->flag_column == NULL)
-		pull->run->watermark_high = pull->range.high.value;
+	if (pull->flag_column == NULL)
+		pull->run->watermark_high = etl_pull_reached(pull);
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');

@@ -34,10 +34,43 @@ typedef struct EtlMergeNames
 	const char *is_current; /* NULL: there is none */
 	const char *effective_at;
 	const char *open_end;
+
+	/* for a merge of a part of its source */
+	bool columns_given;
+	List *columns;		   /* only these, the keys and sequence_by are read */
+	const char *condition; /* over a row of the source, or NULL */
+	const char *order_by;  /* column of the source, or NULL */
+	Tuplestorestate *rows; /* read in its place, as it has them; or NULL */
 } EtlMergeNames;
 
+/*
+ * A call of the merge family: what its arguments say.  Zero is the default of
+ * all that one of its functions has no parameter for.
+ */
+typedef struct EtlMergeCall
+{
+	const char *operation; /* its name without the prefix */
+	Oid target;
+	Oid source;
+	EtlMergeNames names;
+	bool versioned;
+	bool (*decide)(EtlMerge *merge, EtlGroup *group);
+	void (*check)(EtlMerge *merge); /* what needs the relations; or NULL */
+	EtlAbsent absent;
+	EtlDuplicates duplicates;
+	EtlNullKeys null_keys;
+	EtlLate late;
+	bool strict;
+	bool closed_bounds;
+	bool change_log;
+	bool keep_tombstones;
+	bool dry_run;
+	double max_delete_fraction; /* -1: none */
+	const char *tombstones;		/* found on the way: their table, or NULL */
+} EtlMergeCall;
+
 /* in merge_spec.c */
-extern EtlMerge *etl_merge_open(const char *operation, Oid target, Oid source,
+extern EtlMerge *etl_merge_open(Oid target, Oid source,
 								const EtlMergeNames *names, bool versioned);
 
 /* in merge_source.c */
@@ -52,8 +85,23 @@ extern const char *const etl_null_keys_words[];
 extern const char *const etl_late_words[];
 extern double etl_arg_fraction(FunctionCallInfo fcinfo, int arg,
 							   const char *parameter);
+extern void etl_merge_read_relations(FunctionCallInfo fcinfo,
+									 EtlMergeCall *call);
+extern EtlMerge *etl_merge_begin(EtlMergeCall *call, EtlRun *run);
+extern void etl_merge_perform(const EtlMergeCall *call, EtlMerge *merge);
 extern void etl_merge_execute(EtlMerge *merge);
+extern void etl_merge_fill_run(EtlMerge *merge);
+extern char *etl_merge_detail(EtlMerge *merge);
+extern void etl_merge_release(EtlMerge *merge);
 extern void etl_merge_close(EtlMerge *merge);
+
+/*
+ * in upsert.c and scd2.c: from the arguments of the functions, whoever has
+ * made the fcinfo
+ */
+extern void etl_upsert_read(FunctionCallInfo fcinfo, EtlMergeCall *call);
+extern void etl_scd3_read(FunctionCallInfo fcinfo, EtlMergeCall *call);
+extern void etl_scd2_read(FunctionCallInfo fcinfo, EtlMergeCall *call);
 
 /* in change_log.c */
 extern void etl_change_log_execute(EtlMerge *merge);

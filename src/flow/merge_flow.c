@@ -2,7 +2,7 @@
  *
  * merge_flow.c
  *	  What the functions of the merge family have in common: their option
- *	  words, running the merge, and the row in the ledger.
+ *	  words, the steps of a merge, and the row in the ledger.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,17 +10,17 @@
 
 #include "access/relation.h"
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
 #include "utils/snapmgr.h"
 
+#include "etl_patterns.h"
 #include "flow/flow.h"
 #include "flow/merge.h"
 
 static void run_merge(void *arg);
-static void fill_run(EtlMerge *merge);
-static Jsonb *run_detail(EtlMerge *merge);
 
 const char *const etl_absent_words[] = {"ignore", "delete", NULL};
 const char *const etl_close_words[] = {"ignore", "close", NULL};
@@ -43,6 +43,62 @@ etl_arg_fraction(FunctionCallInfo fcinfo, int arg, const char *parameter)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameter \"%s\" must be between 0 and 1", parameter)));
 	return fraction;
+}
+
+/* The arguments that all functions of the family begin with. */
+void
+etl_merge_read_relations(FunctionCallInfo fcinfo, EtlMergeCall *call)
+{
+	etl_refuse_null(fcinfo, 0, "target");
+	etl_refuse_null(fcinfo, 1, "source");
+	etl_refuse_null(fcinfo, 2, "keys");
+	call->target = PG_GETARG_OID(0);
+	call->source = PG_GETARG_OID(1);
+	call->names.keys = etl_arg_names(fcinfo, 2);
+	call->max_delete_fraction = -1;
+}
+
+/*
+ * Opens the merge that a call asks for, with the lock on the target.  Its
+ * input is not set yet.  run is the caller's, or NULL: then it gets its own.
+ */
+EtlMerge *
+etl_merge_begin(EtlMergeCall *call, EtlRun *run)
+{
+	EtlMerge *merge;
+
+	PreventCommandIfReadOnly(psprintf("etl_%s()", call->operation));
+	merge = etl_merge_open(call->target, call->source, &call->names,
+						   call->versioned);
+	merge->run = run != NULL ?
+					 run :
+					 etl_run_start(call->operation, NULL, call->target);
+	merge->decide = call->decide;
+	merge->absent = call->absent;
+	merge->duplicates = call->duplicates;
+	merge->null_keys = call->null_keys;
+	merge->late = call->late;
+	merge->strict = call->strict;
+	merge->closed_bounds = call->closed_bounds;
+	merge->dry_run = call->dry_run;
+	merge->max_delete_fraction = call->max_delete_fraction;
+	merge->general = etl_merge_path == ETL_MERGE_PATH_GENERAL;
+	if (call->check != NULL)
+		call->check(merge);
+	if (call->keep_tombstones)
+		call->tombstones = etl_tombstones_open(merge, true);
+	return merge;
+}
+
+/* Merges, once the input is set. */
+void
+etl_merge_perform(const EtlMergeCall *call, EtlMerge *merge)
+{
+	if (call->change_log)
+		etl_change_log_execute(merge);
+	else
+		etl_merge_execute(merge);
+	etl_tombstones_flush(merge);
 }
 
 /*
@@ -68,16 +124,24 @@ run_merge(void *arg)
 void
 etl_merge_close(EtlMerge *merge)
 {
-	fill_run(merge);
+	Datum detail = CStringGetDatum(etl_merge_detail(merge));
+
+	etl_merge_fill_run(merge);
 	etl_run_finish(merge->run, merge->dry_run ? "dry_run" : "succeeded",
-				   run_detail(merge));
+				   DatumGetJsonbP(DirectFunctionCall1(jsonb_in, detail)));
+	etl_merge_release(merge);
+}
+
+void
+etl_merge_release(EtlMerge *merge)
+{
 	relation_close(merge->target, NoLock);
 	relation_close(merge->source, NoLock);
 }
 
 /* The ledger has fewer words than a merge. */
-static void
-fill_run(EtlMerge *merge)
+void
+etl_merge_fill_run(EtlMerge *merge)
 {
 	const EtlMergeCounts *counts = &merge->counts;
 	EtlRun *run = merge->run;
@@ -93,8 +157,9 @@ fill_run(EtlMerge *merge)
 	run->rows_rejected = counts->rejected;
 }
 
-static Jsonb *
-run_detail(EtlMerge *merge)
+/* What a run's detail says of a merge, as the text of a JSON object. */
+char *
+etl_merge_detail(EtlMerge *merge)
 {
 	const EtlMergeCounts *counts = &merge->counts;
 	StringInfoData json;
@@ -128,6 +193,5 @@ run_detail(EtlMerge *merge)
 	else
 		appendStringInfo(&json, ", \"stale\": " INT64_FORMAT, counts->stale);
 	appendStringInfoChar(&json, '}');
-	return DatumGetJsonbP(
-		DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+	return json.data;
 }

@@ -11,6 +11,10 @@
  * error and not cut.  Domains and arrays have their lengths further inside, so
  * that their values are converted by an expression, and not by the query.
  *
+ * A merge of a part of its source has a condition in that query, or brings
+ * the rows with it.  Then the plan, or the number of the rows, says how many
+ * will come, on which depends how the target is read.
+ *
  * The query runs as the caller, so that privileges and row security of the
  * source apply.
  *
@@ -23,20 +27,21 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
-#include "optimizer/optimizer.h"
 #include "optimizer/plancat.h"
 #include "parser/parse_coerce.h"
-#include "parser/parse_collate.h"
 #include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
 
+#include "flow/assign.h"
 #include "flow/flow.h"
 #include "flow/merge.h"
+
+/* What a query calls rows that stand in for the source. */
+#define ROWS_NAME "etl_rows"
 
 static Oid target_type(EtlMerge *merge, int column);
 static void check_types(EtlMerge *merge);
@@ -45,9 +50,11 @@ static AttrNumber source_column(EtlMerge *merge, const char *name,
 static EtlMergeColumn *time_column(EtlMerge *merge);
 static void check_sequence(EtlMerge *merge, AttrNumber attnum);
 static void check_expression(const char *text, const char *parameter);
+static double count_rows(EtlMerge *merge, const EtlMergeNames *names);
 static bool can_read_heap(EtlMerge *merge, AttrNumber time);
 static void read_by_query(EtlMerge *merge, AttrNumber time,
 						  const EtlMergeNames *names, const char *tombstones);
+static void set_query_rows(EtlMerge *merge, const EtlMergeNames *names);
 static void append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum,
 						  Oid type);
 static void set_fit(EtlMerge *merge);
@@ -80,18 +87,10 @@ etl_merge_set_input(EtlMerge *merge, const EtlMergeNames *names,
 		check_expression(names->delete_when, "delete_when");
 
 	set_fit(merge);
-	merge->input.rows = 1000;
-	if (merge->source->rd_rel->relkind == RELKIND_RELATION ||
-		merge->source->rd_rel->relkind == RELKIND_MATVIEW)
-	{
-		BlockNumber pages;
-		double visible;
-
-		estimate_rel_size(merge->source, NULL, &pages, &merge->input.rows,
-						  &visible);
-	}
+	merge->input.rows = count_rows(merge, names);
 	if (names->delete_when == NULL && tombstones == NULL &&
-		can_read_heap(merge, time))
+		names->condition == NULL && names->order_by == NULL &&
+		names->rows == NULL && can_read_heap(merge, time))
 	{
 		merge->input.relation = merge->source;
 		merge->input.desc = RelationGetDescr(merge->source);
@@ -199,6 +198,22 @@ check_expression(const char *text, const char *parameter)
 				 errhint("For example op = 'D'.")));
 }
 
+/* How many rows will come, as far as that is known without a query. */
+static double
+count_rows(EtlMerge *merge, const EtlMergeNames *names)
+{
+	double rows = 1000;
+	double visible;
+	BlockNumber pages;
+
+	if (names->rows != NULL)
+		return (double) tuplestore_tuple_count(names->rows);
+	if (merge->source->rd_rel->relkind == RELKIND_RELATION ||
+		merge->source->rd_rel->relkind == RELKIND_MATVIEW)
+		estimate_rel_size(merge->source, NULL, &pages, &rows, &visible);
+	return rows;
+}
+
 /*
  * A heap can be read as it is if its values need no cast and the caller may
  * read all of it.
@@ -274,11 +289,34 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	else
 		appendStringInfoString(&sql, "NULL");
 	appendStringInfo(&sql, " FROM %s AS etl_s",
-					 etl_relation_name(merge->source));
+					 names->rows != NULL ? ROWS_NAME :
+										   etl_relation_name(merge->source));
 	if (tombstones != NULL)
 		etl_tombstones_append_join(&sql, merge, tombstones);
+	if (names->condition != NULL)
+		appendStringInfo(&sql, " WHERE (%s)", names->condition);
+	if (names->order_by != NULL)
+		appendStringInfo(&sql, " ORDER BY etl_s.%s",
+						 quote_identifier(names->order_by));
 	input->query.text = sql.data;
-	input->desc = etl_query_desc(&input->query);
+	set_query_rows(merge, names);
+	if (names->condition != NULL)
+		input->desc = etl_query_plan(&input->query, &input->rows);
+	else
+		input->desc = etl_query_desc(&input->query);
+}
+
+/* Rows that were read already stand in for the source. */
+static void
+set_query_rows(EtlMerge *merge, const EtlMergeNames *names)
+{
+	EtlQuery *query = &merge->input.query;
+
+	if (names->rows == NULL)
+		return;
+	query->rows_name = ROWS_NAME;
+	query->rows_desc = CreateTupleDescCopy(RelationGetDescr(merge->source));
+	query->rows = names->rows;
 }
 
 /* A column of the source, cast to a type without its length, if to any. */
@@ -346,19 +384,7 @@ static void
 set_assignment(EtlMerge *merge, EtlMergeColumn *column, Form_pg_attribute from,
 			   Form_pg_attribute to)
 {
-	CaseTestExpr *value = makeNode(CaseTestExpr);
-	Node *expr;
-
-	value->typeId = from->atttypid;
-	value->typeMod = from->atttypmod;
-	value->collation = from->attcollation;
-	expr = coerce_to_target_type(NULL, (Node *) value, from->atttypid,
-								 to->atttypid, to->atttypmod,
-								 COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
-	if (expr == NULL)
-		elog(ERROR, "column \"%s\" cannot be assigned", column->name);
-	assign_expr_collations(NULL, expr);
-	column->assign = ExecInitExpr(expression_planner((Expr *) expr), NULL);
+	column->assign = etl_assignment(from, to);
 	if (merge->input.context == NULL)
 		merge->input.context = CreateStandaloneExprContext();
 }

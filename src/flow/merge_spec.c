@@ -40,7 +40,9 @@ static Relation open_existing(Oid relid, LOCKMODE lockmode);
 static Relation open_target(Oid relid);
 static Relation open_source(Oid relid);
 static void check_may_write(Relation target);
-static void set_columns(EtlMerge *merge);
+static void set_columns(EtlMerge *merge, const EtlMergeNames *names);
+static bool is_read(const EtlMergeNames *names, const char *column);
+static bool has_name(List *names, const char *name);
 static void set_keys(EtlMerge *merge, const EtlMergeNames *names);
 static void set_times(EtlMerge *merge, const EtlMergeNames *names);
 pg_noreturn static void refuse_second_role(const EtlMergeColumn *column,
@@ -68,11 +70,11 @@ static int target_column(EtlMerge *merge, const char *name,
 
 /*
  * Opens both relations and gives each column of the target its role.  The
- * result has the defaults of all options; its run has been started.
+ * result has the defaults of all options, and no run.
  */
 EtlMerge *
-etl_merge_open(const char *operation, Oid target, Oid source,
-			   const EtlMergeNames *names, bool versioned)
+etl_merge_open(Oid target, Oid source, const EtlMergeNames *names,
+			   bool versioned)
 {
 	EtlMerge *merge = palloc0(sizeof(EtlMerge));
 
@@ -87,7 +89,7 @@ etl_merge_open(const char *operation, Oid target, Oid source,
 	merge->sequence = merge->changed_at = -1;
 	merge->valid_from = merge->valid_to = merge->is_current = -1;
 
-	set_columns(merge);
+	set_columns(merge, names);
 	set_keys(merge, names);
 	if (versioned)
 		set_times(merge, names);
@@ -113,7 +115,6 @@ etl_merge_open(const char *operation, Oid target, Oid source,
 	set_listed(merge, names->fixed, "fixed", ETL_ROLE_FIXED);
 	set_rest(merge, names);
 	set_scope(merge, names);
-	merge->run = etl_run_start(operation, NULL, target);
 	return merge;
 }
 
@@ -205,7 +206,7 @@ check_may_write(Relation target)
 
 /* What every column is before the call's names are looked at. */
 static void
-set_columns(EtlMerge *merge)
+set_columns(EtlMerge *merge, const EtlMergeNames *names)
 {
 	TupleDesc desc = RelationGetDescr(merge->target);
 
@@ -223,11 +224,32 @@ set_columns(EtlMerge *merge)
 			continue;
 		column->name = pstrdup(NameStr(att->attname));
 		etl_value_ops_init(&column->ops, att->atttypid, att->attcollation);
-		if (!att->attgenerated &&
+		if (!att->attgenerated && is_read(names, column->name) &&
 			get_attnum(RelationGetRelid(merge->source), column->name) > 0)
 			column->input = get_attnum(RelationGetRelid(merge->source),
 									   column->name);
 	}
+}
+
+/* Does the call want a column of the source?  It cannot do without some. */
+static bool
+is_read(const EtlMergeNames *names, const char *column)
+{
+	return !names->columns_given || has_name(names->columns, column) ||
+		   has_name(names->keys, column) ||
+		   (names->sequence_by != NULL &&
+			strcmp(names->sequence_by, column) == 0);
+}
+
+static bool
+has_name(List *names, const char *name)
+{
+	ListCell *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
 }
 
 static void

@@ -69,6 +69,7 @@ typedef struct EtlCursor
 	/* values at both ends that are no place in an order, or NULL */
 	const char *least;
 	const char *greatest;
+	bool asks_ends; /* and the source's server knows them as such */
 } EtlCursor;
 
 /* Who keeps a pull from reading on. */
@@ -145,24 +146,38 @@ extern void etl_pull_append_columns(StringInfo json, EtlPull *pull);
 extern void etl_pull_set_cursor(EtlPull *pull);
 extern void etl_pull_find_range(EtlPull *pull);
 extern char *etl_pull_condition(EtlPull *pull);
+extern void etl_pull_append_edge(StringInfo sql, EtlPull *pull,
+								 const char *tail);
+extern const char *etl_pull_reached(EtlPull *pull);
 
 /* in pull_safety.c: how far it is safe to read */
 extern void etl_safety_choose(EtlPull *pull);
 extern void etl_safety_set_limit(EtlPull *pull);
 extern bool etl_safety_wait_for_writers(EtlPull *pull);
 extern bool etl_safety_wait_for_holder(EtlPull *pull);
+extern int etl_safety_holder(EtlPull *pull);
 
 /* in pull_append.c: rows into a table, as they are */
 extern void etl_pull_append(EtlPull *pull);
 
+struct EtlMergeCall;
+
 /*
- * in pull_merge.c: rows through a merge; fills the counts of pull->run.  The
- * words of apply_options are the parameters of the merge function that stands
- * beside "function".
+ * in pull_options.c: from the parameters to a call of the merge family, which
+ * is EtlMergeCall of flow/merge.h; "function" is the SQL function that was
+ * called
  */
+extern void etl_pull_check_options(EtlPull *pull, Oid function);
 extern List *etl_pull_option_columns(EtlPull *pull);
-extern void etl_pull_check_options(EtlPull *pull);
-extern void etl_pull_merge(EtlPull *pull);
+extern void etl_pull_merge_call(EtlPull *pull, Oid function,
+								struct EtlMergeCall *call);
+
+/*
+ * in pull_merge.c: rows through a merge.  "rows" holds the rows with all
+ * columns of the source, or is NULL: then the range is read.  Fills the
+ * counts of pull->run.
+ */
+extern void etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows);
 
 /* in pull_flags.c: takes the rows whose flag is set into pull->rows */
 extern void etl_pull_take_flagged(EtlPull *pull);

@@ -12,10 +12,8 @@
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "etl_patterns.h"
 #include "flow/flow.h"
 #include "flow/merge.h"
 
@@ -52,16 +50,39 @@ enum
 static const char *const bounds_words[] = {"[)", "[]", NULL};
 
 static void read_names(FunctionCallInfo fcinfo, EtlMergeNames *names);
-static void read_options(FunctionCallInfo fcinfo, EtlMerge *merge);
+static void read_options(FunctionCallInfo fcinfo, EtlMergeCall *call);
+static void check_call(EtlMerge *merge);
 static Datum result_row(EtlMerge *merge, TupleDesc desc);
+
+/* From the arguments of etl_scd2_merge(). */
+void
+etl_scd2_read(FunctionCallInfo fcinfo, EtlMergeCall *call)
+{
+	EtlMergeNames *names = &call->names;
+
+	etl_merge_read_relations(fcinfo, call);
+	etl_refuse_null(fcinfo, ARG_VALID_FROM, "valid_from");
+	etl_refuse_null(fcinfo, ARG_VALID_TO, "valid_to");
+	call->operation = "scd2_merge";
+	call->versioned = true;
+	call->decide = etl_decide_scd2;
+	call->check = check_call;
+	read_names(fcinfo, names);
+	read_options(fcinfo, call);
+
+	if (names->sequence_by != NULL && names->effective_at != NULL &&
+		call->absent == ETL_ABSENT_IGNORE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg(
+					 "parameters \"sequence_by\" and \"effective_at\" cannot be used together"),
+				 errhint(
+					 "With \"sequence_by\" each row takes effect at the time that it bears.")));
+}
 
 static void
 read_names(FunctionCallInfo fcinfo, EtlMergeNames *names)
 {
-	etl_refuse_null(fcinfo, ARG_KEYS, "keys");
-	etl_refuse_null(fcinfo, ARG_VALID_FROM, "valid_from");
-	etl_refuse_null(fcinfo, ARG_VALID_TO, "valid_to");
-	names->keys = etl_arg_names(fcinfo, ARG_KEYS);
 	names->sequence_by = etl_arg_name(fcinfo, ARG_SEQUENCE_BY);
 	names->effective_at = etl_arg_text(fcinfo, ARG_EFFECTIVE_AT);
 	names->tracked_given = !PG_ARGISNULL(ARG_TRACKED);
@@ -76,39 +97,34 @@ read_names(FunctionCallInfo fcinfo, EtlMergeNames *names)
 	names->valid_to = etl_arg_name(fcinfo, ARG_VALID_TO);
 	names->is_current = etl_arg_name(fcinfo, ARG_IS_CURRENT);
 	names->open_end = etl_arg_text(fcinfo, ARG_OPEN_END);
-
-	if (names->sequence_by != NULL && names->effective_at != NULL &&
-		etl_option_word("absent", etl_arg_text(fcinfo, ARG_ABSENT),
-						etl_close_words) == ETL_ABSENT_IGNORE)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg(
-					 "parameters \"sequence_by\" and \"effective_at\" cannot be used together"),
-				 errhint(
-					 "With \"sequence_by\" each row takes effect at the time that it bears.")));
 }
 
 static void
-read_options(FunctionCallInfo fcinfo, EtlMerge *merge)
+read_options(FunctionCallInfo fcinfo, EtlMergeCall *call)
 {
-	merge->absent = etl_option_word("absent", etl_arg_text(fcinfo, ARG_ABSENT),
-									etl_close_words);
-	merge->duplicates = etl_option_word("duplicates",
-										etl_arg_text(fcinfo, ARG_DUPLICATES),
-										etl_duplicates_words);
-	merge->null_keys = etl_option_word("null_keys",
-									   etl_arg_text(fcinfo, ARG_NULL_KEYS),
-									   etl_null_keys_words);
-	merge->late = etl_option_word("late", etl_arg_text(fcinfo, ARG_LATE),
-								  etl_late_words);
-	merge->closed_bounds = etl_option_word("bounds",
-										   etl_arg_text(fcinfo, ARG_BOUNDS),
-										   bounds_words) == 1;
-	merge->max_delete_fraction = etl_arg_fraction(fcinfo, ARG_MAX_CLOSE_FRACTION,
-												  "max_close_fraction");
-	merge->dry_run = etl_arg_bool(fcinfo, ARG_DRY_RUN);
-	merge->general = etl_merge_path == ETL_MERGE_PATH_GENERAL;
+	call->absent = etl_option_word("absent", etl_arg_text(fcinfo, ARG_ABSENT),
+								   etl_close_words);
+	call->duplicates = etl_option_word("duplicates",
+									   etl_arg_text(fcinfo, ARG_DUPLICATES),
+									   etl_duplicates_words);
+	call->null_keys = etl_option_word("null_keys",
+									  etl_arg_text(fcinfo, ARG_NULL_KEYS),
+									  etl_null_keys_words);
+	call->late = etl_option_word("late", etl_arg_text(fcinfo, ARG_LATE),
+								 etl_late_words);
+	call->change_log = etl_arg_bool(fcinfo, ARG_CHANGE_LOG);
+	call->closed_bounds = etl_option_word("bounds",
+										  etl_arg_text(fcinfo, ARG_BOUNDS),
+										  bounds_words) == 1;
+	call->max_delete_fraction = etl_arg_fraction(fcinfo, ARG_MAX_CLOSE_FRACTION,
+												 "max_close_fraction");
+	call->dry_run = etl_arg_bool(fcinfo, ARG_DRY_RUN);
+}
 
+/* What can be told only when the columns are known. */
+static void
+check_call(EtlMerge *merge)
+{
 	if (merge->closed_bounds &&
 		merge->columns[merge->valid_from].ops.type != DATEOID)
 		ereport(ERROR,
@@ -155,23 +171,14 @@ result_row(EtlMerge *merge, TupleDesc desc)
 Datum
 etl_scd2_merge(PG_FUNCTION_ARGS)
 {
-	EtlMergeNames names = {0};
+	TupleDesc desc = etl_result_desc(fcinfo);
+	EtlMergeCall call = {0};
 	EtlMerge *merge;
-	TupleDesc result_desc = etl_result_desc(fcinfo);
 
-	etl_refuse_null(fcinfo, ARG_TARGET, "target");
-	etl_refuse_null(fcinfo, ARG_SOURCE, "source");
-	PreventCommandIfReadOnly("etl_scd2_merge()");
-	read_names(fcinfo, &names);
-	merge = etl_merge_open("scd2_merge", PG_GETARG_OID(ARG_TARGET),
-						   PG_GETARG_OID(ARG_SOURCE), &names, true);
-	read_options(fcinfo, merge);
-	merge->decide = etl_decide_scd2;
-	etl_merge_set_input(merge, &names, NULL);
-	if (etl_arg_bool(fcinfo, ARG_CHANGE_LOG))
-		etl_change_log_execute(merge);
-	else
-		etl_merge_execute(merge);
+	etl_scd2_read(fcinfo, &call);
+	merge = etl_merge_begin(&call, NULL);
+	etl_merge_set_input(merge, &call.names, call.tombstones);
+	etl_merge_perform(&call, merge);
 	etl_merge_close(merge);
-	PG_RETURN_DATUM(result_row(merge, result_desc));
+	PG_RETURN_DATUM(result_row(merge, desc));
 }

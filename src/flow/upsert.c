@@ -15,10 +15,8 @@
 
 #include "access/htup_details.h"
 #include "funcapi.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "etl_patterns.h"
 #include "flow/flow.h"
 #include "flow/merge.h"
 
@@ -49,13 +47,9 @@ enum
 	ARG_CHANGED_AT
 };
 
-static Datum upsert(FunctionCallInfo fcinfo, const char *operation);
-static void read_relation_args(FunctionCallInfo fcinfo, EtlMergeNames *names);
 static bool keeps_tombstones(FunctionCallInfo fcinfo);
-static EtlMerge *open_merge(FunctionCallInfo fcinfo, const char *operation,
-							const EtlMergeNames *names);
 static void check_sequence(EtlMerge *merge);
-static Datum run_merge(EtlMerge *merge, TupleDesc desc);
+static Datum run_call(EtlMergeCall *call, TupleDesc desc);
 
 /*
  * etl_upsert(target, source, keys, ...): see docs/merge.md.
@@ -63,7 +57,11 @@ static Datum run_merge(EtlMerge *merge, TupleDesc desc);
 Datum
 etl_upsert(PG_FUNCTION_ARGS)
 {
-	return upsert(fcinfo, "upsert");
+	TupleDesc desc = etl_result_desc(fcinfo);
+	EtlMergeCall call = {0};
+
+	etl_upsert_read(fcinfo, &call);
+	return run_call(&call, desc);
 }
 
 /*
@@ -72,47 +70,12 @@ etl_upsert(PG_FUNCTION_ARGS)
 Datum
 etl_scd1_merge(PG_FUNCTION_ARGS)
 {
-	return upsert(fcinfo, "scd1_merge");
-}
-
-static Datum
-upsert(FunctionCallInfo fcinfo, const char *operation)
-{
 	TupleDesc desc = etl_result_desc(fcinfo);
-	EtlMergeNames names = {0};
-	const char *tombstones = NULL;
-	EtlAbsent absent;
-	EtlDuplicates duplicates;
-	EtlNullKeys null_keys;
-	double max_delete_fraction;
-	bool keep;
-	EtlMerge *merge;
+	EtlMergeCall call = {0};
 
-	read_relation_args(fcinfo, &names);
-	names.tracked_given = !PG_ARGISNULL(ARG_UPDATE_COLUMNS);
-	names.tracked = etl_arg_names(fcinfo, ARG_UPDATE_COLUMNS);
-	names.sequence_by = etl_arg_name(fcinfo, ARG_SEQUENCE_BY);
-	names.delete_when = etl_arg_text(fcinfo, ARG_DELETE_WHEN);
-	absent = etl_option_word("absent", etl_arg_text(fcinfo, ARG_ABSENT),
-							 etl_absent_words);
-	duplicates = etl_option_word("duplicates",
-								 etl_arg_text(fcinfo, ARG_DUPLICATES),
-								 etl_duplicates_words);
-	null_keys = etl_option_word("null_keys", etl_arg_text(fcinfo, ARG_NULL_KEYS),
-								etl_null_keys_words);
-	keep = keeps_tombstones(fcinfo);
-	max_delete_fraction = etl_arg_fraction(fcinfo, ARG_MAX_DELETE_FRACTION,
-										   "max_delete_fraction");
-
-	merge = open_merge(fcinfo, operation, &names);
-	merge->absent = absent;
-	merge->duplicates = duplicates;
-	merge->null_keys = null_keys;
-	merge->max_delete_fraction = max_delete_fraction;
-	if (keep)
-		tombstones = etl_tombstones_open(merge, true);
-	etl_merge_set_input(merge, &names, tombstones);
-	return run_merge(merge, desc);
+	etl_upsert_read(fcinfo, &call);
+	call.operation = "scd1_merge";
+	return run_call(&call, desc);
 }
 
 /*
@@ -123,33 +86,57 @@ Datum
 etl_scd3_merge(PG_FUNCTION_ARGS)
 {
 	TupleDesc desc = etl_result_desc(fcinfo);
-	EtlMergeNames names = {0};
-	EtlMerge *merge;
+	EtlMergeCall call = {0};
 
-	read_relation_args(fcinfo, &names);
+	etl_scd3_read(fcinfo, &call);
+	return run_call(&call, desc);
+}
+
+/* From the arguments of etl_upsert() and etl_scd1_merge(). */
+void
+etl_upsert_read(FunctionCallInfo fcinfo, EtlMergeCall *call)
+{
+	EtlMergeNames *names = &call->names;
+
+	etl_merge_read_relations(fcinfo, call);
+	call->operation = "upsert";
+	call->decide = etl_decide_upsert;
+	call->check = check_sequence;
+	names->tracked_given = !PG_ARGISNULL(ARG_UPDATE_COLUMNS);
+	names->tracked = etl_arg_names(fcinfo, ARG_UPDATE_COLUMNS);
+	names->sequence_by = etl_arg_name(fcinfo, ARG_SEQUENCE_BY);
+	names->delete_when = etl_arg_text(fcinfo, ARG_DELETE_WHEN);
+	call->absent = etl_option_word("absent", etl_arg_text(fcinfo, ARG_ABSENT),
+								   etl_absent_words);
+	call->duplicates = etl_option_word("duplicates",
+									   etl_arg_text(fcinfo, ARG_DUPLICATES),
+									   etl_duplicates_words);
+	call->null_keys = etl_option_word("null_keys",
+									  etl_arg_text(fcinfo, ARG_NULL_KEYS),
+									  etl_null_keys_words);
+	call->keep_tombstones = keeps_tombstones(fcinfo);
+	call->max_delete_fraction = etl_arg_fraction(fcinfo, ARG_MAX_DELETE_FRACTION,
+												 "max_delete_fraction");
+}
+
+/* From the arguments of etl_scd3_merge(). */
+void
+etl_scd3_read(FunctionCallInfo fcinfo, EtlMergeCall *call)
+{
+	EtlMergeNames *names = &call->names;
+
+	etl_merge_read_relations(fcinfo, call);
+	call->operation = "scd3_merge";
+	call->decide = etl_decide_upsert;
+	call->strict = true;
 	etl_refuse_null(fcinfo, ARG_PREVIOUS, "previous");
-	names.previous = PG_GETARG_JSONB_P(ARG_PREVIOUS);
-	if (JB_ROOT_COUNT(names.previous) == 0)
+	names->previous = PG_GETARG_JSONB_P(ARG_PREVIOUS);
+	if (JB_ROOT_COUNT(names->previous) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameter \"previous\" must name at least one column"),
 				 errhint("For example {\"city\": \"previous_city\"}.")));
-	names.changed_at = etl_arg_name(fcinfo, ARG_CHANGED_AT);
-
-	merge = open_merge(fcinfo, "scd3_merge", &names);
-	merge->strict = true;
-	etl_merge_set_input(merge, &names, NULL);
-	return run_merge(merge, desc);
-}
-
-/* What all three have in common. */
-static void
-read_relation_args(FunctionCallInfo fcinfo, EtlMergeNames *names)
-{
-	etl_refuse_null(fcinfo, ARG_TARGET, "target");
-	etl_refuse_null(fcinfo, ARG_SOURCE, "source");
-	etl_refuse_null(fcinfo, ARG_KEYS, "keys");
-	names->keys = etl_arg_names(fcinfo, ARG_KEYS);
+	names->changed_at = etl_arg_name(fcinfo, ARG_CHANGED_AT);
 }
 
 /*
@@ -172,21 +159,6 @@ keeps_tombstones(FunctionCallInfo fcinfo)
 	return PG_GETARG_BOOL(ARG_KEEP_TOMBSTONES);
 }
 
-static EtlMerge *
-open_merge(FunctionCallInfo fcinfo, const char *operation,
-		   const EtlMergeNames *names)
-{
-	EtlMerge *merge;
-
-	PreventCommandIfReadOnly(psprintf("etl_%s()", operation));
-	merge = etl_merge_open(operation, PG_GETARG_OID(ARG_TARGET),
-						   PG_GETARG_OID(ARG_SOURCE), names, false);
-	merge->decide = etl_decide_upsert;
-	merge->general = etl_merge_path == ETL_MERGE_PATH_GENERAL;
-	check_sequence(merge);
-	return merge;
-}
-
 /* A key is the same in all rows that it could tell apart. */
 static void
 check_sequence(EtlMerge *merge)
@@ -206,14 +178,16 @@ check_sequence(EtlMerge *merge)
 
 /* Merges, and makes a row of the counts. */
 static Datum
-run_merge(EtlMerge *merge, TupleDesc desc)
+run_call(EtlMergeCall *call, TupleDesc desc)
 {
+	EtlMerge *merge = etl_merge_begin(call, NULL);
 	EtlMergeCounts *counts = &merge->counts;
 	Datum values[9];
 	bool nulls[9] = {0};
 
-	etl_merge_execute(merge);
-	etl_tombstones_flush(merge);
+	etl_merge_set_input(merge, &call->names, call->tombstones);
+	etl_merge_perform(call, merge);
+	etl_merge_close(merge);
 	values[0] = Int64GetDatum(merge->run->run_id);
 	values[1] = Int64GetDatum(counts->read);
 	values[2] = Int64GetDatum(counts->inserted);
@@ -223,6 +197,5 @@ run_merge(EtlMerge *merge, TupleDesc desc)
 	values[6] = Int64GetDatum(counts->stale);
 	values[7] = Int64GetDatum(counts->duplicates);
 	values[8] = Int64GetDatum(counts->rejected);
-	etl_merge_close(merge);
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }

@@ -274,6 +274,7 @@ extern bool etl_merge_is_endless(EtlMerge *merge, Datum time);
 
 /* in merge_upsert.c */
 extern bool etl_decide_upsert(EtlMerge *merge, EtlGroup *group);
+extern bool etl_decide_append(EtlMerge *merge, EtlGroup *group);
 
 /* in merge_scd2.c */
 extern bool etl_decide_scd2(EtlMerge *merge, EtlGroup *group);

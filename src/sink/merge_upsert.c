@@ -61,6 +61,37 @@ etl_decide_upsert(EtlMerge *merge, EtlGroup *group)
 }
 
 /*
+ * Decides about one key that is only ever inserted; always does.  As if the
+ * changes came one by one: the first of a new key is stored, and those that
+ * find their key there change nothing.
+ */
+bool
+etl_decide_append(EtlMerge *merge, EtlGroup *group)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(merge->group_context);
+	EtlChange *first = &group->changes[0];
+
+	for (int i = 1; i < group->n_changes; i++)
+		if (group->changes[i].number < first->number)
+			first = &group->changes[i];
+	for (int i = 0; i < group->n_changes; i++)
+	{
+		EtlChange *change = &group->changes[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (group->n_stored > 0)
+			change->outcome = ETL_UNCHANGED;
+		else if (change != first)
+			change->outcome = ETL_DUPLICATE;
+		else
+			apply_insert(merge, change);
+		etl_merge_count(merge, change);
+	}
+	MemoryContextSwitchTo(oldcontext);
+	return true;
+}
+
+/*
  * Gives each change its outcome.  Stale ones first: they are no matter of
  * dispute, however many there are.
  */

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "nodes/params.h"
 #include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
 #include "storage/bufmgr.h"
 #include "tcop/dest.h"
 #include "utils/memutils.h"
@@ -41,6 +42,7 @@ typedef struct RowReceiver
 
 static void connect(const EtlQuery *query);
 static SPIPlanPtr prepare(const EtlQuery *query);
+static double planned_rows(SPIPlanPtr plan);
 static ParamListInfo params_of(const EtlQuery *query);
 static bool receive_row(TupleTableSlot *slot, DestReceiver *self);
 static void receive_startup(DestReceiver *self, int operation, TupleDesc desc);
@@ -56,13 +58,25 @@ static MemoryContext create_row_context(void);
 TupleDesc
 etl_query_desc(const EtlQuery *query)
 {
+	return etl_query_plan(query, NULL);
+}
+
+/*
+ * The same, and how many rows the planner expects; it takes a query that has
+ * no parameters.  rows may be NULL: then nothing is planned.
+ */
+TupleDesc
+etl_query_plan(const EtlQuery *query, double *rows)
+{
 	MemoryContext caller_context = CurrentMemoryContext;
 	CachedPlanSource *source;
 	TupleDesc desc;
 	List *sources;
+	SPIPlanPtr plan;
 
 	connect(query);
-	sources = SPI_plan_get_plan_sources(prepare(query));
+	plan = prepare(query);
+	sources = SPI_plan_get_plan_sources(plan);
 	if (list_length(sources) != 1)
 		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
 						errmsg("query is not a single statement")));
@@ -71,10 +85,28 @@ etl_query_desc(const EtlQuery *query)
 		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
 						errmsg("query does not return rows")));
 
+	if (rows != NULL)
+		*rows = planned_rows(plan);
 	MemoryContextSwitchTo(caller_context);
 	desc = CreateTupleDescCopy(source->resultDesc);
 	SPI_finish();
 	return desc;
+}
+
+/* The plan belongs to this SPI connection, and its reference to nobody. */
+static double
+planned_rows(SPIPlanPtr plan)
+{
+	CachedPlan *cached = SPI_plan_get_cached_plan(plan);
+	PlannedStmt *statement;
+	double rows;
+
+	if (cached == NULL)
+		elog(ERROR, "query has no plan");
+	statement = linitial_node(PlannedStmt, cached->stmt_list);
+	rows = statement->planTree->plan_rows;
+	ReleaseCachedPlan(cached, NULL);
+	return rows;
 }
 
 /*

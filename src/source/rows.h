@@ -39,6 +39,7 @@ typedef struct EtlQuery
 
 /* in rows.c */
 extern TupleDesc etl_query_desc(const EtlQuery *query);
+extern TupleDesc etl_query_plan(const EtlQuery *query, double *rows);
 extern int64 etl_query_rows(const EtlQuery *query, EtlRowCall call, void *arg);
 extern void etl_register_rows(const char *name, TupleDesc desc,
 							  Tuplestorestate *store);
