@@ -83,6 +83,8 @@ missing()
 		echo "postgresql-VERSION: PostgreSQL's server programs (initdb, postgres)"
 	[ -f "$pgxs" ] && [ -f "$($pg_config --includedir-server)/postgres.h" ] ||
 		echo "postgresql-server-dev-VERSION: PostgreSQL's headers and build files (pg_config, PGXS)"
+	has_header "$($pg_config --includedir 2>/dev/null)/libpq-fe.h" ||
+		echo "libpq-dev: PostgreSQL's client library (libpq-fe.h)"
 	has_header csv.h || echo "libcsv-dev: libcsv (csv.h)"
 	has_header zstd.h || echo "libzstd-dev: libzstd (zstd.h)"
 	has_header zlib.h || echo "zlib1g-dev: zlib (zlib.h)"

@@ -27,6 +27,7 @@ static void check_cursor_type(EtlPull *pull);
 static void check_gone(EtlPull *pull, Jsonb *known);
 static void tell_new(EtlPull *pull, const char *name, bool is_read);
 static bool is_integer(const char *type);
+static const char *cursor_type_name(EtlPull *pull);
 
 /* Sets pull->columns and pull->unread. */
 void
@@ -161,7 +162,7 @@ check_cursor_type(EtlPull *pull)
 	attnum = get_attnum(RelationGetRelid(pull->source), pull->cursor_column);
 	if (attnum <= 0)
 		return; /* is an error of its own */
-	type = format_type_be(get_atttype(RelationGetRelid(pull->source), attnum));
+	type = cursor_type_name(pull);
 	if (strcmp(known, type) == 0 || (is_integer(known) && is_integer(type)))
 		return;
 	ereport(ERROR,
@@ -180,6 +181,24 @@ is_integer(const char *type)
 {
 	return strcmp(type, "smallint") == 0 || strcmp(type, "integer") == 0 ||
 		   strcmp(type, "bigint") == 0;
+}
+
+/*
+ * The name of the cursor's type, whatever the search path.  A domain does not
+ * change what the watermark means.
+ */
+static const char *
+cursor_type_name(EtlPull *pull)
+{
+	Oid relid = RelationGetRelid(pull->source);
+	AttrNumber attnum = get_attnum(relid, pull->cursor_column);
+	const char *name = format_type_be_qualified(
+		getBaseType(get_atttype(relid, attnum)));
+	const char *catalog = "pg_catalog.";
+
+	if (strncmp(name, catalog, strlen(catalog)) == 0)
+		return name + strlen(catalog);
+	return name;
 }
 
 /* A column that was read, and that the target still has, must be there. */
@@ -266,9 +285,6 @@ etl_pull_append_columns(StringInfo json, EtlPull *pull)
 	if (pull->cursor_column != NULL)
 	{
 		appendStringInfoString(json, ", \"cursor_type\": ");
-		escape_json(json,
-					format_type_be(
-						get_atttype(relid,
-									get_attnum(relid, pull->cursor_column))));
+		escape_json(json, cursor_type_name(pull));
 	}
 }

@@ -40,6 +40,7 @@ static void check_cursor_type(EtlPull *pull, Form_pg_attribute att);
 static void set_ends(EtlCursor *cursor);
 static EtlBound low_bound(EtlPull *pull);
 static const char *look_back(EtlPull *pull, const char *value);
+static int compare(EtlPull *pull, const char *a, const char *b);
 static Datum minus_interval(Oid type, Datum value, Interval *interval);
 static void find_edges(EtlPull *pull, Edges *edges);
 static void append_limits(StringInfo sql, EtlPull *pull, const char *limit);
@@ -48,6 +49,7 @@ static void append_edge(StringInfo sql, EtlPull *pull, const char *tail,
 static void append_bound(StringInfo sql, EtlPull *pull, const char *operator,
 						 const char * value);
 static void append_unordered(StringInfo sql, EtlPull *pull);
+static bool can_be_unordered(EtlPull *pull);
 static void append_null_rows(StringInfo sql, EtlPull *pull);
 static void refuse_infinite(EtlPull *pull, const char *value);
 static void cut_batch(EtlPull *pull, const Edges *edges);
@@ -212,19 +214,41 @@ static const char *
 look_back(EtlPull *pull, const char *value)
 {
 	Oid type = pull->cursor.type;
-	Datum low = minus_interval(type, etl_plain_value(type, value),
-							   pull->lookback);
+	char *low = etl_plain_text(type,
+							   minus_interval(type, etl_plain_value(type, value),
+											  pull->lookback));
 
-	if (pull->initial_value != NULL)
-	{
-		EtlValueOps ops;
-		Datum first = etl_plain_value(type, pull->initial_value);
+	if (pull->initial_value != NULL &&
+		compare(pull, low, pull->initial_value) < 0)
+		return pull->initial_value;
+	return low;
+}
 
-		etl_value_ops_init(&ops, type, InvalidOid);
-		if (etl_value_compare(&ops, low, first) < 0)
-			low = first;
-	}
-	return etl_plain_text(type, low);
+/* Two values of a cursor that is a time. */
+static int
+compare(EtlPull *pull, const char *a, const char *b)
+{
+	Oid type = pull->cursor.type;
+	EtlValueOps ops;
+
+	etl_value_ops_init(&ops, type, InvalidOid);
+	return etl_value_compare(&ops, etl_plain_value(type, a),
+							 etl_plain_value(type, b));
+}
+
+/*
+ * The watermark after the run: the end of what was read, which with a lookback
+ * may be before what was read earlier.
+ */
+const char *
+etl_pull_reached(EtlPull *pull)
+{
+	const char *before = pull->watermark.value;
+
+	if (!pull->has_rows || (before != NULL && pull->lookback != NULL &&
+							compare(pull, pull->range.high.value, before) < 0))
+		return before;
+	return pull->range.high.value;
 }
 
 static Datum
@@ -261,7 +285,7 @@ find_edges(EtlPull *pull, Edges *edges)
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT (");
-	append_edge(&sql, pull, " DESC LIMIT 1", pull->limit);
+	append_edge(&sql, pull, "DESC LIMIT 1", pull->limit);
 	appendStringInfoString(&sql, "), (");
 	append_null_rows(&sql, pull);
 	appendStringInfoChar(&sql, ')');
@@ -269,17 +293,16 @@ find_edges(EtlPull *pull, Edges *edges)
 	{
 		appendStringInfoString(&sql, ", (");
 		append_edge(&sql, pull,
-					psprintf(" OFFSET " INT64_FORMAT " LIMIT 1",
-							 pull->batch_rows),
+					psprintf("OFFSET " INT64_FORMAT " LIMIT 1", pull->batch_rows),
 					pull->limit);
 		appendStringInfoString(&sql, "), (");
-		append_edge(&sql, pull, " LIMIT 1", pull->limit);
+		append_edge(&sql, pull, "LIMIT 1", pull->limit);
 		appendStringInfoChar(&sql, ')');
 	}
 	if (pull->limit != NULL)
 	{
 		appendStringInfoString(&sql, ", EXISTS (");
-		append_edge(&sql, pull, " DESC LIMIT 1", NULL);
+		append_edge(&sql, pull, "DESC LIMIT 1", NULL);
 		appendStringInfoChar(&sql, ')');
 	}
 
@@ -309,7 +332,14 @@ append_edge(StringInfo sql, EtlPull *pull, const char *tail, const char *limit)
 
 	appendStringInfo(sql, "SELECT %s FROM %s WHERE ", column, pull->site->from);
 	append_limits(sql, pull, limit);
-	appendStringInfo(sql, " ORDER BY %s%s", column, tail);
+	appendStringInfo(sql, " ORDER BY %s %s", column, tail);
+}
+
+/* A query of the values from the start of the range on, in their order. */
+void
+etl_pull_append_edge(StringInfo sql, EtlPull *pull, const char *tail)
+{
+	append_edge(sql, pull, tail, NULL);
 }
 
 /* Everything but the end that a query has yet to find. */
@@ -356,10 +386,30 @@ append_unordered(StringInfo sql, EtlPull *pull)
 						 cursor->greatest);
 }
 
+/* Not so a column of a table that takes no nulls and has no infinite values. */
+static bool
+can_be_unordered(EtlPull *pull)
+{
+	Relation source = pull->source;
+
+	return pull->cursor.least != NULL || !pull->site->is_local ||
+		   (source->rd_rel->relkind != RELKIND_RELATION &&
+			source->rd_rel->relkind != RELKIND_PARTITIONED_TABLE) ||
+		   !TupleDescAttr(RelationGetDescr(source), pull->cursor.attnum - 1)
+				->attnotnull;
+}
+
 /* Are there any, or how many? */
 static void
 append_null_rows(StringInfo sql, EtlPull *pull)
 {
+	if (!can_be_unordered(pull))
+	{
+		appendStringInfoString(sql, pull->null_cursor == ETL_NULL_CURSOR_ERROR ?
+										"SELECT false" :
+										"SELECT 0");
+		return;
+	}
 	if (pull->null_cursor == ETL_NULL_CURSOR_ERROR)
 	{
 		appendStringInfo(sql, "SELECT EXISTS (SELECT 1 FROM %s WHERE ",
@@ -425,7 +475,7 @@ cut_batch(EtlPull *pull, const Edges *edges)
 	high->inclusive = false;
 	high->value = edges->beyond;
 	initStringInfo(&sql);
-	append_edge(&sql, pull, " DESC LIMIT 1", pull->limit);
+	append_edge(&sql, pull, "DESC LIMIT 1", pull->limit);
 	answer = etl_site_ask(pull->site, sql.data);
 	high->inclusive = true;
 	high->value = answer != NIL ? ((char **) linitial(answer))[0] : edges->first;

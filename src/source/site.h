@@ -90,6 +90,7 @@ extern int64 etl_site_rows(EtlSite *site, const char *where,
 extern void etl_site_close(EtlSite *site);
 
 /* The sites, in their own files; for site.c. */
+extern const EtlSiteOps etl_site_remote_ops;
 extern const EtlSiteOps etl_site_local_ops;
 
 /* in base_tables.c */
