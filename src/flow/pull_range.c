@@ -39,7 +39,7 @@ typedef struct Edges
 static void check_cursor_type(EtlPull *pull, Form_pg_attribute att);
 static void set_ends(EtlCursor *cursor);
 static EtlBound low_bound(EtlPull *pull);
-static const char *look_back(EtlPull *pull, const char *value);
+static void look_back(EtlPull *pull);
 static Datum minus_interval(Oid type, Datum value, Interval *interval);
 static void find_edges(EtlPull *pull, Edges *edges);
 static void append_limits(StringInfo sql, EtlPull *pull, const char *limit);
@@ -144,6 +144,7 @@ set_ends(EtlCursor *cursor)
 void
 etl_pull_find_range(EtlPull *pull)
 {
+	bool again = pull->lookback != NULL && pull->watermark.value != NULL;
 	Edges edges;
 
 	pull->range.low = low_bound(pull);
@@ -153,7 +154,8 @@ etl_pull_find_range(EtlPull *pull)
 		if (pull->skipped)
 			return;
 		find_edges(pull, &edges);
-		if (edges.last != NULL || !edges.beyond_limit || !pull->has_holder)
+		if (edges.last != NULL || again || !edges.beyond_limit ||
+			!pull->has_holder)
 			break;
 		if (!etl_safety_wait_for_holder(pull))
 		{
@@ -165,9 +167,12 @@ etl_pull_find_range(EtlPull *pull)
 		refuse_null_rows(pull);
 	pull->null_cursor_rows = edges.null_rows;
 	pull->has_rows = edges.last != NULL;
+	if (pull->has_rows)
+		cut_batch(pull, &edges);
+	if (again)
+		look_back(pull);
 	if (!pull->has_rows)
 		return;
-	cut_batch(pull, &edges);
 	if (!etl_safety_wait_for_writers(pull))
 	{
 		pull->skipped = true;
@@ -191,20 +196,20 @@ low_bound(EtlPull *pull)
 		return low;
 	}
 	low.value = pull->watermark.value;
-	if (pull->lookback != NULL)
-	{
-		low.value = look_back(pull, low.value);
-		low.inclusive = true;
-	}
 	return low;
 }
 
-/* The watermark less the lookback, but not what is below initial_value. */
-static const char *
-look_back(EtlPull *pull, const char *value)
+/*
+ * Adds rows up to the watermark that are to be read again to the range: from
+ * the watermark less the lookback on, but not from below initial_value.  They
+ * do not count for batch_rows, or a batch might hold nothing else.
+ */
+static void
+look_back(EtlPull *pull)
 {
 	Oid type = pull->cursor.type;
-	Datum low = minus_interval(type, etl_plain_value(type, value),
+	Datum low = minus_interval(type,
+							   etl_plain_value(type, pull->watermark.value),
 							   pull->lookback);
 
 	if (pull->initial_value != NULL)
@@ -216,7 +221,14 @@ look_back(EtlPull *pull, const char *value)
 		if (etl_value_compare(&ops, low, first) < 0)
 			low = first;
 	}
-	return etl_plain_text(type, low);
+	if (!pull->has_rows)
+	{
+		pull->range.high = pull->range.low;
+		pull->range.high.inclusive = true;
+		pull->has_rows = true;
+	}
+	pull->range.low.value = etl_plain_text(type, low);
+	pull->range.low.inclusive = true;
 }
 
 static Datum
