@@ -442,5 +442,7 @@ etl_pull_condition(EtlPull *pull)
 	}
 	if (unordered)
 		append_unordered(&sql, pull);
+	else if (!pull->has_rows)
+		appendStringInfoString(&sql, "false");
 	return sql.data;
 }
