@@ -15,12 +15,11 @@ INSERT INTO src VALUES (1, 'a', '2020-01-01', '2020-01-01', '2020-01-01', 1, 'w'
 -- Words.
 SELECT pull('p', 'src', 'tgt', o) FROM unnest(ARRAY[
     $$'at', apply => 'replace'$$, $$'at', apply => 'Append'$$, $$'at', safety => 'safe'$$, $$'at', null_cursor => 'skip'$$,
-    $$'at', apply => NULL$$, $$'at', safety => NULL$$, $$'at', null_cursor => NULL$$, $$'at', apply_options => NULL$$,
+    $$'at', apply => NULL$$, $$'at', safety => NULL$$, $$'at', null_cursor => NULL$$,
     $$'at', max_wait => NULL$$]) o;
 
 -- Names.
 SELECT try($$SELECT etl_incremental_pull(NULL, 'src', 'tgt', 'at')$$);
-SELECT try($$SELECT etl_incremental_pull('', 'src', 'tgt', 'at')$$);
 SELECT try($$SELECT etl_incremental_pull('p', NULL, 'tgt', 'at')$$);
 SELECT try($$SELECT etl_incremental_pull('p', 'src', NULL, 'at')$$);
 SELECT try($$SELECT etl_incremental_pull('p', 0::oid::regclass, 'tgt', 'at')$$);
