@@ -54,6 +54,9 @@ OBJS += \
 	src/source/site.o \
 	src/source/site_local.o \
 	src/source/base_tables.o \
+	src/source/remote.o \
+	src/source/remote_connection.o \
+	src/source/remote_copy.o \
 	src/source/spool.o
 
 # sink: how rows land
@@ -106,6 +109,7 @@ OBJS += \
 	src/flow/pull_safety.o \
 	src/flow/pull_append.o \
 	src/flow/pull_flags.o \
+	src/flow/pull_lag.o \
 	src/flow/assign.o \
 	src/flow/merge_spec.o \
 	src/flow/merge_source.o \
@@ -137,9 +141,10 @@ SQL_PARTS = \
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
 
-PG_CPPFLAGS = -I$(srcdir)/src
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
 # PostgreSQL's own headers leave parameters unused.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
+SHLIB_LINK_INTERNAL = $(libpq)
 SHLIB_LINK = -lcsv -lz -lzstd
 
 REGRESS = $(sort $(patsubst $(here)sql/%.sql,%,$(wildcard $(here)sql/*.sql)))

@@ -415,8 +415,8 @@ move_watermark(EtlPull *pull)
 		pull->run->watermark_high = pull->end_value;
 		return;
 	}
-	if (pull->has_rows && pull->flag_column == NULL)
-		pull->run->watermark_high = pull->range.high.value;
+	if (pull->flag_column == NULL)
+		pull->run->watermark_high = etl_pull_reached(pull);
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');

@@ -69,6 +69,7 @@ typedef struct EtlCursor
 	/* values at both ends that are no place in an order, or NULL */
 	const char *least;
 	const char *greatest;
+	bool asks_ends; /* and the source's server knows them as such */
 } EtlCursor;
 
 /* Who keeps a pull from reading on. */
@@ -145,12 +146,16 @@ extern void etl_pull_append_columns(StringInfo json, EtlPull *pull);
 extern void etl_pull_set_cursor(EtlPull *pull);
 extern void etl_pull_find_range(EtlPull *pull);
 extern char *etl_pull_condition(EtlPull *pull);
+extern void etl_pull_append_edge(StringInfo sql, EtlPull *pull,
+								 const char *tail);
+extern const char *etl_pull_reached(EtlPull *pull);
 
 /* in pull_safety.c: how far it is safe to read */
 extern void etl_safety_choose(EtlPull *pull);
 extern void etl_safety_set_limit(EtlPull *pull);
 extern bool etl_safety_wait_for_writers(EtlPull *pull);
 extern bool etl_safety_wait_for_holder(EtlPull *pull);
+extern int etl_safety_holder(EtlPull *pull);
 
 /* in pull_append.c: rows into a table, as they are */
 extern void etl_pull_append(EtlPull *pull);

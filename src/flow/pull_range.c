@@ -40,6 +40,7 @@ static void check_cursor_type(EtlPull *pull, Form_pg_attribute att);
 static void set_ends(EtlCursor *cursor);
 static EtlBound low_bound(EtlPull *pull);
 static void look_back(EtlPull *pull);
+static int compare(EtlPull *pull, const char *a, const char *b);
 static Datum minus_interval(Oid type, Datum value, Interval *interval);
 static void find_edges(EtlPull *pull, Edges *edges);
 static void append_limits(StringInfo sql, EtlPull *pull, const char *limit);
@@ -48,7 +49,9 @@ static void append_edge(StringInfo sql, EtlPull *pull, const char *tail,
 static void append_bound(StringInfo sql, EtlPull *pull, const char *operator,
 						 const char * value);
 static void append_unordered(StringInfo sql, EtlPull *pull);
+static bool can_be_unordered(EtlPull *pull);
 static void append_null_rows(StringInfo sql, EtlPull *pull);
+static void refuse_infinite(EtlPull *pull, const char *value);
 static void cut_batch(EtlPull *pull, const Edges *edges);
 static void refuse_null_rows(EtlPull *pull);
 
@@ -78,6 +81,13 @@ etl_pull_set_cursor(EtlPull *pull)
 	cursor->sql = pull->site->columns[attnum - 1];
 	check_cursor_type(pull, att);
 	set_ends(cursor);
+
+	/*
+	 * Another kind of server, to which a wrapper passes conditions, may take
+	 * an infinite value for anything.  It is not asked for any, and what it
+	 * answers is looked at.
+	 */
+	cursor->asks_ends = cursor->least != NULL && !pull->site->is_wrapped;
 }
 
 /*
@@ -207,28 +217,41 @@ low_bound(EtlPull *pull)
 static void
 look_back(EtlPull *pull)
 {
+	EtlRange *range = &pull->range;
 	Oid type = pull->cursor.type;
-	Datum low = minus_interval(type,
-							   etl_plain_value(type, pull->watermark.value),
-							   pull->lookback);
+	Datum watermark = etl_plain_value(type, pull->watermark.value);
 
-	if (pull->initial_value != NULL)
-	{
-		EtlValueOps ops;
-		Datum first = etl_plain_value(type, pull->initial_value);
-
-		etl_value_ops_init(&ops, type, InvalidOid);
-		if (etl_value_compare(&ops, low, first) < 0)
-			low = first;
-	}
 	if (!pull->has_rows)
 	{
-		pull->range.high = pull->range.low;
-		pull->range.high.inclusive = true;
+		range->high.value = pull->watermark.value;
+		range->high.inclusive = true;
 		pull->has_rows = true;
 	}
-	pull->range.low.value = etl_plain_text(type, low);
-	pull->range.low.inclusive = true;
+	range->low.value = etl_plain_text(type, minus_interval(type, watermark,
+														   pull->lookback));
+	range->low.inclusive = true;
+	if (pull->initial_value != NULL &&
+		compare(pull, range->low.value, pull->initial_value) < 0)
+		range->low.value = pull->initial_value;
+}
+
+/* Two values of a cursor that is a time. */
+static int
+compare(EtlPull *pull, const char *a, const char *b)
+{
+	Oid type = pull->cursor.type;
+	EtlValueOps ops;
+
+	etl_value_ops_init(&ops, type, InvalidOid);
+	return etl_value_compare(&ops, etl_plain_value(type, a),
+							 etl_plain_value(type, b));
+}
+
+/* The watermark after the run: the end of what was read. */
+const char *
+etl_pull_reached(EtlPull *pull)
+{
+	return pull->has_rows ? pull->range.high.value : pull->watermark.value;
 }
 
 static Datum
@@ -265,7 +288,7 @@ find_edges(EtlPull *pull, Edges *edges)
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT (");
-	append_edge(&sql, pull, " DESC LIMIT 1", pull->limit);
+	append_edge(&sql, pull, "DESC LIMIT 1", pull->limit);
 	appendStringInfoString(&sql, "), (");
 	append_null_rows(&sql, pull);
 	appendStringInfoChar(&sql, ')');
@@ -273,23 +296,24 @@ find_edges(EtlPull *pull, Edges *edges)
 	{
 		appendStringInfoString(&sql, ", (");
 		append_edge(&sql, pull,
-					psprintf(" OFFSET " INT64_FORMAT " LIMIT 1",
-							 pull->batch_rows),
+					psprintf("OFFSET " INT64_FORMAT " LIMIT 1", pull->batch_rows),
 					pull->limit);
 		appendStringInfoString(&sql, "), (");
-		append_edge(&sql, pull, " LIMIT 1", pull->limit);
+		append_edge(&sql, pull, "LIMIT 1", pull->limit);
 		appendStringInfoChar(&sql, ')');
 	}
 	if (pull->limit != NULL)
 	{
 		appendStringInfoString(&sql, ", EXISTS (");
-		append_edge(&sql, pull, " DESC LIMIT 1", NULL);
+		append_edge(&sql, pull, "DESC LIMIT 1", NULL);
 		appendStringInfoChar(&sql, ')');
 	}
 
 	memset(edges, 0, sizeof(Edges));
 	answer = linitial(etl_site_ask(pull->site, sql.data));
 	edges->last = answer[n++];
+	if (edges->last != NULL)
+		refuse_infinite(pull, edges->last);
 	edges->null_rows = counts_nulls ? pg_strtoint64(answer[n]) :
 									  (strcmp(answer[n], "t") == 0 ? 1 : 0);
 	n++;
@@ -311,7 +335,14 @@ append_edge(StringInfo sql, EtlPull *pull, const char *tail, const char *limit)
 
 	appendStringInfo(sql, "SELECT %s FROM %s WHERE ", column, pull->site->from);
 	append_limits(sql, pull, limit);
-	appendStringInfo(sql, " ORDER BY %s%s", column, tail);
+	appendStringInfo(sql, " ORDER BY %s %s", column, tail);
+}
+
+/* A query of the values from the start of the range on, in their order. */
+void
+etl_pull_append_edge(StringInfo sql, EtlPull *pull, const char *tail)
+{
+	append_edge(sql, pull, tail, NULL);
 }
 
 /* Everything but the end that a query has yet to find. */
@@ -322,7 +353,7 @@ append_limits(StringInfo sql, EtlPull *pull, const char *limit)
 	if (pull->range.low.value != NULL)
 		append_bound(sql, pull, pull->range.low.inclusive ? ">=" : ">",
 					 pull->range.low.value);
-	else if (pull->cursor.least != NULL)
+	else if (pull->cursor.asks_ends)
 		append_bound(sql, pull, ">", pull->cursor.least);
 	if (pull->range.high.value != NULL)
 		append_bound(sql, pull, pull->range.high.inclusive ? "<=" : "<",
@@ -331,7 +362,7 @@ append_limits(StringInfo sql, EtlPull *pull, const char *limit)
 		append_bound(sql, pull, "<", pull->end_value);
 	if (limit != NULL)
 		append_bound(sql, pull, "<", limit);
-	if (pull->cursor.greatest != NULL)
+	if (pull->cursor.asks_ends)
 		append_bound(sql, pull, "<", pull->cursor.greatest);
 }
 
@@ -350,7 +381,7 @@ append_unordered(StringInfo sql, EtlPull *pull)
 	const EtlCursor *cursor = &pull->cursor;
 
 	appendStringInfo(sql, "%s IS NULL", cursor->sql);
-	if (cursor->least != NULL)
+	if (cursor->asks_ends)
 		appendStringInfo(sql,
 						 " OR %s OPERATOR(pg_catalog.<=) '%s'"
 						 " OR %s OPERATOR(pg_catalog.>=) '%s'",
@@ -358,10 +389,30 @@ append_unordered(StringInfo sql, EtlPull *pull)
 						 cursor->greatest);
 }
 
+/* Not so a column of a table that takes no nulls and has no infinite values. */
+static bool
+can_be_unordered(EtlPull *pull)
+{
+	Relation source = pull->source;
+
+	return pull->cursor.least != NULL || !pull->site->is_local ||
+		   (source->rd_rel->relkind != RELKIND_RELATION &&
+			source->rd_rel->relkind != RELKIND_PARTITIONED_TABLE) ||
+		   !TupleDescAttr(RelationGetDescr(source), pull->cursor.attnum - 1)
+				->attnotnull;
+}
+
 /* Are there any, or how many? */
 static void
 append_null_rows(StringInfo sql, EtlPull *pull)
 {
+	if (!can_be_unordered(pull))
+	{
+		appendStringInfoString(sql, pull->null_cursor == ETL_NULL_CURSOR_ERROR ?
+										"SELECT false" :
+										"SELECT 0");
+		return;
+	}
 	if (pull->null_cursor == ETL_NULL_CURSOR_ERROR)
 	{
 		appendStringInfo(sql, "SELECT EXISTS (SELECT 1 FROM %s WHERE ",
@@ -382,13 +433,29 @@ refuse_null_rows(EtlPull *pull)
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 			 errmsg("cursor column \"%s\" of relation \"%s\" has %s",
 					pull->cursor.name, RelationGetRelationName(pull->source),
-					pull->cursor.least == NULL ?
-						"null values" :
-						"values that are null or infinite"),
+					pull->cursor.asks_ends ? "values that are null or infinite" :
+											 "null values"),
 			 errdetail(
 				 "Such rows are in no range, so that they would never be read."),
 			 errhint(
 				 "Pass null_cursor => 'ignore' to leave them out, or null_cursor => 'include' and \"keys\" to read them in every run.")));
+}
+
+/* A watermark that is infinite would leave nothing to be read. */
+static void
+refuse_infinite(EtlPull *pull, const char *value)
+{
+	const EtlCursor *cursor = &pull->cursor;
+
+	if (cursor->greatest == NULL ||
+		(strcmp(value, cursor->greatest) != 0 && strcmp(value, "NaN") != 0))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("cursor column \"%s\" of relation \"%s\" has the value %s, which is no place to go on from",
+					cursor->name, RelationGetRelationName(pull->source), value),
+			 errhint(
+				 "Read a view that leaves such rows out, or pass a finite \"end_value\".")));
 }
 
 /*
@@ -411,11 +478,13 @@ cut_batch(EtlPull *pull, const Edges *edges)
 	high->inclusive = false;
 	high->value = edges->beyond;
 	initStringInfo(&sql);
-	append_edge(&sql, pull, " DESC LIMIT 1", pull->limit);
+	append_edge(&sql, pull, "DESC LIMIT 1", pull->limit);
 	answer = etl_site_ask(pull->site, sql.data);
 	high->inclusive = true;
 	high->value = answer != NIL ? ((char **) linitial(answer))[0] : edges->first;
-	pull->more = strcmp(high->value, edges->last) != 0;
+	if (high->value == NULL) /* rows have gone between two foreign queries */
+		pull->has_rows = false;
+	pull->more = high->value == NULL || strcmp(high->value, edges->last) != 0;
 }
 
 /*

@@ -60,6 +60,7 @@
 static void refuse(EtlPull *pull, const char *hint);
 static EtlSafety automatic(EtlPull *pull);
 static void check_choice(EtlPull *pull);
+static void check_server(EtlPull *pull);
 static void check_sequences(EtlPull *pull);
 static void refuse_old_snapshot(EtlPull *pull);
 static void set_lag_limit(EtlPull *pull);
@@ -88,7 +89,10 @@ etl_safety_choose(EtlPull *pull)
 	check_choice(pull);
 	if (pull->safety == ETL_SAFETY_HORIZON ||
 		pull->safety == ETL_SAFETY_LOCK_WAIT)
+	{
 		refuse_old_snapshot(pull);
+		check_server(pull);
+	}
 	if (pull->safety == ETL_SAFETY_LOCK_WAIT)
 		check_sequences(pull);
 	if (pull->safety == ETL_SAFETY_LAG && pull->lag == NULL)
@@ -185,6 +189,30 @@ refuse_old_snapshot(EtlPull *pull)
 					 "Its snapshot does not show rows that were committed since it began, and they would never be read."),
 				 errhint(
 					 "Use a transaction of isolation level READ COMMITTED.")));
+}
+
+/*
+ * Rows that another server has sent here were given their values there, by
+ * transactions that are not seen here.
+ */
+static void
+check_server(EtlPull *pull)
+{
+	StringInfoData sql;
+	char **answer;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, FAMILY, pull->site->tables);
+	appendStringInfoString(&sql,
+						   "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_subscription_rel r"
+						   " JOIN family f ON r.srrelid = f.relid)");
+	answer = linitial(etl_site_ask_server(pull->site, sql.data));
+	if (strcmp(answer[0], "t") == 0)
+		refuse(pull,
+			   "Its server is a standby, where the transactions that write it cannot be seen. Pass safety => 'lag'.");
+	if (strcmp(answer[1], "t") == 0)
+		refuse(pull,
+			   "A subscription writes it, and the transactions that gave its rows their values cannot be seen. Pass safety => 'lag'.");
 }
 
 /* Sequences that do not hand out values in the order of the calls. */
@@ -456,6 +484,34 @@ etl_safety_wait_for_holder(EtlPull *pull)
 		if (!nap(pull, &ms))
 			return false;
 	return true;
+}
+
+/*
+ * The pid of a transaction that would keep a pull from reading on now, 0 if
+ * there is none or it has none.
+ */
+int
+etl_safety_holder(EtlPull *pull)
+{
+	const char *chosen = etl_json_text(pull->watermark.detail, "chosen");
+	List *answer = NIL;
+	char **row;
+
+	if (!pull->site->is_postgres || chosen == NULL)
+		return 0;
+	if (strcmp(chosen, etl_safety_words[ETL_SAFETY_LOCK_WAIT]) == 0)
+		answer = writers(pull, false);
+	else if (strcmp(chosen, etl_safety_words[ETL_SAFETY_HORIZON]) == 0)
+		answer = etl_site_ask_server(pull->site,
+									 "SELECT NULL, pid FROM pg_stat_activity"
+									 " WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+									 " AND backend_type <> 'autovacuum worker'"
+									 " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+									 " ORDER BY xact_start LIMIT 1");
+	if (answer == NIL)
+		return 0;
+	row = linitial(answer);
+	return row[1] == NULL ? 0 : pg_strtoint32(row[1]);
 }
 
 /*

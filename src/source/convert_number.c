@@ -11,6 +11,7 @@
  *-------------------------------------------------------------------------
  */
 #include "source/convert_types.h"
+#include "source/numeric_form.h"
 
 #include <float.h>
 #include <math.h>
@@ -26,29 +27,6 @@ typedef struct PlainDecimal
 	const char *end;  /* what follows */
 } PlainDecimal;
 
-/*
- * The image of a numeric, as it is stored since PostgreSQL 9.1 and must
- * remain so for pg_upgrade: after the length word, a header of 16 bits, then
- * digits of base 10000, most significant first, without zero digits at either
- * end.  This is the short form, told by the top bit:
- *
- *	bit 15		always 1		bit 14		always 0
- *	bit 13		negative		bits 12-7	display scale, 0 to 63
- *	bit 6		sign of weight	bits 5-0	weight, in two's complement with
- *											bit 6: -64 to 63
- *
- * The weight is the power of 10000 of the first digit; zero has no digits,
- * weight 0 and is positive.  The server writes the short form whenever scale
- * and weight fit into it, and so the limits below keep us within it.
- */
-#define NUMERIC_FORM_SHORT	   0x8000
-#define NUMERIC_FORM_NEGATIVE  0x2000
-#define NUMERIC_FORM_SCALE_BIT 7
-#define NUMERIC_FORM_WEIGHT	   0x007F
-#define NUMERIC_FORM_MAX_SCALE 63
-#define NUMERIC_FORM_HEADER	   (VARHDRSZ + sizeof(uint16))
-
-#define DIGITS_PER_GROUP   4
 #define MAX_INTEGER_DIGITS 128
 #define MAX_GROUPS \
 	((MAX_INTEGER_DIGITS + NUMERIC_FORM_MAX_SCALE) / DIGITS_PER_GROUP + 2)

@@ -13,6 +13,7 @@
 
 /* The first that says yes serves. */
 static const EtlSiteOps *const sites[] = {
+	&etl_site_remote_ops,
 	&etl_site_local_ops,
 };
 

@@ -40,7 +40,8 @@ struct EtlSite
 	const char **columns; /* its columns' names likewise, at attnum - 1 */
 	bool is_local;		  /* all its rows are written in this database */
 	bool is_postgres;	  /* its server's catalogs can be asked */
-	const char *tables;	  /* SQL there: an oid[] of the tables it reads */
+	bool is_wrapped; /* a wrapper may pass conditions to what is no PostgreSQL */
+	const char *tables; /* SQL there: an oid[] of the tables it reads */
 };
 
 /*
@@ -89,9 +90,10 @@ extern int64 etl_site_rows(EtlSite *site, const char *where,
 extern void etl_site_close(EtlSite *site);
 
 /* The sites, in their own files; for site.c. */
+extern const EtlSiteOps etl_site_remote_ops;
 extern const EtlSiteOps etl_site_local_ops;
 
 /* in base_tables.c */
-extern List *etl_base_tables(Relation source, bool *all_here);
+extern List *etl_base_tables(Relation source, bool *all_here, bool *any_foreign);
 
 #endif /* ETL_SITE_H */
