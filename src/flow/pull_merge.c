@@ -45,7 +45,6 @@ typedef struct Fetch
 	bool *nulls;
 } Fetch;
 
-static bool is_elsewhere(EtlPull *pull);
 static Bitmapset *needed_columns(EtlPull *pull, EtlMerge *merge,
 								 const EtlMergeNames *names);
 static Bitmapset *add_column(Bitmapset *attnums, Relation source,
@@ -63,7 +62,7 @@ static void keep_row(void *arg, TupleTableSlot *slot);
 void
 etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows)
 {
-	bool fetches = rows == NULL && is_elsewhere(pull);
+	bool fetches = rows == NULL && pull->site->is_remote;
 	Bitmapset *needed = NULL;
 	EtlMergeCall call = {0};
 	EtlMerge *merge;
@@ -102,13 +101,6 @@ etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows)
 	etl_merge_release(merge);
 	if (fetches)
 		tuplestore_end(rows);
-}
-
-/* Are the rows where a query of this database would read them in its own way? */
-static bool
-is_elsewhere(EtlPull *pull)
-{
-	return strcmp(pull->site->ops->name, "local") != 0;
 }
 
 /* ------------------------------------------------------------------ */
