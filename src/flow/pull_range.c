@@ -46,7 +46,7 @@ static bool keeps_rows_back(EtlPull *pull);
 static void append_limits(StringInfo sql, EtlPull *pull, const char *limit);
 static void append_edge(StringInfo sql, EtlPull *pull, const char *tail,
 						const char *limit);
-static void append_bound(StringInfo sql, EtlPull *pull, const char *operator,
+static void append_bound(StringInfo sql, EtlPull *pull, const char *op,
 						 const char *value);
 static void append_unordered(StringInfo sql, EtlPull *pull);
 static bool can_be_unordered(EtlPull *pull);
@@ -371,11 +371,10 @@ append_limits(StringInfo sql, EtlPull *pull, const char *limit)
 }
 
 static void
-append_bound(StringInfo sql, EtlPull *pull, const char *operator,
-			 const char *value)
+append_bound(StringInfo sql, EtlPull *pull, const char *op, const char *value)
 {
 	appendStringInfo(sql, " AND %s OPERATOR(pg_catalog.%s) %s",
-					 pull->cursor.sql, operator, quote_literal_cstr(value));
+					 pull->cursor.sql, op, quote_literal_cstr(value));
 }
 
 /* The condition of rows whose cursor has no place in an order. */
