@@ -177,7 +177,7 @@ SELECT pull('f', 'src', 'tgt', o) FROM unnest(ARRAY[
     $$flag_column => 'flag', initial_value => '1'$$, $$flag_column => 'flag', end_value => '1'$$,
     $$flag_column => 'flag', lag => '1h'$$]) o;
 
--- Nothing was written by all that.
+-- Nothing was written by all that but the rows of two calls that are right.
 SELECT count(*) FROM tgt;
 
 -- Values that do not fit.
