@@ -33,7 +33,7 @@ typedef struct Edges
 	const char *beyond; /* first value that batch_rows leaves out, or NULL */
 	const char *first;	/* with that */
 	int64 null_rows;	/* or 1 if there is any, where that is all to know */
-	bool beyond_limit;	/* are there rows that safety keeps back? */
+	bool beyond_limit;	/* are there rows that a holder keeps back? */
 } Edges;
 
 static void check_cursor_type(EtlPull *pull, Form_pg_attribute att);
@@ -302,7 +302,7 @@ find_edges(EtlPull *pull, Edges *edges)
 	if (pull->limit != NULL)
 	{
 		appendStringInfoString(&sql, ", EXISTS (");
-		append_edge(&sql, pull, "DESC LIMIT 1", NULL);
+		append_edge(&sql, pull, "DESC LIMIT 1", pull->reach);
 		appendStringInfoChar(&sql, ')');
 	}
 
