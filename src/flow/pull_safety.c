@@ -51,11 +51,20 @@
 #define FIRST_NAP_MS   1
 #define LONGEST_NAP_MS 50
 
-/* The table and everything that inherits from it. */
-#define FAMILY                                                      \
-	"WITH RECURSIVE family(relid) AS (SELECT pg_catalog.unnest(%s)" \
-	" UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i"        \
-	" JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.relid) "
+/*
+ * family: the tables and everything that inherits from them; lineage: these
+ * and what they are partitions of.  Whoever inserts into a partitioned table
+ * has the values before it locks the partition.
+ */
+#define FAMILY                                                               \
+	"WITH RECURSIVE family(relid) AS (SELECT pg_catalog.unnest(%s)"          \
+	" UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i"                 \
+	" JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.relid),"         \
+	" lineage(relid) AS (SELECT relid FROM family"                           \
+	" UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i"                \
+	" JOIN lineage l ON i.inhrelid OPERATOR(pg_catalog.=) l.relid"           \
+	" JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid" \
+	" AND c.relispartition) "
 
 static void refuse(EtlPull *pull, const char *hint);
 static EtlSafety automatic(EtlPull *pull);
@@ -227,7 +236,7 @@ check_sequences(EtlPull *pull)
 	appendStringInfo(&sql, FAMILY, pull->site->tables);
 	appendStringInfo(&sql,
 					 ", columns(relid, attnum) AS (SELECT a.attrelid, a.attnum"
-					 " FROM pg_attribute a JOIN family f ON a.attrelid = f.relid"
+					 " FROM pg_attribute a JOIN lineage l ON a.attrelid = l.relid"
 					 " WHERE a.attname = %s)"
 					 " SELECT s.seqrelid::regclass, s.seqcache > 1, s.seqincrement < 0"
 					 " FROM pg_sequence s"
@@ -556,7 +565,7 @@ writers(EtlPull *pull, bool prepared_only)
 					 " LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 					 " WHERE l.locktype = 'relation' AND l.granted"
 					 " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-					 " AND l.relation IN (SELECT relid FROM family)"
+					 " AND l.relation IN (SELECT relid FROM lineage)"
 					 " AND (l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock',"
 					 " 'ExclusiveLock', 'AccessExclusiveLock')"
 					 " OR (l.mode = 'ShareUpdateExclusiveLock' AND EXISTS (SELECT FROM pg_locks c"
