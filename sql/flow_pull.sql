@@ -112,7 +112,7 @@ DECLARE
     line text;
 BEGIN
     FOR line IN SELECT 'upsert: ' || pull('upsert', 'emp', 'emp_1', $o$'since', '{id}', 'upsert',
-                                          '{"sequence_by": "since", "update_columns": ["dept", "since"]}'$o$)
+                                          '{"sequence_by": "since", "update_columns": ["dept"]}'$o$)
         UNION ALL SELECT 'scd2: ' || pull('scd2', 'emp', 'emp_2', $o$'since', '{id}', 'scd2',
                                           '{"sequence_by": "since", "tracked": ["dept"]}'$o$)
         UNION ALL SELECT 'scd3: ' || pull('scd3', 'emp', 'emp_3', $o$'since', '{id}', 'scd3',
@@ -138,10 +138,12 @@ SELECT missing('emp_1', 'emp_b');
 -- Deletes that the source marks.
 CREATE TABLE ev (id int, v text, gone boolean, n bigint);
 CREATE TABLE ev_now (id int PRIMARY KEY, v text, n bigint);
-INSERT INTO ev VALUES (1, 'a', false, 1), (2, 'b', false, 2), (1, NULL, true, 3);
+INSERT INTO ev VALUES (1, 'a', false, 1), (2, 'b', false, 2);
+SELECT pull('ev', 'ev', 'ev_now', $$'n', '{id}', 'upsert', '{"sequence_by": "n", "delete_when": "gone"}'$$);
+INSERT INTO ev VALUES (1, NULL, true, 3);
 SELECT pull('ev', 'ev', 'ev_now', $$'n', '{id}', 'upsert', '{"sequence_by": "n", "delete_when": "gone"}'$$);
 TABLE ev_now;
-SELECT rows_read, rows_inserted, rows_deleted, rows_unchanged FROM etl_patterns.run WHERE name = 'ev';
+SELECT rows_read, rows_inserted, rows_deleted, rows_unchanged FROM etl_patterns.run WHERE name = 'ev' ORDER BY run_id;
 -- Rejects become dead letters of the pull.
 CREATE TABLE dup (id int, v text, n int);
 INSERT INTO dup VALUES (1, 'a', 1), (1, 'b', 1), (NULL, 'c', 2), (3, 'd', 3);
@@ -212,6 +214,12 @@ SELECT missing('slow', 'slow_now');
 CALL etl_incremental_drain('slow', 20);
 SELECT missing('slow', 'slow_now');
 SELECT etl_watermark_get('slow');
+
+-- The watermark does not go back with the source.
+DELETE FROM slow WHERE id > 25;
+SELECT pull('slow', 'slow', 'slow_now', $$'at', '{id}', lookback => '10 min'$$);
+DELETE FROM slow;
+SELECT pull('slow', 'slow', 'slow_now', $$'at', '{id}', lookback => '10 min'$$);
 
 -- Two pipelines from one source, and several to one target.
 CREATE TABLE split (LIKE many);

@@ -1,5 +1,5 @@
 --
--- Drains, backfills, flags, and the view that tells how far pipelines lag.
+-- Drains, backfills and flags.
 --
 \getenv abs_srcdir PG_ABS_SRCDIR
 \set begin :abs_srcdir '/sql/include/begin.sql'
@@ -128,21 +128,4 @@ SELECT backfill('parted', NULL, NULL);
 CREATE VIEW seen AS SELECT * FROM item;
 UPDATE item SET todo = true WHERE id < 3;
 SELECT pull('view', 'seen', 'item_copy', $$flag_column => 'todo'$$);
-
--- How far pipelines are behind.
-CREATE TABLE lagging (id int, at timestamptz);
-CREATE TABLE lagging_now (LIKE lagging);
-INSERT INTO lagging SELECT i, '2020-01-01'::timestamptz + i * interval '1 s' FROM generate_series(1, 1000) i;
-CREATE INDEX ON lagging (at);
-ANALYZE lagging;
-SELECT pull('lagging', 'lagging', 'lagging_now', $$'at', batch_rows => 100$$);
-SELECT pipeline, source, target, cursor_column, safety, watermark, rows_waiting > 500 AS many,
-    seconds_behind > 0 AS behind, last_run_id = (SELECT max(run_id) FROM etl_patterns.run) AS last,
-    last_run_at IS NOT NULL AS at, held_by_pid
-FROM etl_patterns.pipeline_lag WHERE pipeline = 'lagging';
-SELECT pipeline, source, target, cursor_column, safety, watermark, held_by_pid
-FROM etl_patterns.pipeline_lag ORDER BY pipeline COLLATE "C";
--- What is gone does not break it.
-DROP TABLE lagging;
-SELECT pipeline, target, watermark, rows_waiting FROM etl_patterns.pipeline_lag WHERE pipeline = 'lagging';
 \i :end

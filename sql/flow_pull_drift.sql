@@ -68,7 +68,7 @@ ALTER TABLE src ALTER v TYPE int USING length(v), ALTER more TYPE bigint;
 INSERT INTO src VALUES (6, 66, 6, 60);
 :p;
 TABLE tgt ORDER BY id;
-ALTER TABLE src ALTER more TYPE bytea USING NULL;
+ALTER TABLE src ALTER more DROP DEFAULT, ALTER more TYPE bytea USING NULL;
 INSERT INTO src VALUES (7, 77, 7, NULL);
 :p;
 SELECT etl_watermark_get('p');
@@ -137,6 +137,8 @@ ALTER TABLE flagged DROP COLUMN v;
 INSERT INTO flagged VALUES (2);
 SELECT pull('flagged', 'flagged', 'flagged_now', $$flag_column => 'todo'$$);
 TABLE flagged;
-ALTER TABLE flagged ALTER todo TYPE int USING todo::int;
+ALTER TABLE flagged_now DROP COLUMN v;
+SELECT pull('flagged', 'flagged', 'flagged_now', $$flag_column => 'todo'$$);
+ALTER TABLE flagged ALTER todo DROP DEFAULT, ALTER todo TYPE int USING todo::int;
 SELECT pull('flagged', 'flagged', 'flagged_now', $$flag_column => 'todo'$$);
 \i :end

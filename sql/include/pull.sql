@@ -19,13 +19,14 @@ $$;
 -- Pulls, and tells the counts and the range, or the whole error.
 CREATE FUNCTION pull(pipeline text, source text, target text, options text DEFAULT '') RETURNS SETOF text
 LANGUAGE sql AS $$
-    SELECT try(format('SELECT told(to_json(r)) FROM public.etl_incremental_pull(%L, %L, %L%s) AS r',
-        pipeline, source, target, ', ' || nullif(options, '')))
+    SELECT regexp_replace(line, '(process |OID |dropped \()\d+', '\1N') FROM try(format('SELECT told(to_json(r)) FROM public.etl_incremental_pull(%L, %L, %L%s) AS r',
+        pipeline, source, target, ', ' || nullif(options, ''))) AS line
 $$;
 
 -- The same for a range of values.
 CREATE FUNCTION backfill(pipeline text, low text, high text) RETURNS SETOF text LANGUAGE sql AS $$
-    SELECT try(format('SELECT told(to_json(r)) FROM public.etl_backfill(%L, %L, %L) AS r', pipeline, low, high))
+    SELECT regexp_replace(line, 'OID \d+', 'OID N') FROM try(format(
+        'SELECT told(to_json(r)) FROM public.etl_backfill(%L, %L, %L) AS r', pipeline, low, high)) AS line
 $$;
 
 -- How many rows one relation has and the other has not, each way.

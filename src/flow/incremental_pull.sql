@@ -84,8 +84,9 @@ SELECT
     w.updated_at AS last_run_at,
     l.held_by_pid
 FROM etl_patterns.watermark w
-    LEFT JOIN LATERAL @extschema@.etl_pipeline_lag(w.pipeline) l
-        ON pg_catalog.pg_has_role(w.role, 'USAGE');
+    LEFT JOIN LATERAL @extschema@.etl_pipeline_lag(
+        CASE WHEN pg_catalog.pg_has_role(w.role, 'USAGE') THEN w.pipeline END) l
+        ON true;
 COMMENT ON VIEW etl_patterns.pipeline_lag IS
     'how far each pipeline is behind its source: rows (estimated), seconds, and the process that keeps it from reading on';
 GRANT SELECT ON etl_patterns.pipeline_lag TO PUBLIC;

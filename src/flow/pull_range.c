@@ -33,21 +33,21 @@ typedef struct Edges
 	const char *beyond; /* first value that batch_rows leaves out, or NULL */
 	const char *first;	/* with that */
 	int64 null_rows;	/* or 1 if there is any, where that is all to know */
-	bool beyond_limit;	/* are there rows that safety keeps back? */
 } Edges;
 
 static void check_cursor_type(EtlPull *pull, Form_pg_attribute att);
 static void set_ends(EtlCursor *cursor);
 static EtlBound low_bound(EtlPull *pull);
-static const char *look_back(EtlPull *pull, const char *value);
+static void look_back(EtlPull *pull);
 static int compare(EtlPull *pull, const char *a, const char *b);
 static Datum minus_interval(Oid type, Datum value, Interval *interval);
 static void find_edges(EtlPull *pull, Edges *edges);
+static bool keeps_rows_back(EtlPull *pull);
 static void append_limits(StringInfo sql, EtlPull *pull, const char *limit);
 static void append_edge(StringInfo sql, EtlPull *pull, const char *tail,
 						const char *limit);
-static void append_bound(StringInfo sql, EtlPull *pull, const char *operator,
-						 const char * value);
+static void append_bound(StringInfo sql, EtlPull *pull, const char *op,
+						 const char *value);
 static void append_unordered(StringInfo sql, EtlPull *pull);
 static bool can_be_unordered(EtlPull *pull);
 static void append_null_rows(StringInfo sql, EtlPull *pull);
@@ -154,6 +154,7 @@ set_ends(EtlCursor *cursor)
 void
 etl_pull_find_range(EtlPull *pull)
 {
+	bool again = pull->lookback != NULL && pull->watermark.value != NULL;
 	Edges edges;
 
 	pull->range.low = low_bound(pull);
@@ -163,7 +164,8 @@ etl_pull_find_range(EtlPull *pull)
 		if (pull->skipped)
 			return;
 		find_edges(pull, &edges);
-		if (edges.last != NULL || !edges.beyond_limit || !pull->has_holder)
+		if (edges.last != NULL || again || !pull->has_holder ||
+			!keeps_rows_back(pull))
 			break;
 		if (!etl_safety_wait_for_holder(pull))
 		{
@@ -175,9 +177,12 @@ etl_pull_find_range(EtlPull *pull)
 		refuse_null_rows(pull);
 	pull->null_cursor_rows = edges.null_rows;
 	pull->has_rows = edges.last != NULL;
+	if (pull->has_rows)
+		cut_batch(pull, &edges);
+	if (again)
+		look_back(pull);
 	if (!pull->has_rows)
 		return;
-	cut_batch(pull, &edges);
 	if (!etl_safety_wait_for_writers(pull))
 	{
 		pull->skipped = true;
@@ -201,27 +206,33 @@ low_bound(EtlPull *pull)
 		return low;
 	}
 	low.value = pull->watermark.value;
-	if (pull->lookback != NULL)
-	{
-		low.value = look_back(pull, low.value);
-		low.inclusive = true;
-	}
 	return low;
 }
 
-/* The watermark less the lookback, but not what is below initial_value. */
-static const char *
-look_back(EtlPull *pull, const char *value)
+/*
+ * Adds rows up to the watermark that are to be read again to the range: from
+ * the watermark less the lookback on, but not from below initial_value.  They
+ * do not count for batch_rows, or a batch might hold nothing else.
+ */
+static void
+look_back(EtlPull *pull)
 {
+	EtlRange *range = &pull->range;
 	Oid type = pull->cursor.type;
-	char *low = etl_plain_text(type,
-							   minus_interval(type, etl_plain_value(type, value),
-											  pull->lookback));
+	Datum watermark = etl_plain_value(type, pull->watermark.value);
 
+	if (!pull->has_rows)
+	{
+		range->high.value = pull->watermark.value;
+		range->high.inclusive = true;
+		pull->has_rows = true;
+	}
+	range->low.value = etl_plain_text(type, minus_interval(type, watermark,
+														   pull->lookback));
+	range->low.inclusive = true;
 	if (pull->initial_value != NULL &&
-		compare(pull, low, pull->initial_value) < 0)
-		return pull->initial_value;
-	return low;
+		compare(pull, range->low.value, pull->initial_value) < 0)
+		range->low.value = pull->initial_value;
 }
 
 /* Two values of a cursor that is a time. */
@@ -236,19 +247,11 @@ compare(EtlPull *pull, const char *a, const char *b)
 							 etl_plain_value(type, b));
 }
 
-/*
- * The watermark after the run: the end of what was read, which with a lookback
- * may be before what was read earlier.
- */
+/* The watermark after the run: the end of what was read. */
 const char *
 etl_pull_reached(EtlPull *pull)
 {
-	const char *before = pull->watermark.value;
-
-	if (!pull->has_rows || (before != NULL && pull->lookback != NULL &&
-							compare(pull, pull->range.high.value, before) < 0))
-		return before;
-	return pull->range.high.value;
+	return pull->has_rows ? pull->range.high.value : pull->watermark.value;
 }
 
 static Datum
@@ -299,12 +302,6 @@ find_edges(EtlPull *pull, Edges *edges)
 		append_edge(&sql, pull, "LIMIT 1", pull->limit);
 		appendStringInfoChar(&sql, ')');
 	}
-	if (pull->limit != NULL)
-	{
-		appendStringInfoString(&sql, ", EXISTS (");
-		append_edge(&sql, pull, "DESC LIMIT 1", NULL);
-		appendStringInfoChar(&sql, ')');
-	}
 
 	memset(edges, 0, sizeof(Edges));
 	answer = linitial(etl_site_ask(pull->site, sql.data));
@@ -319,9 +316,19 @@ find_edges(EtlPull *pull, Edges *edges)
 		edges->beyond = answer[n++];
 		edges->first = answer[n++];
 	}
-	if (pull->limit != NULL)
-		edges->beyond_limit = edges->last == NULL &&
-							  strcmp(answer[n++], "t") == 0;
+}
+
+/* Are there rows beyond the limit that safety has set? */
+static bool
+keeps_rows_back(EtlPull *pull)
+{
+	StringInfoData sql;
+
+	if (pull->limit == NULL)
+		return false;
+	initStringInfo(&sql);
+	append_edge(&sql, pull, "LIMIT 1", NULL);
+	return etl_site_ask(pull->site, sql.data) != NIL;
 }
 
 /* A value at one end of the range, in the order of the cursor. */
@@ -364,11 +371,10 @@ append_limits(StringInfo sql, EtlPull *pull, const char *limit)
 }
 
 static void
-append_bound(StringInfo sql, EtlPull *pull, const char *operator,
-			 const char * value)
+append_bound(StringInfo sql, EtlPull *pull, const char *op, const char *value)
 {
 	appendStringInfo(sql, " AND %s OPERATOR(pg_catalog.%s) %s",
-					 pull->cursor.sql, operator, quote_literal_cstr(value));
+					 pull->cursor.sql, op, quote_literal_cstr(value));
 }
 
 /* The condition of rows whose cursor has no place in an order. */
@@ -508,5 +514,7 @@ etl_pull_condition(EtlPull *pull)
 	}
 	if (unordered)
 		append_unordered(&sql, pull);
+	else if (!pull->has_rows)
+		appendStringInfoString(&sql, "false");
 	return sql.data;
 }

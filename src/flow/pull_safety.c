@@ -113,10 +113,10 @@ automatic(EtlPull *pull)
 {
 	if (pull->cursor.is_time)
 		return pull->site->is_local ? ETL_SAFETY_HORIZON : ETL_SAFETY_LAG;
-	if (pull->cursor.is_number && pull->site->is_postgres)
+	if (pull->cursor.is_number && pull->site->shows_writers)
 		return ETL_SAFETY_LOCK_WAIT;
 	refuse(pull,
-		   pull->site->is_postgres ?
+		   pull->site->shows_writers ?
 			   "Pass safety => 'lock_wait' if values are handed out in increasing order under the table's lock, as a column's default does with a sequence, or safety => 'none' if rows are never committed late." :
 			   "Pass safety => 'none' if rows are never committed late, or use a cursor column with a time.");
 	return ETL_SAFETY_AUTO;
@@ -143,7 +143,7 @@ check_choice(EtlPull *pull)
 			if (!pull->cursor.is_time)
 				refuse(pull,
 					   "It takes a cursor of type timestamptz, timestamp or date. For a sequence pass safety => 'lock_wait'.");
-			if (!pull->site->is_postgres)
+			if (!pull->site->shows_writers)
 				refuse(pull,
 					   "The transactions that write this relation cannot be seen from here. Pass safety => 'lag'.");
 			break;
@@ -151,7 +151,7 @@ check_choice(EtlPull *pull)
 			if (pull->cursor.is_time)
 				refuse(pull,
 					   "A time is taken before the table is locked. Pass safety => 'horizon' or 'lag'.");
-			if (!pull->site->is_postgres)
+			if (!pull->site->shows_writers)
 				refuse(pull,
 					   "The locks on this relation cannot be seen from here. Pass safety => 'none' if rows are never committed late.");
 			break;
@@ -287,7 +287,7 @@ etl_safety_set_limit(EtlPull *pull)
 static void
 set_lag_limit(EtlPull *pull)
 {
-	TimestampTz now = IsolationUsesXactSnapshot() && pull->site->is_local ?
+	TimestampTz now = IsolationUsesXactSnapshot() && !pull->site->is_remote ?
 						  GetCurrentTransactionStartTimestamp() :
 						  site_clock(pull);
 
@@ -400,7 +400,7 @@ site_clock(EtlPull *pull)
 {
 	char **answer;
 
-	if (!pull->site->is_postgres || pull->site->is_local)
+	if (!pull->site->is_remote)
 		return GetCurrentTimestamp();
 	answer = linitial(
 		etl_site_ask_server(pull->site, "SELECT clock_timestamp()"));
@@ -497,7 +497,7 @@ etl_safety_holder(EtlPull *pull)
 	List *answer = NIL;
 	char **row;
 
-	if (!pull->site->is_postgres || chosen == NULL)
+	if (!pull->site->shows_writers || chosen == NULL)
 		return 0;
 	if (strcmp(chosen, etl_safety_words[ETL_SAFETY_LOCK_WAIT]) == 0)
 		answer = writers(pull, false);

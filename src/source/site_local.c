@@ -81,7 +81,7 @@ local_open(Relation source)
 		if (!TupleDescAttr(desc, i)->attisdropped)
 			site->columns[i] = pstrdup(
 				quote_identifier(NameStr(TupleDescAttr(desc, i)->attname)));
-	site->is_postgres = site->is_local;
+	site->shows_writers = site->is_local;
 	site->tables = table_array(tables);
 	return site;
 }
