@@ -67,6 +67,7 @@
 	" AND c.relispartition) "
 
 static void refuse(EtlPull *pull, const char *hint);
+static bool had_lag(EtlPull *pull);
 static EtlSafety automatic(EtlPull *pull);
 static void check_choice(EtlPull *pull);
 static void check_server(EtlPull *pull);
@@ -108,7 +109,7 @@ etl_safety_choose(EtlPull *pull)
 	{
 		pull->lag = palloc0(sizeof(Interval));
 		pull->lag->time = DEFAULT_LAG_MINUTES * USECS_PER_MINUTE;
-		if (!pull->watermark.exists)
+		if (!had_lag(pull))
 			ereport(NOTICE,
 					(errmsg("pipeline \"%s\" reads rows that are at least %d minutes old",
 							pull->pipeline, DEFAULT_LAG_MINUTES),
@@ -117,12 +118,33 @@ etl_safety_choose(EtlPull *pull)
 	}
 }
 
+/* Has the pipeline been read so before? */
+static bool
+had_lag(EtlPull *pull)
+{
+	const char *chosen = pull->watermark.detail == NULL ?
+							 NULL :
+							 etl_json_text(pull->watermark.detail, "chosen");
+
+	return chosen != NULL &&
+		   strcmp(chosen, etl_safety_words[ETL_SAFETY_LAG]) == 0;
+}
+
+/*
+ * A lag that nobody has thought about is for rows that appear when they are
+ * committed.  A materialized view can be any time behind.
+ */
 static EtlSafety
 automatic(EtlPull *pull)
 {
+	EtlSite *site = pull->site;
+
+	if (!site->is_local && !site->is_remote && !site->is_wrapped)
+		refuse(pull,
+			   "Rows of a materialized view or a function may appear long after they were written. Pass safety => 'lag' with a time as the cursor and a \"lag\" above that delay, or safety => 'none' if rows are never committed late.");
 	if (pull->cursor.is_time)
-		return pull->site->is_local ? ETL_SAFETY_HORIZON : ETL_SAFETY_LAG;
-	if (pull->cursor.is_number && pull->site->shows_writers)
+		return site->is_local ? ETL_SAFETY_HORIZON : ETL_SAFETY_LAG;
+	if (pull->cursor.is_number && site->shows_writers)
 		return ETL_SAFETY_LOCK_WAIT;
 	refuse(pull,
 		   pull->site->shows_writers ?
