@@ -141,6 +141,7 @@ extern char *etl_json_text(Jsonb *object, const char *key);
 /* in pull_columns.c: which columns are read, and what has changed */
 extern void etl_pull_set_columns(EtlPull *pull);
 extern void etl_pull_append_columns(StringInfo json, EtlPull *pull);
+extern const char *etl_cursor_type_name(Oid source, const char *column);
 
 /* in pull_range.c: from the watermark to the range that is to be read */
 extern void etl_pull_set_cursor(EtlPull *pull);
