@@ -395,7 +395,7 @@ apply_rows(EtlPull *pull)
 	if (pull->apply == ETL_APPLY_APPEND && pull->keys == NIL)
 		etl_pull_append(pull);
 	else
-		etl_pull_merge(pull, pull->function, pull->rows);
+		etl_pull_merge(pull);
 }
 
 /* ------------------------------------------------------------------ */

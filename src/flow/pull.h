@@ -161,24 +161,19 @@ extern int etl_safety_holder(EtlPull *pull);
 /* in pull_append.c: rows into a table, as they are */
 extern void etl_pull_append(EtlPull *pull);
 
+/*
+ * in pull_options.c: from the call to one of the merge family, which is an
+ * EtlMergeCall of flow/merge.h.  The words of apply_options are the parameters
+ * of the merge function that stands beside pull->function.
+ */
 struct EtlMergeCall;
 
-/*
- * in pull_options.c: from the parameters to a call of the merge family, which
- * is EtlMergeCall of flow/merge.h; "function" is the SQL function that was
- * called
- */
-extern void etl_pull_check_options(EtlPull *pull, Oid function);
 extern List *etl_pull_option_columns(EtlPull *pull);
-extern void etl_pull_merge_call(EtlPull *pull, Oid function,
-								struct EtlMergeCall *call);
+extern void etl_pull_check_options(EtlPull *pull);
+extern void etl_pull_merge_call(EtlPull *pull, struct EtlMergeCall *call);
 
-/*
- * in pull_merge.c: rows through a merge.  "rows" holds the rows with all
- * columns of the source, or is NULL: then the range is read.  Fills the
- * counts of pull->run.
- */
-extern void etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows);
+/* in pull_merge.c: rows through a merge; fills the counts of pull->run */
+extern void etl_pull_merge(EtlPull *pull);
 
 /* in pull_flags.c: takes the rows whose flag is set into pull->rows */
 extern void etl_pull_take_flagged(EtlPull *pull);

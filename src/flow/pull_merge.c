@@ -55,23 +55,23 @@ static void fetch_rows(EtlPull *pull, Bitmapset *needed, Tuplestorestate *rows);
 static void keep_row(void *arg, TupleTableSlot *slot);
 
 /*
- * Merges what the pull is to read, or the rows that the caller has read with
- * all columns of the source.  Counts into pull->run; function is the SQL
- * function that was called.
+ * Merges what the pull is to read, or the rows that have been read already.
+ * Counts into pull->run.
  */
 void
-etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows)
+etl_pull_merge(EtlPull *pull)
 {
+	Tuplestorestate *rows = pull->rows;
 	bool fetches = rows == NULL && pull->site->is_remote;
 	Bitmapset *needed = NULL;
 	EtlMergeCall call = {0};
 	EtlMerge *merge;
 
-	etl_pull_merge_call(pull, function, &call);
+	etl_pull_merge_call(pull, &call);
 	call.names.columns_given = pull->columns != NIL;
 	call.names.columns = pull->columns;
 
-	/* the last one is the one that a later pull would write last */
+	/* the last one is not to depend on how the rows lie */
 	if (call.duplicates == ETL_DUPLICATES_LAST)
 		call.names.order_by = pull->cursor_column;
 

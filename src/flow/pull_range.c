@@ -33,7 +33,6 @@ typedef struct Edges
 	const char *beyond; /* first value that batch_rows leaves out, or NULL */
 	const char *first;	/* with that */
 	int64 null_rows;	/* or 1 if there is any, where that is all to know */
-	bool beyond_limit;	/* are there rows that safety keeps back? */
 } Edges;
 
 static void check_cursor_type(EtlPull *pull, Form_pg_attribute att);
@@ -43,11 +42,12 @@ static void look_back(EtlPull *pull);
 static int compare(EtlPull *pull, const char *a, const char *b);
 static Datum minus_interval(Oid type, Datum value, Interval *interval);
 static void find_edges(EtlPull *pull, Edges *edges);
+static bool keeps_rows_back(EtlPull *pull);
 static void append_limits(StringInfo sql, EtlPull *pull, const char *limit);
 static void append_edge(StringInfo sql, EtlPull *pull, const char *tail,
 						const char *limit);
-static void append_bound(StringInfo sql, EtlPull *pull, const char *operator,
-						 const char * value);
+static void append_bound(StringInfo sql, EtlPull *pull, const char *op,
+						 const char *value);
 static void append_unordered(StringInfo sql, EtlPull *pull);
 static bool can_be_unordered(EtlPull *pull);
 static void append_null_rows(StringInfo sql, EtlPull *pull);
@@ -164,8 +164,8 @@ etl_pull_find_range(EtlPull *pull)
 		if (pull->skipped)
 			return;
 		find_edges(pull, &edges);
-		if (edges.last != NULL || again || !edges.beyond_limit ||
-			!pull->has_holder)
+		if (edges.last != NULL || again || !pull->has_holder ||
+			!keeps_rows_back(pull))
 			break;
 		if (!etl_safety_wait_for_holder(pull))
 		{
@@ -302,12 +302,6 @@ find_edges(EtlPull *pull, Edges *edges)
 		append_edge(&sql, pull, "LIMIT 1", pull->limit);
 		appendStringInfoChar(&sql, ')');
 	}
-	if (pull->limit != NULL)
-	{
-		appendStringInfoString(&sql, ", EXISTS (");
-		append_edge(&sql, pull, "DESC LIMIT 1", NULL);
-		appendStringInfoChar(&sql, ')');
-	}
 
 	memset(edges, 0, sizeof(Edges));
 	answer = linitial(etl_site_ask(pull->site, sql.data));
@@ -322,9 +316,19 @@ find_edges(EtlPull *pull, Edges *edges)
 		edges->beyond = answer[n++];
 		edges->first = answer[n++];
 	}
-	if (pull->limit != NULL)
-		edges->beyond_limit = edges->last == NULL &&
-							  strcmp(answer[n++], "t") == 0;
+}
+
+/* Are there rows beyond the limit that safety has set? */
+static bool
+keeps_rows_back(EtlPull *pull)
+{
+	StringInfoData sql;
+
+	if (pull->limit == NULL)
+		return false;
+	initStringInfo(&sql);
+	append_edge(&sql, pull, "LIMIT 1", NULL);
+	return etl_site_ask(pull->site, sql.data) != NIL;
 }
 
 /* A value at one end of the range, in the order of the cursor. */
@@ -367,11 +371,10 @@ append_limits(StringInfo sql, EtlPull *pull, const char *limit)
 }
 
 static void
-append_bound(StringInfo sql, EtlPull *pull, const char *operator,
-			 const char * value)
+append_bound(StringInfo sql, EtlPull *pull, const char *op, const char *value)
 {
 	appendStringInfo(sql, " AND %s OPERATOR(pg_catalog.%s) %s",
-					 pull->cursor.sql, operator, quote_literal_cstr(value));
+					 pull->cursor.sql, op, quote_literal_cstr(value));
 }
 
 /* The condition of rows whose cursor has no place in an order. */

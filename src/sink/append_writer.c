@@ -45,6 +45,7 @@ typedef struct HeapLeaf
 	BulkInsertState bistate;
 	TupleTableSlot *single; /* a row that is written on its own */
 	TupleTableSlot **own;	/* rows in a leaf's form, made on demand */
+	TupleDesc own_desc;		/* theirs; a pin for each takes too long */
 	int n_own;
 	TupleTableSlot **slots; /* rows gathered for one multi-insert */
 	int *rows;
@@ -385,11 +386,17 @@ leaf_slot(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 	if (!single)
 	{
 		if (leaf->own == NULL)
+		{
 			leaf->own = palloc(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
+			leaf->own_desc = CreateTupleDescCopyConstr(
+				RelationGetDescr(leaf->rri->ri_RelationDesc));
+		}
 		if (leaf->nrows == leaf->n_own)
 		{
-			leaf->own[leaf->n_own++] = table_slot_create(leaf->rri->ri_RelationDesc,
-														 NULL);
+			leaf->own[leaf->n_own++] =
+				MakeSingleTupleTableSlot(leaf->own_desc,
+										 table_slot_callbacks(
+											 leaf->rri->ri_RelationDesc));
 			writer->n_own++;
 		}
 		result = leaf->own[leaf->nrows];

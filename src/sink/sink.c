@@ -108,7 +108,13 @@ etl_sink_next_slot(EtlSink *sink)
 		MemoryContext oldcontext;
 
 		oldcontext = MemoryContextSwitchTo(GetMemoryChunkContext(sink->slots));
-		sink->slots[sink->batch_rows] = table_slot_create(sink->target, NULL);
+		/* A thousand pins of one descriptor would take longer than all else. */
+		if (sink->slot_desc == NULL)
+			sink->slot_desc = CreateTupleDescCopyConstr(
+				RelationGetDescr(sink->target));
+		sink->slots[sink->batch_rows] =
+			MakeSingleTupleTableSlot(sink->slot_desc,
+									 table_slot_callbacks(sink->target));
 		MemoryContextSwitchTo(oldcontext);
 	}
 	return ExecClearTuple(sink->slots[sink->batch_rows++]);

@@ -58,6 +58,7 @@ struct EtlSink
 	int batch_limit; /* the caller flushes when this many */
 	int current_row; /* being written, or -1: for error contexts */
 	TupleTableSlot **slots;
+	TupleDesc slot_desc;		 /* of their own */
 	MemoryContext batch_context; /* values live here; reset by flush */
 };
 

@@ -10,7 +10,7 @@ CREATE TABLE orders (
     state text NOT NULL,
     updated_at timestamptz NOT NULL DEFAULT now());
 INSERT INTO orders (sku, state, updated_at)
-SELECT 'P-' || to_char(i % 500 + 1, 'FM0000'), 'paid', now() - (20060 - i) * interval '1 minute'
+SELECT 'P-' || to_char(i % 500 + 1, 'FM0000'), 'paid', now() - (20001 - i) * interval '1 minute'
   FROM generate_series(1, 20000) AS i;
 CREATE INDEX ON orders (updated_at);
 \connect :db
@@ -47,8 +47,8 @@ CREATE FUNCTION naive_run() RETURNS bigint LANGUAGE sql AS $$
 $$;
 
 \echo
-\echo 'A session of the shop, the till, begins a transaction that takes its time: it ships order 1 and'
-\echo 'adds one. Meanwhile others ship order 2 and add one, and commit.'
+\echo 'A till of the shop begins a transaction that takes its time: it ships order 1 and adds one.'
+\echo 'Meanwhile others ship order 2 and add one, and commit.'
 \echo
 
 \set ECHO none
@@ -77,7 +77,8 @@ SELECT FROM pg_sleep(0.2) \g /dev/null
 \set ECHO queries
 
 \echo
-\echo 'The first run. The pull reads up to where the till began, and says who keeps it from reading on:'
+\echo 'The first run. The pull reads up to the moment when the till began, since what commits later may be'
+\echo 'stamped from there on, and says whose transaction that is. The naive way reads what it sees.'
 \echo
 
 SELECT rows_read, rows_inserted AS inserted, rows_updated AS updated, watermark_high AS watermark
@@ -87,7 +88,9 @@ SELECT rows_read, rows_inserted AS inserted, rows_updated AS updated, watermark_
 SELECT detail->>'safety' AS safety, detail->>'limit' AS read_up_to, detail->'held_by' AS held_by
   FROM etl_patterns.run WHERE name = 'shop orders' ORDER BY run_id DESC LIMIT 1;
 
-SELECT naive_run() AS naive_rows, (SELECT max(updated_at) FROM naive) AS naive_watermark;
+SELECT naive_run() AS naive_rows;
+
+SELECT max(updated_at) AS naive_watermark FROM naive;
 
 \echo 'Now the till commits, and one more order is shipped.'
 \echo
@@ -111,9 +114,11 @@ SELECT rows_read, rows_inserted AS inserted, rows_updated AS updated, watermark_
   FROM etl_incremental_pull('shop orders', 'shop.orders', 'pulled', 'updated_at', keys => '{order_id}',
                             apply => 'upsert', safety => 'horizon');
 
-SELECT naive_run() AS naive_rows, (SELECT max(updated_at) FROM naive) AS naive_watermark;
+SELECT naive_run() AS naive_rows;
 
-\echo 'The naive one has gone past what the till wrote, and will never come back to it:'
+SELECT max(updated_at) AS naive_watermark FROM naive;
+
+\echo 'The naive way had gone past the till''s stamps before they were there to see, and never comes back:'
 \echo
 
 CREATE VIEW comparison AS
@@ -122,10 +127,10 @@ SELECT way, count(t.order_id) AS orders,
        count(*) FILTER (WHERE t.state <> s.state) AS outdated,
        coalesce(string_agg('order ' || s.order_id || ' ' || s.state, ', ' ORDER BY s.order_id)
                 FILTER (WHERE t.state IS DISTINCT FROM s.state), '') AS what_it_missed
-  FROM (VALUES ('etl_incremental_pull'), ('WHERE updated_at > last')) AS w(way)
+  FROM (VALUES ('etl_incremental_pull'), ('updated_at > last')) AS w(way)
  CROSS JOIN shop.orders s
   LEFT JOIN (SELECT 'etl_incremental_pull' AS way, * FROM pulled
-             UNION ALL SELECT 'WHERE updated_at > last', * FROM naive) t USING (way, order_id)
+             UNION ALL SELECT 'updated_at > last', * FROM naive) t USING (way, order_id)
  GROUP BY way;
 
 SELECT * FROM comparison ORDER BY way;
@@ -136,12 +141,12 @@ SELECT * FROM comparison ORDER BY way;
 SELECT demo.check('rows of the first run, all but the one that changed since', :first_read, 19999);
 SELECT demo.check('rows of the second run, those of the till and of the others', rows_read, 5)
   FROM etl_patterns.run WHERE name = 'shop orders' ORDER BY run_id DESC LIMIT 1;
-SELECT demo.check('orders that the pull has otherwise than the shop', count(*), 0)
+SELECT demo.check('orders that differ between pull and shop', count(*), 0)
   FROM ((TABLE shop.orders EXCEPT ALL TABLE pulled) UNION ALL (TABLE pulled EXCEPT ALL TABLE shop.orders)) d;
-SELECT demo.check('orders that the naive one has lost', lost, 1) FROM comparison WHERE way LIKE 'WHERE%';
-SELECT demo.check('orders that it has as they were', outdated, 1) FROM comparison WHERE way LIKE 'WHERE%';
-SELECT demo.check('watermark = the greatest stamp',
+SELECT demo.check('orders that the naive way has lost', lost, 1) FROM comparison WHERE way LIKE 'updated_at%';
+SELECT demo.check('orders that it has as they were before', outdated, 1) FROM comparison WHERE way LIKE 'updated_at%';
+SELECT demo.check('the watermark is the greatest stamp',
                   (etl_watermark_get('shop orders')::timestamptz = max(updated_at))::int, 1) FROM shop.orders;
-SELECT FROM dblink_disconnect('till'), dblink_disconnect('others') \g /dev/null
+SELECT dblink_disconnect('till'), dblink_disconnect('others') \g /dev/null
 \pset tuples_only off
 \pset format aligned

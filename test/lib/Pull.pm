@@ -71,9 +71,7 @@ my %far_pipelines = (
 	far_upsert => [ 'orders', qq{cursor_column => 'updated_at', apply => 'upsert', safety => 'horizon', $deletes} ]);
 
 # What a session may hear when it is killed or out of time.
-my $expected_error = qr/terminating connection due to administrator command
-	| server \s closed \s the \s connection | connection \s to \s server \s was \s lost
-	| ^\s+(?:This|before|or)\b.* | canceling \s statement \s due \s to \s statement \s timeout/x;
+my $expected_error = qr/terminating connection due to administrator command|canceling statement due to statement timeout/;
 
 # ---------------------------------------------------------------------------
 # Writers
@@ -252,7 +250,7 @@ sub call
 	my ($pipeline, $more) = @_;
 	my ($source, $arguments, $schema) = @{ $pipeline->{call} };
 
-	return "SELECT * FROM etl_incremental_pull('$pipeline->{name}', '$pipeline->{schema}.$source', 't_$pipeline->{name}', $arguments$more);";
+	return "SELECT * FROM etl_incremental_pull('$pipeline->{name}', '$pipeline->{schema}.$source', 't_$pipeline->{name}', $arguments$more)";
 }
 
 # One pull in one of the ways in which it may be called.
@@ -264,12 +262,12 @@ sub random_pull
 	my $pull = call($pipeline, $rows . $wait);
 	my $ways = rand 10;
 
-	return "$pull\n" if $ways < 4;
-	return "BEGIN; $pull ROLLBACK;\n" if $ways < 5;
-	return "BEGIN; $pull SELECT pg_sleep(random() * 0.1); COMMIT;\n" if $ways < 6;
-	return "BEGIN; SAVEPOINT s; $pull ROLLBACK TO s; $pull COMMIT;\n" if $ways < 7;
-	return "SET statement_timeout = " . int(1 + rand 15) . "; $pull\nRESET statement_timeout;\n" if $ways < 8;
-	return "$pull\nCALL etl_incremental_drain('$pipeline->{name}', max_batches => 3);\n";
+	return "$pull;\n" if $ways < 4;
+	return "BEGIN; $pull; ROLLBACK;\n" if $ways < 5;
+	return "BEGIN; $pull; SELECT pg_sleep(random() * 0.1); COMMIT;\n" if $ways < 6;
+	return "BEGIN; SAVEPOINT s; $pull; ROLLBACK TO s; $pull; COMMIT;\n" if $ways < 7;
+	return "SET statement_timeout = " . int(1 + rand 15) . "; $pull;\nRESET statement_timeout;\n" if $ways < 8;
+	return "$pull;\nCALL etl_incremental_drain('$pipeline->{name}', max_batches => 3);\n";
 }
 
 sub start_psql
@@ -287,8 +285,7 @@ sub complaints
 {
 	my ($program) = @_;
 
-	return grep { /\S/ && !/NOTICE: |WARNING: |^(?:DETAIL|HINT|CONTEXT): / && !/$expected_error/ }
-	  split /\n/, slurp_file($program->{log});
+	return grep { /(?:ERROR|FATAL|PANIC|WARNING): |crash/ && !/$expected_error/ } split /\n/, slurp_file($program->{log});
 }
 
 # Pull in three sessions while the writers work; some of these get killed.
@@ -320,7 +317,7 @@ sub pull_beside
 	splice @wrong, 10;
 	is(join("\n", @wrong), '', "$sessions sessions of $pulls pulls fail only when they are killed");
 	is($node->safe_psql('postgres', 'SELECT * FROM problem LIMIT 10'), '', 'at every moment a watermark is that of the data');
-	note slurp_file($writers->{log});
+	note join ', ', grep { /processed|tps/ } split /\n/, slurp_file($writers->{log});
 	return;
 }
 
@@ -338,8 +335,12 @@ sub drain
 	my $done = !$cursor ? "NOT EXISTS (SELECT FROM $source WHERE changed)"
 	  : "etl_watermark_get('$pipeline->{name}')::$type IS NOT DISTINCT FROM (SELECT max($cursor) FROM $source)";
 
-	return $node->poll_query_until('postgres', "SET client_min_messages = warning; DO \$\$ BEGIN PERFORM FROM ("
-		  . ($pull =~ s/;$//r) . ") x; END \$\$; SELECT $done");
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if $node->safe_psql('postgres', "SET client_min_messages = warning; SELECT FROM ($pull) x; SELECT $done") =~ /^t$/m;
+		sleep 0.1;
+	}
+	return 0;
 }
 
 # How many rows are missing in a target, and how many it has too many.
