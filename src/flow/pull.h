@@ -61,7 +61,8 @@ typedef struct EtlCursor
 {
 	const char *name;
 	AttrNumber attnum;
-	Oid type;		 /* not a domain */
+	Oid type; /* not a domain */
+	int32 typmod;
 	const char *sql; /* its name at the site */
 	bool is_time;	 /* timestamptz, timestamp or date */
 	bool is_number;	 /* integers and numeric */
