@@ -61,7 +61,8 @@ typedef struct EtlCursor
 {
 	const char *name;
 	AttrNumber attnum;
-	Oid type;		 /* not a domain */
+	Oid type; /* not a domain */
+	int32 typmod;
 	const char *sql; /* its name at the site */
 	bool is_time;	 /* timestamptz, timestamp or date */
 	bool is_number;	 /* integers and numeric */
@@ -142,6 +143,7 @@ extern char *etl_json_text(Jsonb *object, const char *key);
 /* in pull_columns.c: which columns are read, and what has changed */
 extern void etl_pull_set_columns(EtlPull *pull);
 extern void etl_pull_append_columns(StringInfo json, EtlPull *pull);
+extern const char *etl_cursor_type_name(Oid source, const char *column);
 
 /* in pull_range.c: from the watermark to the range that is to be read */
 extern void etl_pull_set_cursor(EtlPull *pull);

@@ -77,7 +77,8 @@ etl_pull_set_cursor(EtlPull *pull)
 	att = TupleDescAttr(RelationGetDescr(pull->source), attnum - 1);
 	cursor->name = pull->cursor_column;
 	cursor->attnum = attnum;
-	cursor->type = getBaseType(att->atttypid);
+	cursor->typmod = att->atttypmod;
+	cursor->type = getBaseTypeAndTypmod(att->atttypid, &cursor->typmod);
 	cursor->sql = pull->site->columns[attnum - 1];
 	check_cursor_type(pull, att);
 	set_ends(cursor);

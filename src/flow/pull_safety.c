@@ -447,23 +447,26 @@ site_clock(EtlPull *pull)
 	return DatumGetTimestampTz(etl_plain_value(TIMESTAMPTZOID, answer[0]));
 }
 
-/* A time as a value of the cursor's type. */
+/*
+ * A time as a value of the cursor's column.  It is rounded as the column rounds
+ * what it gets: a transaction that has just begun may round down.
+ */
 static char *
 limit_of_time(EtlPull *pull, TimestampTz time)
 {
-	switch (pull->cursor.type)
-	{
-		case TIMESTAMPTZOID:
-			return etl_plain_text(TIMESTAMPTZOID, TimestampTzGetDatum(time));
-		case TIMESTAMPOID:
-			return etl_plain_text(TIMESTAMPOID,
-								  TimestampGetDatum(local_limit(time)));
-		default:
-			return etl_plain_text(DATEOID,
-								  DirectFunctionCall1(timestamp_date,
-													  TimestampGetDatum(
-														  local_limit(time))));
-	}
+	Datum typmod = Int32GetDatum(pull->cursor.typmod);
+	Datum local;
+
+	if (pull->cursor.type == TIMESTAMPTZOID)
+		return etl_plain_text(TIMESTAMPTZOID,
+							  DirectFunctionCall2(timestamptz_scale,
+												  TimestampTzGetDatum(time),
+												  typmod));
+	local = TimestampGetDatum(local_limit(time));
+	if (pull->cursor.type == TIMESTAMPOID)
+		return etl_plain_text(TIMESTAMPOID, DirectFunctionCall2(timestamp_scale,
+																local, typmod));
+	return etl_plain_text(DATEOID, DirectFunctionCall1(timestamp_date, local));
 }
 
 /*
