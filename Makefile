@@ -108,15 +108,16 @@ OBJS += \
 	src/flow/pull_range.o \
 	src/flow/pull_safety.o \
 	src/flow/pull_append.o \
+	src/flow/pull_options.o \
+	src/flow/pull_merge.o \
 	src/flow/pull_flags.o \
+	src/flow/pull_lag.o \
 	src/flow/assign.o \
 	src/flow/merge_spec.o \
 	src/flow/merge_source.o \
 	src/flow/merge_flow.o \
 	src/flow/scd2.o \
 	src/flow/upsert.o \
-	src/flow/pull_options.o \
-	src/flow/pull_merge.o \
 	src/flow/companion.o \
 	src/flow/tombstone.o \
 	src/flow/change_log.o \

@@ -123,21 +123,62 @@ packages()
 
 apt_install()
 {
-	local version names
+	apt_refresh
+	apt_get postgresql-common
+	without_main_cluster
+	# shellcheck disable=SC2046
+	apt_get $(apt_names "$1")
+	restore_main_cluster
+}
 
-	export DEBIAN_FRONTEND=noninteractive
+apt_refresh()
+{
 	apt-get -q update </dev/null || say "could not refresh the package lists, going on with those at hand"
+}
+
+apt_get()
+{
+	DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends "$@" </dev/null
+}
+
+# The packages in what missing() printed.
+apt_names()
+{
+	local version
+
 	version=$($pg_config --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p' || true)
 	[ -n "$version" ] ||
 		version=$(apt-cache depends postgresql 2>/dev/null |
 			sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p' | head -n 1 || true)
-	names=$(printf '%s\n' "$1" | sed "s/:.*//; s/VERSION/${version:-15}/")
+	printf '%s\n' "$1" | sed "s/:.*//; s/VERSION/${version:-15}/"
+}
 
-	apt-get -q -y install --no-install-recommends postgresql-common </dev/null
-	without_main_cluster
-	# shellcheck disable=SC2086
-	apt-get -q -y install --no-install-recommends $names </dev/null
-	restore_main_cluster
+# What a test is skipped without, in the form of missing().  Of MariaDB it is
+# the programs alone (the packages named -core): no service comes with them.
+optional_missing()
+{
+	[ -f "$($pg_config --pkglibdir)/mysql_fdw.so" ] ||
+		echo "postgresql-VERSION-mysql-fdw: mysql_fdw"
+	PATH=$PATH:/usr/sbin command -v mariadbd >/dev/null ||
+		echo "mariadb-server-core: MariaDB's server"
+	command -v mariadb >/dev/null ||
+		echo "mariadb-client-core: MariaDB's client"
+}
+
+# Installs that where it can be, for a PostgreSQL that is Debian's.
+optional_packages()
+{
+	local lacking
+
+	lacking=$(optional_missing)
+	[ -n "$lacking" ] || return 0
+	[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
+	[[ $($pg_config --pkglibdir) == /usr/lib/postgresql/* ]] || return 0
+
+	say "installing packages of a test that is skipped without them"
+	apt_refresh
+	# shellcheck disable=SC2046
+	apt_get $(apt_names "$lacking") || say "that did not work, going on without"
 }
 
 # Debian's server package would create and start a cluster of its own.
@@ -492,6 +533,7 @@ run_suites()
 	local name
 
 	packages
+	[[ " $* " != *" tap "* ]] || optional_packages
 	build_house
 	for name in "$@"; do
 		suite "$name"

@@ -42,6 +42,7 @@ PG_FUNCTION_INFO_V1(etl_incremental_drain);
 PG_FUNCTION_INFO_V1(etl_backfill);
 
 static void run_pull(EtlPull *pull);
+static bool has_work(EtlPull *pull);
 static void check_same_pipeline(EtlPull *pull);
 static void refuse_other(EtlPull *pull, const char *what, const char *before,
 						 const char *now);
@@ -220,14 +221,28 @@ run_pull(EtlPull *pull)
 		etl_pull_take_flagged(pull);
 	else
 		find_rows(pull);
-	if (pull->has_rows || (pull->null_cursor == ETL_NULL_CURSOR_INCLUDE &&
-						   pull->null_cursor_rows > 0 && !pull->skipped))
+	if (has_work(pull))
 		apply_rows(pull);
 	move_watermark(pull);
 	finish_run(pull);
 	if (pull->site != NULL)
 		etl_site_close(pull->site);
 	relation_close(pull->source, NoLock);
+}
+
+/*
+ * Is there anything to be applied?  The first run of a pipeline goes all the
+ * way with no rows, too, so that what is wrong with its options or missing in
+ * privileges comes out then.
+ */
+static bool
+has_work(EtlPull *pull)
+{
+	if (pull->skipped)
+		return false;
+	return pull->has_rows || !OidIsValid(pull->watermark.source) ||
+		   (pull->null_cursor == ETL_NULL_CURSOR_INCLUDE &&
+			pull->null_cursor_rows > 0);
 }
 
 /* A watermark is good for what it was made with, and for nothing else. */
@@ -380,7 +395,7 @@ apply_rows(EtlPull *pull)
 	if (pull->apply == ETL_APPLY_APPEND && pull->keys == NIL)
 		etl_pull_append(pull);
 	else
-		etl_pull_merge(pull, pull->function, pull->rows);
+		etl_pull_merge(pull);
 }
 
 /* ------------------------------------------------------------------ */
@@ -400,8 +415,8 @@ move_watermark(EtlPull *pull)
 		pull->run->watermark_high = pull->end_value;
 		return;
 	}
-	if (pull->has_rows && pull->flag_column == NULL)
-		pull->run->watermark_high = pull->range.high.value;
+	if (pull->flag_column == NULL)
+		pull->run->watermark_high = etl_pull_reached(pull);
 
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
@@ -453,7 +468,7 @@ run_detail(EtlPull *pull)
 	if (pull->null_cursor_rows > 0)
 		appendStringInfo(&json, ", \"null_cursor_rows\": " INT64_FORMAT,
 						 pull->null_cursor_rows);
-	if (pull->has_holder)
+	if (pull->has_holder || pull->waited_us > 0)
 	{
 		appendStringInfo(&json, ", \"held_by\": {\"pid\": %d", pull->holder.pid);
 		if (pull->holder.since != NULL)

@@ -27,18 +27,16 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
-#include "optimizer/optimizer.h"
 #include "optimizer/plancat.h"
 #include "parser/parse_coerce.h"
-#include "parser/parse_collate.h"
 #include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
 
+#include "flow/assign.h"
 #include "flow/flow.h"
 #include "flow/merge.h"
 
@@ -386,19 +384,7 @@ static void
 set_assignment(EtlMerge *merge, EtlMergeColumn *column, Form_pg_attribute from,
 			   Form_pg_attribute to)
 {
-	CaseTestExpr *value = makeNode(CaseTestExpr);
-	Node *expr;
-
-	value->typeId = from->atttypid;
-	value->typeMod = from->atttypmod;
-	value->collation = from->attcollation;
-	expr = coerce_to_target_type(NULL, (Node *) value, from->atttypid,
-								 to->atttypid, to->atttypmod,
-								 COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
-	if (expr == NULL)
-		elog(ERROR, "column \"%s\" cannot be assigned", column->name);
-	assign_expr_collations(NULL, expr);
-	column->assign = ExecInitExpr(expression_planner((Expr *) expr), NULL);
+	column->assign = etl_assignment(from, to);
 	if (merge->input.context == NULL)
 		merge->input.context = CreateStandaloneExprContext();
 }

@@ -61,7 +61,8 @@ typedef struct EtlCursor
 {
 	const char *name;
 	AttrNumber attnum;
-	Oid type;		 /* not a domain */
+	Oid type; /* not a domain */
+	int32 typmod;
 	const char *sql; /* its name at the site */
 	bool is_time;	 /* timestamptz, timestamp or date */
 	bool is_number;	 /* integers and numeric */
@@ -69,6 +70,7 @@ typedef struct EtlCursor
 	/* values at both ends that are no place in an order, or NULL */
 	const char *least;
 	const char *greatest;
+	bool asks_ends; /* and the source's server knows them as such */
 } EtlCursor;
 
 /* Who keeps a pull from reading on. */
@@ -122,8 +124,9 @@ typedef struct EtlPull
 	bool skipped;	/* gave up waiting: nothing is read */
 	int64 null_cursor_rows;
 	const char *limit; /* that safety has set, exclusive */
+	const char *reach; /* what it can become by waiting, or NULL */
 	EtlHolder holder;  /* who has set it, or was waited for */
-	bool has_holder;
+	bool has_holder;   /* is it so now? */
 	int64 waited_us;
 	const char *way;	   /* how rows were written */
 	Tuplestorestate *rows; /* all columns of the source, or NULL: the range */
@@ -140,39 +143,39 @@ extern char *etl_json_text(Jsonb *object, const char *key);
 /* in pull_columns.c: which columns are read, and what has changed */
 extern void etl_pull_set_columns(EtlPull *pull);
 extern void etl_pull_append_columns(StringInfo json, EtlPull *pull);
+extern const char *etl_cursor_type_name(Oid source, const char *column);
 
 /* in pull_range.c: from the watermark to the range that is to be read */
 extern void etl_pull_set_cursor(EtlPull *pull);
 extern void etl_pull_find_range(EtlPull *pull);
 extern char *etl_pull_condition(EtlPull *pull);
+extern void etl_pull_append_edge(StringInfo sql, EtlPull *pull,
+								 const char *tail);
+extern const char *etl_pull_reached(EtlPull *pull);
 
 /* in pull_safety.c: how far it is safe to read */
 extern void etl_safety_choose(EtlPull *pull);
 extern void etl_safety_set_limit(EtlPull *pull);
 extern bool etl_safety_wait_for_writers(EtlPull *pull);
 extern bool etl_safety_wait_for_holder(EtlPull *pull);
+extern int etl_safety_holder(EtlPull *pull);
 
 /* in pull_append.c: rows into a table, as they are */
 extern void etl_pull_append(EtlPull *pull);
 
+/*
+ * in pull_options.c: from the call to one of the merge family, which is an
+ * EtlMergeCall of flow/merge.h.  The words of apply_options are the parameters
+ * of the merge function that stands beside pull->function.
+ */
 struct EtlMergeCall;
 
-/*
- * in pull_options.c: from the parameters to a call of the merge family, which
- * is EtlMergeCall of flow/merge.h; "function" is the SQL function that was
- * called
- */
-extern void etl_pull_check_options(EtlPull *pull, Oid function);
 extern List *etl_pull_option_columns(EtlPull *pull);
-extern void etl_pull_merge_call(EtlPull *pull, Oid function,
-								struct EtlMergeCall *call);
+extern void etl_pull_check_options(EtlPull *pull);
+extern void etl_pull_merge_call(EtlPull *pull, struct EtlMergeCall *call);
 
-/*
- * in pull_merge.c: rows through a merge.  "rows" holds the rows with all
- * columns of the source, or is NULL: then the range is read.  Fills the
- * counts of pull->run.
- */
-extern void etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows);
+/* in pull_merge.c: rows through a merge; fills the counts of pull->run */
+extern void etl_pull_merge(EtlPull *pull);
 
 /* in pull_flags.c: takes the rows whose flag is set into pull->rows */
 extern void etl_pull_take_flagged(EtlPull *pull);

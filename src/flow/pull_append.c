@@ -45,11 +45,16 @@ typedef struct PullAppend
 	MemoryContext run_context;
 	Size bytes; /* of the batch, about */
 	int64 rows;
+	bool in_place;		  /* all columns, each as it is and where it is */
+	TupleTableSlot *seen; /* the last one that was looked at */
+	bool takes_seen;	  /* may its tuples go in as they are? */
 } PullAppend;
 
 static void set_columns(PullAppend *append);
 static void append_rows(void *arg);
 static void add_row(void *arg, TupleTableSlot *slot);
+static bool takes_tuple(PullAppend *append, TupleTableSlot *slot);
+static void add_values(PullAppend *append, TupleTableSlot *slot);
 static Datum assigned(PullAppend *append, AppendColumn *column, Datum value,
 					  bool *isnull);
 static void add_stored_rows(PullAppend *append);
@@ -92,6 +97,7 @@ set_columns(PullAppend *append)
 	append->source_attnums = palloc(sizeof(AttrNumber) * source->natts);
 	attnums = palloc(sizeof(AttrNumber) * source->natts);
 	append->context = CreateStandaloneExprContext();
+	append->in_place = list_length(pull->columns) == target->natts;
 	foreach(lc, pull->columns)
 	{
 		AppendColumn *column = &append->columns[append->natts];
@@ -106,6 +112,8 @@ set_columns(PullAppend *append)
 		column->assign = etl_assignment(from_att, to_att);
 		append->source_attnums[append->natts] = from;
 		attnums[append->natts++] = column->target;
+		if (column->assign != NULL || column->target != append->natts)
+			append->in_place = false;
 	}
 	etl_sink_check_privileges(pull->target, attnums, append->natts, &options);
 	append->sink = etl_sink_open(pull->target, attnums, append->natts, &options,
@@ -168,15 +176,41 @@ add_stored_rows(PullAppend *append)
 	ExecDropSingleTupleTableSlot(stored);
 }
 
-/* One row into the batch; its values have to outlive the slot. */
+/* One row into the batch. */
 static void
 add_row(void *arg, TupleTableSlot *slot)
 {
 	PullAppend *append = arg;
+
+	append->rows++;
+	if (append->in_place && takes_tuple(append, slot))
+		append->bytes += etl_sink_add_tuple(append->sink, slot);
+	else
+		add_values(append, slot);
+	if (append->sink->batch_rows == append->sink->batch_limit ||
+		append->bytes > MAX_BATCH_BYTES)
+		flush(append);
+}
+
+/* A table that is scanned gives its own rows, in one slot. */
+static bool
+takes_tuple(PullAppend *append, TupleTableSlot *slot)
+{
+	if (slot != append->seen)
+	{
+		append->seen = slot;
+		append->takes_seen = etl_sink_takes_tuples(append->sink, slot);
+	}
+	return append->takes_seen;
+}
+
+/* The values of a row have to outlive the slot. */
+static void
+add_values(PullAppend *append, TupleTableSlot *slot)
+{
 	TupleTableSlot *row = etl_sink_next_slot(append->sink);
 	MemoryContext oldcontext;
 
-	append->rows++;
 	slot_getallattrs(slot);
 	oldcontext = MemoryContextSwitchTo(append->sink->batch_context);
 	for (int i = 0; i < append->natts; i++)
@@ -197,9 +231,6 @@ add_row(void *arg, TupleTableSlot *slot)
 		row->tts_isnull[to] = isnull;
 	}
 	MemoryContextSwitchTo(oldcontext);
-	if (append->sink->batch_rows == append->sink->batch_limit ||
-		append->bytes > MAX_BATCH_BYTES)
-		flush(append);
 }
 
 /* A value as its column takes it, or an error. */

@@ -157,7 +157,7 @@ etl_pull_check_call(EtlPull *pull)
 				 errmsg("null_cursor 'include' requires parameter \"keys\""),
 				 errdetail(
 					 "Rows without a cursor value are read in every run, and must be told from new ones.")));
-	etl_pull_check_options(pull, pull->function);
+	etl_pull_check_options(pull);
 }
 
 static void

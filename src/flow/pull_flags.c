@@ -95,7 +95,7 @@ find_flag(EtlPull *pull)
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" in parameter \"flag_column\" is not of type boolean",
 						pull->flag_column)));
-	(void) etl_base_tables(pull->source, &all_here);
+	(void) etl_base_tables(pull->source, &all_here, NULL);
 	if (!all_here ||
 		(pull->source->rd_rel->relkind != RELKIND_RELATION &&
 		 pull->source->rd_rel->relkind != RELKIND_PARTITIONED_TABLE))

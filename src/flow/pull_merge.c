@@ -45,7 +45,6 @@ typedef struct Fetch
 	bool *nulls;
 } Fetch;
 
-static bool is_elsewhere(EtlPull *pull);
 static Bitmapset *needed_columns(EtlPull *pull, EtlMerge *merge,
 								 const EtlMergeNames *names);
 static Bitmapset *add_column(Bitmapset *attnums, Relation source,
@@ -56,23 +55,23 @@ static void fetch_rows(EtlPull *pull, Bitmapset *needed, Tuplestorestate *rows);
 static void keep_row(void *arg, TupleTableSlot *slot);
 
 /*
- * Merges what the pull is to read, or the rows that the caller has read with
- * all columns of the source.  Counts into pull->run; function is the SQL
- * function that was called.
+ * Merges what the pull is to read, or the rows that have been read already.
+ * Counts into pull->run.
  */
 void
-etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows)
+etl_pull_merge(EtlPull *pull)
 {
-	bool fetches = rows == NULL && is_elsewhere(pull);
+	Tuplestorestate *rows = pull->rows;
+	bool fetches = rows == NULL && pull->site->is_remote;
 	Bitmapset *needed = NULL;
 	EtlMergeCall call = {0};
 	EtlMerge *merge;
 
-	etl_pull_merge_call(pull, function, &call);
+	etl_pull_merge_call(pull, &call);
 	call.names.columns_given = pull->columns != NIL;
 	call.names.columns = pull->columns;
 
-	/* the last one is the one that a later pull would write last */
+	/* the last one is not to depend on how the rows lie */
 	if (call.duplicates == ETL_DUPLICATES_LAST)
 		call.names.order_by = pull->cursor_column;
 
@@ -102,13 +101,6 @@ etl_pull_merge(EtlPull *pull, Oid function, Tuplestorestate *rows)
 	etl_merge_release(merge);
 	if (fetches)
 		tuplestore_end(rows);
-}
-
-/* Are the rows where a query of this database would read them in its own way? */
-static bool
-is_elsewhere(EtlPull *pull)
-{
-	return strcmp(pull->site->ops->name, "local") != 0;
 }
 
 /* ------------------------------------------------------------------ */

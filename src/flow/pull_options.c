@@ -87,25 +87,17 @@ static Datum array_value(const char *name, JsonbValue *value, Oid element_type);
 static void option_context(void *arg);
 static List *array_strings(const char *name, JsonbValue *value);
 static Datum names_datum(List *names, Oid type);
-static void check_column(Oid relid, const char *name);
 
 /*
  * Everything that can be wrong with the options and can be told without
- * looking at the target's columns.  function is the SQL function that was
- * called.
+ * opening the relations.
  */
 void
-etl_pull_check_options(EtlPull *pull, Oid function)
+etl_pull_check_options(EtlPull *pull)
 {
 	EtlMergeCall call = {0};
-	ListCell *lc;
 
-	etl_pull_merge_call(pull, function, &call);
-	foreach(lc, etl_pull_option_columns(pull))
-	{
-		check_column(pull->source_id, lfirst(lc));
-		check_column(pull->target_id, lfirst(lc));
-	}
+	etl_pull_merge_call(pull, &call);
 }
 
 /* The names in the option "columns"; NIL if it is not there. */
@@ -136,13 +128,14 @@ etl_pull_option_columns(EtlPull *pull)
  * An append has no options but "columns"; it inserts what has a new key.
  */
 void
-etl_pull_merge_call(EtlPull *pull, Oid function, EtlMergeCall *call)
+etl_pull_merge_call(EtlPull *pull, EtlMergeCall *call)
 {
 	const MergeFunction *merge = &merge_functions[pull->apply];
 
 	check_object(pull);
 	if (merge->name != NULL)
-		merge->read(make_arguments(pull, find_sibling(function, merge->name)),
+		merge->read(make_arguments(pull,
+								   find_sibling(pull->function, merge->name)),
 					call);
 	else
 	{
@@ -490,17 +483,4 @@ names_datum(List *names, Oid type)
 		elements[n++] = OidInputFunctionCall(input, lfirst(lc), param, -1);
 	return PointerGetDatum(
 		construct_array(elements, n, type, typlen, typbyval, typalign));
-}
-
-/* Is there such a column in the source, or in the target? */
-static void
-check_column(Oid relid, const char *name)
-{
-	if (get_attnum(relid, name) <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
-						get_rel_name(relid)),
-				 errhint("It is named in option \"%s\" of parameter \"%s\".",
-						 COLUMNS, "apply_options")));
 }

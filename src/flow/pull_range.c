@@ -33,22 +33,25 @@ typedef struct Edges
 	const char *beyond; /* first value that batch_rows leaves out, or NULL */
 	const char *first;	/* with that */
 	int64 null_rows;	/* or 1 if there is any, where that is all to know */
-	bool beyond_limit;	/* are there rows that safety keeps back? */
 } Edges;
 
 static void check_cursor_type(EtlPull *pull, Form_pg_attribute att);
 static void set_ends(EtlCursor *cursor);
 static EtlBound low_bound(EtlPull *pull);
-static const char *look_back(EtlPull *pull, const char *value);
+static void look_back(EtlPull *pull);
+static int compare(EtlPull *pull, const char *a, const char *b);
 static Datum minus_interval(Oid type, Datum value, Interval *interval);
 static void find_edges(EtlPull *pull, Edges *edges);
+static bool keeps_rows_back(EtlPull *pull);
 static void append_limits(StringInfo sql, EtlPull *pull, const char *limit);
 static void append_edge(StringInfo sql, EtlPull *pull, const char *tail,
 						const char *limit);
-static void append_bound(StringInfo sql, EtlPull *pull, const char *operator,
-						 const char * value);
+static void append_bound(StringInfo sql, EtlPull *pull, const char *op,
+						 const char *value);
 static void append_unordered(StringInfo sql, EtlPull *pull);
+static bool can_be_unordered(EtlPull *pull);
 static void append_null_rows(StringInfo sql, EtlPull *pull);
+static void refuse_infinite(EtlPull *pull, const char *value);
 static void cut_batch(EtlPull *pull, const Edges *edges);
 static void refuse_null_rows(EtlPull *pull);
 
@@ -74,10 +77,18 @@ etl_pull_set_cursor(EtlPull *pull)
 	att = TupleDescAttr(RelationGetDescr(pull->source), attnum - 1);
 	cursor->name = pull->cursor_column;
 	cursor->attnum = attnum;
-	cursor->type = getBaseType(att->atttypid);
+	cursor->typmod = att->atttypmod;
+	cursor->type = getBaseTypeAndTypmod(att->atttypid, &cursor->typmod);
 	cursor->sql = pull->site->columns[attnum - 1];
 	check_cursor_type(pull, att);
 	set_ends(cursor);
+
+	/*
+	 * Another kind of server, to which a wrapper passes conditions, may take
+	 * an infinite value for anything.  It is not asked for any, and what it
+	 * answers is looked at.
+	 */
+	cursor->asks_ends = cursor->least != NULL && !pull->site->is_wrapped;
 }
 
 /*
@@ -144,6 +155,7 @@ set_ends(EtlCursor *cursor)
 void
 etl_pull_find_range(EtlPull *pull)
 {
+	bool again = pull->lookback != NULL && pull->watermark.value != NULL;
 	Edges edges;
 
 	pull->range.low = low_bound(pull);
@@ -153,7 +165,8 @@ etl_pull_find_range(EtlPull *pull)
 		if (pull->skipped)
 			return;
 		find_edges(pull, &edges);
-		if (edges.last != NULL || !edges.beyond_limit || !pull->has_holder)
+		if (edges.last != NULL || again || !pull->has_holder ||
+			!keeps_rows_back(pull))
 			break;
 		if (!etl_safety_wait_for_holder(pull))
 		{
@@ -165,9 +178,12 @@ etl_pull_find_range(EtlPull *pull)
 		refuse_null_rows(pull);
 	pull->null_cursor_rows = edges.null_rows;
 	pull->has_rows = edges.last != NULL;
+	if (pull->has_rows)
+		cut_batch(pull, &edges);
+	if (again)
+		look_back(pull);
 	if (!pull->has_rows)
 		return;
-	cut_batch(pull, &edges);
 	if (!etl_safety_wait_for_writers(pull))
 	{
 		pull->skipped = true;
@@ -191,32 +207,52 @@ low_bound(EtlPull *pull)
 		return low;
 	}
 	low.value = pull->watermark.value;
-	if (pull->lookback != NULL)
-	{
-		low.value = look_back(pull, low.value);
-		low.inclusive = true;
-	}
 	return low;
 }
 
-/* The watermark less the lookback, but not what is below initial_value. */
-static const char *
-look_back(EtlPull *pull, const char *value)
+/*
+ * Adds rows up to the watermark that are to be read again to the range: from
+ * the watermark less the lookback on, but not from below initial_value.  They
+ * do not count for batch_rows, or a batch might hold nothing else.
+ */
+static void
+look_back(EtlPull *pull)
+{
+	EtlRange *range = &pull->range;
+	Oid type = pull->cursor.type;
+	Datum watermark = etl_plain_value(type, pull->watermark.value);
+
+	if (!pull->has_rows)
+	{
+		range->high.value = pull->watermark.value;
+		range->high.inclusive = true;
+		pull->has_rows = true;
+	}
+	range->low.value = etl_plain_text(type, minus_interval(type, watermark,
+														   pull->lookback));
+	range->low.inclusive = true;
+	if (pull->initial_value != NULL &&
+		compare(pull, range->low.value, pull->initial_value) < 0)
+		range->low.value = pull->initial_value;
+}
+
+/* Two values of a cursor that is a time. */
+static int
+compare(EtlPull *pull, const char *a, const char *b)
 {
 	Oid type = pull->cursor.type;
-	Datum low = minus_interval(type, etl_plain_value(type, value),
-							   pull->lookback);
+	EtlValueOps ops;
 
-	if (pull->initial_value != NULL)
-	{
-		EtlValueOps ops;
-		Datum first = etl_plain_value(type, pull->initial_value);
+	etl_value_ops_init(&ops, type, InvalidOid);
+	return etl_value_compare(&ops, etl_plain_value(type, a),
+							 etl_plain_value(type, b));
+}
 
-		etl_value_ops_init(&ops, type, InvalidOid);
-		if (etl_value_compare(&ops, low, first) < 0)
-			low = first;
-	}
-	return etl_plain_text(type, low);
+/* The watermark after the run: the end of what was read. */
+const char *
+etl_pull_reached(EtlPull *pull)
+{
+	return pull->has_rows ? pull->range.high.value : pull->watermark.value;
 }
 
 static Datum
@@ -253,7 +289,7 @@ find_edges(EtlPull *pull, Edges *edges)
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT (");
-	append_edge(&sql, pull, " DESC LIMIT 1", pull->limit);
+	append_edge(&sql, pull, "DESC LIMIT 1", pull->limit);
 	appendStringInfoString(&sql, "), (");
 	append_null_rows(&sql, pull);
 	appendStringInfoChar(&sql, ')');
@@ -261,23 +297,18 @@ find_edges(EtlPull *pull, Edges *edges)
 	{
 		appendStringInfoString(&sql, ", (");
 		append_edge(&sql, pull,
-					psprintf(" OFFSET " INT64_FORMAT " LIMIT 1",
-							 pull->batch_rows),
+					psprintf("OFFSET " INT64_FORMAT " LIMIT 1", pull->batch_rows),
 					pull->limit);
 		appendStringInfoString(&sql, "), (");
-		append_edge(&sql, pull, " LIMIT 1", pull->limit);
-		appendStringInfoChar(&sql, ')');
-	}
-	if (pull->limit != NULL)
-	{
-		appendStringInfoString(&sql, ", EXISTS (");
-		append_edge(&sql, pull, " DESC LIMIT 1", NULL);
+		append_edge(&sql, pull, "LIMIT 1", pull->limit);
 		appendStringInfoChar(&sql, ')');
 	}
 
 	memset(edges, 0, sizeof(Edges));
 	answer = linitial(etl_site_ask(pull->site, sql.data));
 	edges->last = answer[n++];
+	if (edges->last != NULL)
+		refuse_infinite(pull, edges->last);
 	edges->null_rows = counts_nulls ? pg_strtoint64(answer[n]) :
 									  (strcmp(answer[n], "t") == 0 ? 1 : 0);
 	n++;
@@ -286,9 +317,19 @@ find_edges(EtlPull *pull, Edges *edges)
 		edges->beyond = answer[n++];
 		edges->first = answer[n++];
 	}
-	if (pull->limit != NULL)
-		edges->beyond_limit = edges->last == NULL &&
-							  strcmp(answer[n++], "t") == 0;
+}
+
+/* Are there rows beyond the limit that could be read after a wait? */
+static bool
+keeps_rows_back(EtlPull *pull)
+{
+	StringInfoData sql;
+
+	if (pull->limit == NULL)
+		return false;
+	initStringInfo(&sql);
+	append_edge(&sql, pull, "LIMIT 1", pull->reach);
+	return etl_site_ask(pull->site, sql.data) != NIL;
 }
 
 /* A value at one end of the range, in the order of the cursor. */
@@ -299,7 +340,14 @@ append_edge(StringInfo sql, EtlPull *pull, const char *tail, const char *limit)
 
 	appendStringInfo(sql, "SELECT %s FROM %s WHERE ", column, pull->site->from);
 	append_limits(sql, pull, limit);
-	appendStringInfo(sql, " ORDER BY %s%s", column, tail);
+	appendStringInfo(sql, " ORDER BY %s %s", column, tail);
+}
+
+/* A query of the values from the start of the range on, in their order. */
+void
+etl_pull_append_edge(StringInfo sql, EtlPull *pull, const char *tail)
+{
+	append_edge(sql, pull, tail, NULL);
 }
 
 /* Everything but the end that a query has yet to find. */
@@ -310,7 +358,7 @@ append_limits(StringInfo sql, EtlPull *pull, const char *limit)
 	if (pull->range.low.value != NULL)
 		append_bound(sql, pull, pull->range.low.inclusive ? ">=" : ">",
 					 pull->range.low.value);
-	else if (pull->cursor.least != NULL)
+	else if (pull->cursor.asks_ends)
 		append_bound(sql, pull, ">", pull->cursor.least);
 	if (pull->range.high.value != NULL)
 		append_bound(sql, pull, pull->range.high.inclusive ? "<=" : "<",
@@ -319,16 +367,15 @@ append_limits(StringInfo sql, EtlPull *pull, const char *limit)
 		append_bound(sql, pull, "<", pull->end_value);
 	if (limit != NULL)
 		append_bound(sql, pull, "<", limit);
-	if (pull->cursor.greatest != NULL)
+	if (pull->cursor.asks_ends)
 		append_bound(sql, pull, "<", pull->cursor.greatest);
 }
 
 static void
-append_bound(StringInfo sql, EtlPull *pull, const char *operator,
-			 const char * value)
+append_bound(StringInfo sql, EtlPull *pull, const char *op, const char *value)
 {
 	appendStringInfo(sql, " AND %s OPERATOR(pg_catalog.%s) %s",
-					 pull->cursor.sql, operator, quote_literal_cstr(value));
+					 pull->cursor.sql, op, quote_literal_cstr(value));
 }
 
 /* The condition of rows whose cursor has no place in an order. */
@@ -338,7 +385,7 @@ append_unordered(StringInfo sql, EtlPull *pull)
 	const EtlCursor *cursor = &pull->cursor;
 
 	appendStringInfo(sql, "%s IS NULL", cursor->sql);
-	if (cursor->least != NULL)
+	if (cursor->asks_ends)
 		appendStringInfo(sql,
 						 " OR %s OPERATOR(pg_catalog.<=) '%s'"
 						 " OR %s OPERATOR(pg_catalog.>=) '%s'",
@@ -346,10 +393,30 @@ append_unordered(StringInfo sql, EtlPull *pull)
 						 cursor->greatest);
 }
 
+/* Not so a column of a table that takes no nulls and has no infinite values. */
+static bool
+can_be_unordered(EtlPull *pull)
+{
+	Relation source = pull->source;
+
+	return pull->cursor.least != NULL || !pull->site->is_local ||
+		   (source->rd_rel->relkind != RELKIND_RELATION &&
+			source->rd_rel->relkind != RELKIND_PARTITIONED_TABLE) ||
+		   !TupleDescAttr(RelationGetDescr(source), pull->cursor.attnum - 1)
+				->attnotnull;
+}
+
 /* Are there any, or how many? */
 static void
 append_null_rows(StringInfo sql, EtlPull *pull)
 {
+	if (!can_be_unordered(pull))
+	{
+		appendStringInfoString(sql, pull->null_cursor == ETL_NULL_CURSOR_ERROR ?
+										"SELECT false" :
+										"SELECT 0");
+		return;
+	}
 	if (pull->null_cursor == ETL_NULL_CURSOR_ERROR)
 	{
 		appendStringInfo(sql, "SELECT EXISTS (SELECT 1 FROM %s WHERE ",
@@ -370,13 +437,29 @@ refuse_null_rows(EtlPull *pull)
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 			 errmsg("cursor column \"%s\" of relation \"%s\" has %s",
 					pull->cursor.name, RelationGetRelationName(pull->source),
-					pull->cursor.least == NULL ?
-						"null values" :
-						"values that are null or infinite"),
+					pull->cursor.asks_ends ? "values that are null or infinite" :
+											 "null values"),
 			 errdetail(
 				 "Such rows are in no range, so that they would never be read."),
 			 errhint(
 				 "Pass null_cursor => 'ignore' to leave them out, or null_cursor => 'include' and \"keys\" to read them in every run.")));
+}
+
+/* A watermark that is infinite would leave nothing to be read. */
+static void
+refuse_infinite(EtlPull *pull, const char *value)
+{
+	const EtlCursor *cursor = &pull->cursor;
+
+	if (cursor->greatest == NULL ||
+		(strcmp(value, cursor->greatest) != 0 && strcmp(value, "NaN") != 0))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("cursor column \"%s\" of relation \"%s\" has the value %s, which is no place to go on from",
+					cursor->name, RelationGetRelationName(pull->source), value),
+			 errhint(
+				 "Read a view that leaves such rows out, or pass a finite \"end_value\".")));
 }
 
 /*
@@ -399,11 +482,13 @@ cut_batch(EtlPull *pull, const Edges *edges)
 	high->inclusive = false;
 	high->value = edges->beyond;
 	initStringInfo(&sql);
-	append_edge(&sql, pull, " DESC LIMIT 1", pull->limit);
+	append_edge(&sql, pull, "DESC LIMIT 1", pull->limit);
 	answer = etl_site_ask(pull->site, sql.data);
 	high->inclusive = true;
 	high->value = answer != NIL ? ((char **) linitial(answer))[0] : edges->first;
-	pull->more = strcmp(high->value, edges->last) != 0;
+	if (high->value == NULL) /* rows have gone between two foreign queries */
+		pull->has_rows = false;
+	pull->more = high->value == NULL || strcmp(high->value, edges->last) != 0;
 }
 
 /*
@@ -430,5 +515,7 @@ etl_pull_condition(EtlPull *pull)
 	}
 	if (unordered)
 		append_unordered(&sql, pull);
+	else if (!pull->has_rows)
+		appendStringInfoString(&sql, "false");
 	return sql.data;
 }

@@ -51,20 +51,31 @@
 #define FIRST_NAP_MS   1
 #define LONGEST_NAP_MS 50
 
-/* The table and everything that inherits from it. */
-#define FAMILY                                                      \
-	"WITH RECURSIVE family(relid) AS (SELECT pg_catalog.unnest(%s)" \
-	" UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i"        \
-	" JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.relid) "
+/*
+ * family: the tables and everything that inherits from them; lineage: these
+ * and what they are partitions of.  Whoever inserts into a partitioned table
+ * has the values before it locks the partition.
+ */
+#define FAMILY                                                               \
+	"WITH RECURSIVE family(relid) AS (SELECT pg_catalog.unnest(%s)"          \
+	" UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i"                 \
+	" JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.relid),"         \
+	" lineage(relid) AS (SELECT relid FROM family"                           \
+	" UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i"                \
+	" JOIN lineage l ON i.inhrelid OPERATOR(pg_catalog.=) l.relid"           \
+	" JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid" \
+	" AND c.relispartition) "
 
 static void refuse(EtlPull *pull, const char *hint);
+static bool had_lag(EtlPull *pull);
 static EtlSafety automatic(EtlPull *pull);
 static void check_choice(EtlPull *pull);
+static void check_server(EtlPull *pull);
 static void check_sequences(EtlPull *pull);
 static void refuse_old_snapshot(EtlPull *pull);
 static void set_lag_limit(EtlPull *pull);
 static void set_horizon(EtlPull *pull);
-static TimestampTz oldest_start(EtlPull *pull);
+static TimestampTz oldest_start(EtlPull *pull, TimestampTz *own);
 static void check_activity(EtlPull *pull, char **answer);
 static TimestampTz site_clock(EtlPull *pull);
 static char *limit_of_time(EtlPull *pull, TimestampTz time);
@@ -88,14 +99,17 @@ etl_safety_choose(EtlPull *pull)
 	check_choice(pull);
 	if (pull->safety == ETL_SAFETY_HORIZON ||
 		pull->safety == ETL_SAFETY_LOCK_WAIT)
+	{
 		refuse_old_snapshot(pull);
+		check_server(pull);
+	}
 	if (pull->safety == ETL_SAFETY_LOCK_WAIT)
 		check_sequences(pull);
 	if (pull->safety == ETL_SAFETY_LAG && pull->lag == NULL)
 	{
 		pull->lag = palloc0(sizeof(Interval));
 		pull->lag->time = DEFAULT_LAG_MINUTES * USECS_PER_MINUTE;
-		if (!pull->watermark.exists)
+		if (!had_lag(pull))
 			ereport(NOTICE,
 					(errmsg("pipeline \"%s\" reads rows that are at least %d minutes old",
 							pull->pipeline, DEFAULT_LAG_MINUTES),
@@ -104,15 +118,36 @@ etl_safety_choose(EtlPull *pull)
 	}
 }
 
+/* Has the pipeline been read so before? */
+static bool
+had_lag(EtlPull *pull)
+{
+	const char *chosen = pull->watermark.detail == NULL ?
+							 NULL :
+							 etl_json_text(pull->watermark.detail, "chosen");
+
+	return chosen != NULL &&
+		   strcmp(chosen, etl_safety_words[ETL_SAFETY_LAG]) == 0;
+}
+
+/*
+ * A lag that nobody has thought about is for rows that appear when they are
+ * committed.  A materialized view can be any time behind.
+ */
 static EtlSafety
 automatic(EtlPull *pull)
 {
+	EtlSite *site = pull->site;
+
+	if (!site->is_local && !site->is_remote && !site->is_wrapped)
+		refuse(pull,
+			   "Rows of a materialized view or a function may appear long after they were written. Pass safety => 'lag' with a time as the cursor and a \"lag\" above that delay, or safety => 'none' if rows are never committed late.");
 	if (pull->cursor.is_time)
-		return pull->site->is_local ? ETL_SAFETY_HORIZON : ETL_SAFETY_LAG;
-	if (pull->cursor.is_number && pull->site->is_postgres)
+		return site->is_local ? ETL_SAFETY_HORIZON : ETL_SAFETY_LAG;
+	if (pull->cursor.is_number && site->shows_writers)
 		return ETL_SAFETY_LOCK_WAIT;
 	refuse(pull,
-		   pull->site->is_postgres ?
+		   pull->site->shows_writers ?
 			   "Pass safety => 'lock_wait' if values are handed out in increasing order under the table's lock, as a column's default does with a sequence, or safety => 'none' if rows are never committed late." :
 			   "Pass safety => 'none' if rows are never committed late, or use a cursor column with a time.");
 	return ETL_SAFETY_AUTO;
@@ -139,7 +174,7 @@ check_choice(EtlPull *pull)
 			if (!pull->cursor.is_time)
 				refuse(pull,
 					   "It takes a cursor of type timestamptz, timestamp or date. For a sequence pass safety => 'lock_wait'.");
-			if (!pull->site->is_postgres)
+			if (!pull->site->shows_writers)
 				refuse(pull,
 					   "The transactions that write this relation cannot be seen from here. Pass safety => 'lag'.");
 			break;
@@ -147,7 +182,7 @@ check_choice(EtlPull *pull)
 			if (pull->cursor.is_time)
 				refuse(pull,
 					   "A time is taken before the table is locked. Pass safety => 'horizon' or 'lag'.");
-			if (!pull->site->is_postgres)
+			if (!pull->site->shows_writers)
 				refuse(pull,
 					   "The locks on this relation cannot be seen from here. Pass safety => 'none' if rows are never committed late.");
 			break;
@@ -187,6 +222,30 @@ refuse_old_snapshot(EtlPull *pull)
 					 "Use a transaction of isolation level READ COMMITTED.")));
 }
 
+/*
+ * Rows that another server has sent here were given their values there, by
+ * transactions that are not seen here.
+ */
+static void
+check_server(EtlPull *pull)
+{
+	StringInfoData sql;
+	char **answer;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, FAMILY, pull->site->tables);
+	appendStringInfoString(&sql,
+						   "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_subscription_rel r"
+						   " JOIN family f ON r.srrelid = f.relid)");
+	answer = linitial(etl_site_ask_server(pull->site, sql.data));
+	if (strcmp(answer[0], "t") == 0)
+		refuse(pull,
+			   "Its server is a standby, where the transactions that write it cannot be seen. Pass safety => 'lag'.");
+	if (strcmp(answer[1], "t") == 0)
+		refuse(pull,
+			   "A subscription writes it, and the transactions that gave its rows their values cannot be seen. Pass safety => 'lag'.");
+}
+
 /* Sequences that do not hand out values in the order of the calls. */
 static void
 check_sequences(EtlPull *pull)
@@ -199,7 +258,7 @@ check_sequences(EtlPull *pull)
 	appendStringInfo(&sql, FAMILY, pull->site->tables);
 	appendStringInfo(&sql,
 					 ", columns(relid, attnum) AS (SELECT a.attrelid, a.attnum"
-					 " FROM pg_attribute a JOIN family f ON a.attrelid = f.relid"
+					 " FROM pg_attribute a JOIN lineage l ON a.attrelid = l.relid"
 					 " WHERE a.attname = %s)"
 					 " SELECT s.seqrelid::regclass, s.seqcache > 1, s.seqincrement < 0"
 					 " FROM pg_sequence s"
@@ -243,6 +302,7 @@ void
 etl_safety_set_limit(EtlPull *pull)
 {
 	pull->limit = NULL;
+	pull->reach = NULL;
 	pull->has_holder = false;
 	if (pull->is_backfill)
 		return;
@@ -259,7 +319,7 @@ etl_safety_set_limit(EtlPull *pull)
 static void
 set_lag_limit(EtlPull *pull)
 {
-	TimestampTz now = IsolationUsesXactSnapshot() && pull->site->is_local ?
+	TimestampTz now = IsolationUsesXactSnapshot() && !pull->site->is_remote ?
 						  GetCurrentTransactionStartTimestamp() :
 						  site_clock(pull);
 
@@ -276,7 +336,8 @@ set_horizon(EtlPull *pull)
 
 	for (;;)
 	{
-		TimestampTz limit = oldest_start(pull);
+		TimestampTz own;
+		TimestampTz limit = oldest_start(pull, &own);
 
 		/*
 		 * A prepared transaction shows no start.  One that was prepared before
@@ -286,6 +347,7 @@ set_horizon(EtlPull *pull)
 		if (prepared == NIL)
 		{
 			pull->limit = limit_of_time(pull, limit);
+			pull->reach = limit_of_time(pull, own);
 			return;
 		}
 		if (!wait_for(pull, prepared))
@@ -299,10 +361,10 @@ set_horizon(EtlPull *pull)
 /*
  * The oldest start of a transaction in progress in the source's database, our
  * own included: what it will write must be beyond the watermark, too.
- * Autovacuum is not, as it writes no rows.
+ * Autovacuum is not, as it writes no rows.  *own: the start of our own.
  */
 static TimestampTz
-oldest_start(EtlPull *pull)
+oldest_start(EtlPull *pull, TimestampTz *own)
 {
 	TimestampTz clock = site_clock(pull);
 	TimestampTz limit = clock;
@@ -328,16 +390,22 @@ oldest_start(EtlPull *pull)
 	 */
 	if (strcmp(answer[3], "t") == 0)
 		limit -= etl_horizon_guard * INT64CONST(1000);
+	pull->has_holder = false;
+	*own = clock;
+	if (answer[2] != NULL)
+		*own = DatumGetTimestampTz(etl_plain_value(TIMESTAMPTZOID, answer[2]));
 	if (answer[0] != NULL)
 	{
 		TimestampTz oldest = DatumGetTimestampTz(
 			etl_plain_value(TIMESTAMPTZOID, answer[0]));
 
-		pull->has_holder = answer[2] == NULL ||
-						   strcmp(answer[0], answer[2]) != 0;
-		pull->holder.pid = pg_strtoint32(answer[1]);
-		pull->holder.gid = NULL;
-		pull->holder.since = answer[0];
+		if (oldest < Min(limit, *own))
+		{
+			pull->has_holder = true;
+			pull->holder.pid = pg_strtoint32(answer[1]);
+			pull->holder.gid = NULL;
+			pull->holder.since = answer[0];
+		}
 		limit = Min(limit, oldest);
 	}
 	return limit;
@@ -372,30 +440,33 @@ site_clock(EtlPull *pull)
 {
 	char **answer;
 
-	if (!pull->site->is_postgres || pull->site->is_local)
+	if (!pull->site->is_remote)
 		return GetCurrentTimestamp();
 	answer = linitial(
 		etl_site_ask_server(pull->site, "SELECT clock_timestamp()"));
 	return DatumGetTimestampTz(etl_plain_value(TIMESTAMPTZOID, answer[0]));
 }
 
-/* A time as a value of the cursor's type. */
+/*
+ * A time as a value of the cursor's column.  It is rounded as the column rounds
+ * what it gets: a transaction that has just begun may round down.
+ */
 static char *
 limit_of_time(EtlPull *pull, TimestampTz time)
 {
-	switch (pull->cursor.type)
-	{
-		case TIMESTAMPTZOID:
-			return etl_plain_text(TIMESTAMPTZOID, TimestampTzGetDatum(time));
-		case TIMESTAMPOID:
-			return etl_plain_text(TIMESTAMPOID,
-								  TimestampGetDatum(local_limit(time)));
-		default:
-			return etl_plain_text(DATEOID,
-								  DirectFunctionCall1(timestamp_date,
-													  TimestampGetDatum(
-														  local_limit(time))));
-	}
+	Datum typmod = Int32GetDatum(pull->cursor.typmod);
+	Datum local;
+
+	if (pull->cursor.type == TIMESTAMPTZOID)
+		return etl_plain_text(TIMESTAMPTZOID,
+							  DirectFunctionCall2(timestamptz_scale,
+												  TimestampTzGetDatum(time),
+												  typmod));
+	local = TimestampGetDatum(local_limit(time));
+	if (pull->cursor.type == TIMESTAMPOID)
+		return etl_plain_text(TIMESTAMPOID, DirectFunctionCall2(timestamp_scale,
+																local, typmod));
+	return etl_plain_text(DATEOID, DirectFunctionCall1(timestamp_date, local));
 }
 
 /*
@@ -433,9 +504,17 @@ local_limit(TimestampTz time)
 bool
 etl_safety_wait_for_writers(EtlPull *pull)
 {
+	List *those;
+
 	if (pull->safety != ETL_SAFETY_LOCK_WAIT || pull->is_backfill)
 		return true;
-	return wait_for(pull, writers(pull, false));
+	those = writers(pull, false);
+	if (those == NIL)
+		return true;
+	if (!wait_for(pull, those))
+		return false;
+	/* One that prepares its transaction goes on under another number. */
+	return wait_for(pull, writers(pull, true));
 }
 
 /*
@@ -459,9 +538,41 @@ etl_safety_wait_for_holder(EtlPull *pull)
 }
 
 /*
+ * The pid of a transaction that would keep a pull from reading on now, 0 if
+ * there is none or it has none.
+ */
+int
+etl_safety_holder(EtlPull *pull)
+{
+	const char *chosen = etl_json_text(pull->watermark.detail, "chosen");
+	List *answer = NIL;
+	char **row;
+
+	if (!pull->site->shows_writers || chosen == NULL)
+		return 0;
+	if (strcmp(chosen, etl_safety_words[ETL_SAFETY_LOCK_WAIT]) == 0)
+		answer = writers(pull, false);
+	else if (strcmp(chosen, etl_safety_words[ETL_SAFETY_HORIZON]) == 0)
+		answer = etl_site_ask_server(pull->site,
+									 "SELECT NULL, pid FROM pg_stat_activity"
+									 " WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+									 " AND backend_type <> 'autovacuum worker'"
+									 " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+									 " ORDER BY xact_start LIMIT 1");
+	if (answer == NIL)
+		return 0;
+	row = linitial(answer);
+	return row[1] == NULL ? 0 : pg_strtoint32(row[1]);
+}
+
+/*
  * The other transactions that hold a lock to write to the source's tables: for
- * each the virtual transaction, pid and gid.  Whoever waits for such a lock has
- * no value yet.
+ * each the virtual transaction, pid, gid and start.  Whoever waits for such a
+ * lock has no value yet.
+ *
+ * A table that is about to become a child of the source is not known as such
+ * yet, but whoever makes it one holds a lock on its parent.  It is the lock
+ * that VACUUM takes, too, which however changes nothing as a rule.
  */
 static List *
 writers(EtlPull *pull, bool prepared_only)
@@ -471,15 +582,20 @@ writers(EtlPull *pull, bool prepared_only)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, FAMILY, pull->site->tables);
 	appendStringInfo(&sql,
-					 "SELECT DISTINCT l.virtualtransaction, l.pid, p.gid"
+					 "SELECT DISTINCT l.virtualtransaction, l.pid, p.gid,"
+					 " COALESCE(a.xact_start, p.prepared)"
 					 " FROM pg_locks l LEFT JOIN (pg_locks x"
 					 " JOIN pg_prepared_xacts p ON p.transaction = x.transactionid)"
 					 " ON l.pid IS NULL AND x.virtualtransaction = l.virtualtransaction"
+					 " LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 					 " WHERE l.locktype = 'relation' AND l.granted"
 					 " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-					 " AND l.relation IN (SELECT relid FROM family)"
-					 " AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock',"
+					 " AND l.relation IN (SELECT relid FROM lineage)"
+					 " AND (l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock',"
 					 " 'ExclusiveLock', 'AccessExclusiveLock')"
+					 " OR (l.mode = 'ShareUpdateExclusiveLock' AND EXISTS (SELECT FROM pg_locks c"
+					 " WHERE c.locktype = 'transactionid' AND c.mode = 'ExclusiveLock'"
+					 " AND c.virtualtransaction = l.virtualtransaction)))"
 					 " AND %s",
 					 prepared_only ? "l.pid IS NULL" :
 									 "l.pid IS DISTINCT FROM pg_backend_pid()");
@@ -538,7 +654,7 @@ still_there(EtlPull *pull, List *those)
 		pull->has_holder = true;
 		pull->holder.pid = writer[1] == NULL ? 0 : pg_strtoint32(writer[1]);
 		pull->holder.gid = writer[2];
-		pull->holder.since = NULL;
+		pull->holder.since = writer[3];
 	}
 	return true;
 }
@@ -581,7 +697,7 @@ tell(EtlPull *pull)
 				(errmsg("pipeline \"%s\" waits for prepared transaction \"%s\"",
 						pull->pipeline, pull->holder.gid),
 				 errhint("Use COMMIT PREPARED or ROLLBACK PREPARED.")));
-	else if (pull->holder.since != NULL)
+	else if (pull->safety == ETL_SAFETY_HORIZON)
 		ereport(NOTICE,
 				(errmsg("pipeline \"%s\" waits for the transaction of process %d, in progress since %s",
 						pull->pipeline, pull->holder.pid, pull->holder.since)));

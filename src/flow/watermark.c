@@ -9,12 +9,15 @@
 
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "flow/flow.h"
 
 PG_FUNCTION_INFO_V1(etl_watermark_get);
 PG_FUNCTION_INFO_V1(etl_watermark_set);
 PG_FUNCTION_INFO_V1(etl_watermark_reset);
+
+static char *own_value(const EtlWatermark *watermark, char *value);
 
 /* The value that a pipeline has reached, or null if it has none. */
 Datum
@@ -36,10 +39,33 @@ etl_watermark_set(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("etl_watermark_set()");
 	etl_watermark_read(&watermark, etl_arg_text(fcinfo, 0), true);
-	watermark.value = etl_arg_text(fcinfo, 1);
+	watermark.value = own_value(&watermark, etl_arg_text(fcinfo, 1));
 	watermark.run_id = 0;
 	etl_watermark_move(&watermark);
 	PG_RETURN_VOID();
+}
+
+/*
+ * What the caller wrote means what it means in the caller's session, and is
+ * kept so that it means the same in all.  Of a pipeline that has never run, or
+ * whose source is gone, the type is not known: its text is kept as it is.
+ */
+static char *
+own_value(const EtlWatermark *watermark, char *value)
+{
+	AttrNumber attnum;
+	Oid type;
+	Oid input;
+	Oid param;
+
+	if (!OidIsValid(watermark->source) || watermark->cursor_column == NULL)
+		return value;
+	attnum = get_attnum(watermark->source, watermark->cursor_column);
+	if (attnum <= 0)
+		return value;
+	type = getBaseType(get_atttype(watermark->source, attnum));
+	getTypeInputInfo(type, &input, &param);
+	return etl_plain_text(type, OidInputFunctionCall(input, value, param, -1));
 }
 
 /* Forget a pipeline; tells whether there was something to forget. */

@@ -137,6 +137,7 @@ typedef struct EtlWatermark
 	Oid source;				   /* InvalidOid: not read yet */
 	const char *cursor_column; /* likewise NULL */
 	const char *value;
+	TimestampTz updated_at;
 	int64 run_id; /* 0: set by hand */
 	Jsonb *detail;
 	Oid target; /* InvalidOid: not read yet */

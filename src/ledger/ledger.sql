@@ -123,7 +123,11 @@ SELECT pg_catalog.pg_extension_config_dump('etl_patterns.run', $$
         SELECT FROM pg_catalog.pg_class c
         WHERE c.oid OPERATOR(pg_catalog.=) target
             AND c.relpersistence OPERATOR(pg_catalog.=) 't') $$);
-SELECT pg_catalog.pg_extension_config_dump('etl_patterns.watermark', '');
+SELECT pg_catalog.pg_extension_config_dump('etl_patterns.watermark', $$
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_class c
+        WHERE c.oid OPERATOR(pg_catalog.=) ANY (ARRAY[source, target]::oid[])
+            AND c.relpersistence OPERATOR(pg_catalog.=) 't') $$);
 SELECT pg_catalog.pg_extension_config_dump('etl_patterns.dead_letter', $$
     WHERE target IS NULL OR EXISTS (
         SELECT FROM pg_catalog.pg_class c

@@ -106,6 +106,7 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 				NameStr(*DatumGetName(values[MARK_CURSOR_COLUMN])));
 		if (!nulls[MARK_VALUE])
 			watermark->value = TextDatumGetCString(values[MARK_VALUE]);
+		watermark->updated_at = DatumGetTimestampTz(values[MARK_UPDATED_AT]);
 		if (!nulls[MARK_RUN_ID])
 			watermark->run_id = DatumGetInt64(values[MARK_RUN_ID]);
 		if (!nulls[MARK_DETAIL])

@@ -30,6 +30,7 @@ static EtlSink *heap_open(Relation target, const AttrNumber *attnums, int natts,
 static void open_writer(EtlHeapSink *sink);
 static void heap_set_columns(EtlSink *base, const AttrNumber *attnums,
 							 int natts);
+static bool heap_takes_tuples(EtlSink *base, TupleDesc desc);
 static void set_batch_limit(EtlHeapSink *sink);
 static void heap_flush(EtlSink *base);
 static void count_rows(EtlHeapSink *sink);
@@ -40,6 +41,7 @@ const EtlSinkOps etl_append_heap_ops = {
 	.serves = heap_serves,
 	.open = heap_open,
 	.set_columns = heap_set_columns,
+	.takes_tuples = heap_takes_tuples,
 	.flush = heap_flush,
 	.close = heap_close,
 };
@@ -157,6 +159,37 @@ heap_set_columns(EtlSink *base, const AttrNumber *attnums, int natts)
 }
 
 /*
+ * A tuple is the same in the target if all columns are supplied and each is
+ * where it was.  Only a table of its own has slots that hold tuples.  What was
+ * stored before a column was added is shorter than its table says.
+ */
+static bool
+heap_takes_tuples(EtlSink *base, TupleDesc desc)
+{
+	EtlHeapSink *sink = (EtlHeapSink *) base;
+	TupleDesc target = RelationGetDescr(base->target);
+
+	if (sink->partitioned || base->options.guarded ||
+		desc->natts != target->natts || sink->columns->natts != target->natts ||
+		(desc->constr != NULL && desc->constr->missing != NULL) ||
+		(target->constr != NULL && target->constr->missing != NULL))
+		return false;
+	for (int i = 0; i < target->natts; i++)
+	{
+		Form_pg_attribute from = TupleDescAttr(desc, i);
+		Form_pg_attribute to = TupleDescAttr(target, i);
+
+		if (from->attisdropped || to->attisdropped ||
+			from->atttypid != to->atttypid ||
+			(from->atttypmod != to->atttypmod && to->atttypmod >= 0) ||
+			from->attlen != to->attlen || from->attbyval != to->attbyval ||
+			from->attalign != to->attalign)
+			return false;
+	}
+	return true;
+}
+
+/*
  * A default that may look at the target must see the rows before its own,
  * so these are written first.
  */
@@ -180,7 +213,8 @@ heap_flush(EtlSink *base)
 	for (int row = 0; row < nrows; row++)
 	{
 		sink->states[row] = ETL_ROW_PENDING;
-		etl_columns_fill_nulls(sink->columns, base->slots[row]);
+		if (TTS_EMPTY(base->slots[row])) /* else it holds a tuple */
+			etl_columns_fill_nulls(sink->columns, base->slots[row]);
 	}
 
 	if (base->options.guarded)

@@ -45,6 +45,7 @@ typedef struct HeapLeaf
 	BulkInsertState bistate;
 	TupleTableSlot *single; /* a row that is written on its own */
 	TupleTableSlot **own;	/* rows in a leaf's form, made on demand */
+	TupleDesc own_desc;		/* theirs; a pin for each takes too long */
 	int n_own;
 	TupleTableSlot **slots; /* rows gathered for one multi-insert */
 	int *rows;
@@ -55,6 +56,7 @@ typedef struct HeapLeaf
 	bool after_row;
 	bool in_order; /* each row after all before it is done with */
 	bool generated;
+	bool only_not_null; /* there are no other constraints */
 	bool check_partition;
 } HeapLeaf;
 
@@ -87,6 +89,7 @@ static TupleTableSlot *leaf_slot(EtlHeapWriter *writer, HeapLeaf *leaf,
 static void write_row(EtlHeapWriter *writer, int row, bool one_by_one);
 static void check_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot);
+static bool has_no_nulls(TupleTableSlot *slot);
 static void finish_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					   TupleTableSlot *slot, int row);
 static void drop_own_slots(EtlHeapWriter *writer);
@@ -324,6 +327,7 @@ make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri)
 						  triggers_look(writer, rel));
 	}
 	leaf->generated = constr != NULL && constr->has_generated_stored;
+	leaf->only_not_null = constr == NULL || constr->num_check == 0;
 	leaf->check_partition = rel->rd_rel->relispartition &&
 							(writer->proute == NULL || leaf->before_row);
 	rri->ri_CopyMultiInsertBuffer = (struct CopyMultiInsertBuffer *) leaf;
@@ -382,11 +386,17 @@ leaf_slot(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot,
 	if (!single)
 	{
 		if (leaf->own == NULL)
+		{
 			leaf->own = palloc(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
+			leaf->own_desc = CreateTupleDescCopyConstr(
+				RelationGetDescr(leaf->rri->ri_RelationDesc));
+		}
 		if (leaf->nrows == leaf->n_own)
 		{
-			leaf->own[leaf->n_own++] = table_slot_create(leaf->rri->ri_RelationDesc,
-														 NULL);
+			leaf->own[leaf->n_own++] =
+				MakeSingleTupleTableSlot(leaf->own_desc,
+										 table_slot_callbacks(
+											 leaf->rri->ri_RelationDesc));
 			writer->n_own++;
 		}
 		result = leaf->own[leaf->nrows];
@@ -465,10 +475,24 @@ check_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot)
 		return;
 	if (leaf->generated)
 		ExecComputeStoredGenerated(leaf->rri, writer->estate, slot, CMD_INSERT);
-	if (leaf->rri->ri_RelationDesc->rd_att->constr != NULL)
+	if (leaf->rri->ri_RelationDesc->rd_att->constr != NULL &&
+		!(leaf->only_not_null && has_no_nulls(slot)))
 		ExecConstraints(leaf->rri, slot, writer->estate);
 	if (leaf->check_partition)
 		ExecPartitionCheck(leaf->rri, slot, writer->estate, true);
+}
+
+/* Does the slot hold a tuple that is known to have a value in each column? */
+static bool
+has_no_nulls(TupleTableSlot *slot)
+{
+	HeapTuple tuple = NULL;
+
+	if (TTS_IS_BUFFERTUPLE(slot))
+		tuple = ((BufferHeapTupleTableSlot *) slot)->base.tuple;
+	return tuple != NULL && !HeapTupleHasNulls(tuple) &&
+		   HeapTupleHeaderGetNatts(tuple->t_data) ==
+			   slot->tts_tupleDescriptor->natts;
 }
 
 /* Index entries and AFTER ROW triggers of a row that is in the heap. */

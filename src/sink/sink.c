@@ -108,7 +108,13 @@ etl_sink_next_slot(EtlSink *sink)
 		MemoryContext oldcontext;
 
 		oldcontext = MemoryContextSwitchTo(GetMemoryChunkContext(sink->slots));
-		sink->slots[sink->batch_rows] = table_slot_create(sink->target, NULL);
+		/* A thousand pins of one descriptor would take longer than all else. */
+		if (sink->slot_desc == NULL)
+			sink->slot_desc = CreateTupleDescCopyConstr(
+				RelationGetDescr(sink->target));
+		sink->slots[sink->batch_rows] =
+			MakeSingleTupleTableSlot(sink->slot_desc,
+									 table_slot_callbacks(sink->target));
 		MemoryContextSwitchTo(oldcontext);
 	}
 	return ExecClearTuple(sink->slots[sink->batch_rows++]);
@@ -120,6 +126,33 @@ etl_sink_drop_slot(EtlSink *sink)
 {
 	Assert(sink->batch_rows > 0);
 	sink->batch_rows--;
+}
+
+/*
+ * Can the slot's rows go in as they are, value by value in the same place?
+ * The answer holds for all slots of the same descriptor and kind.
+ */
+bool
+etl_sink_takes_tuples(EtlSink *sink, TupleTableSlot *slot)
+{
+	return TTS_IS_BUFFERTUPLE(slot) && sink->ops->takes_tuples != NULL &&
+		   sink->ops->takes_tuples(sink, slot->tts_tupleDescriptor);
+}
+
+/*
+ * The next row is a copy of this one, with all columns: no value is taken out
+ * of the tuple and put back.  Returns its size.  The caller has asked
+ * etl_sink_takes_tuples(), and flushes as with etl_sink_next_slot().
+ */
+Size
+etl_sink_add_tuple(EtlSink *sink, TupleTableSlot *slot)
+{
+	bool should_free;
+	HeapTuple tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+	Size size = tuple->t_len;
+
+	ExecForceStoreHeapTuple(tuple, etl_sink_next_slot(sink), should_free);
+	return size;
 }
 
 /* Other columns from the next row on; the batch must be flushed. */

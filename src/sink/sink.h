@@ -58,6 +58,7 @@ struct EtlSink
 	int batch_limit; /* the caller flushes when this many */
 	int current_row; /* being written, or -1: for error contexts */
 	TupleTableSlot **slots;
+	TupleDesc slot_desc;		 /* of their own */
 	MemoryContext batch_context; /* values live here; reset by flush */
 };
 
@@ -68,6 +69,7 @@ typedef struct EtlSinkOps
 	EtlSink *(*open)(Relation target, const AttrNumber *attnums, int natts,
 					 const EtlSinkOptions *options);
 	void (*set_columns)(EtlSink *sink, const AttrNumber *attnums, int natts);
+	bool (*takes_tuples)(EtlSink *sink, TupleDesc desc); /* or NULL: none */
 	void (*flush)(EtlSink *sink);
 	void (*close)(EtlSink *sink);
 } EtlSinkOps;
@@ -87,6 +89,8 @@ extern EtlSink *etl_sink_open(Relation target, const AttrNumber *attnums,
 							  EtlSinkRejectCall reject, void *reject_arg);
 extern TupleTableSlot *etl_sink_next_slot(EtlSink *sink);
 extern void etl_sink_drop_slot(EtlSink *sink);
+extern bool etl_sink_takes_tuples(EtlSink *sink, TupleTableSlot *slot);
+extern Size etl_sink_add_tuple(EtlSink *sink, TupleTableSlot *slot);
 extern void etl_sink_set_columns(EtlSink *sink, const AttrNumber *attnums,
 								 int natts);
 extern void etl_sink_flush(EtlSink *sink);

@@ -122,7 +122,7 @@ remote_open(Relation source)
 	UserMapping *mapping = GetUserMapping(GetUserId(), server->serverid);
 
 	check_privilege(source);
-	site->pub.is_local = false;
+	site->pub.is_remote = true;
 	set_names(site, source, table);
 	site->remote = etl_remote_connect(server, mapping);
 	describe_source(site, source);
@@ -220,7 +220,7 @@ describe_source(EtlRemoteSite *site, Relation source)
 						 RelationGetRelationName(source))));
 	row = linitial(answer);
 	site->can_lock = row[0][0] == 't';
-	site->pub.is_postgres = row[1][0] == 't';
+	site->pub.shows_writers = row[1][0] == 't';
 	site->pub.tables = psprintf("%s::pg_catalog.oid[]",
 								quote_literal_cstr(row[2]));
 	for (char *p = row[3]; p != NULL && *p != '\0';)

@@ -38,9 +38,11 @@ struct EtlSite
 	Relation source;
 	const char *from;	  /* the source's name there, ready for SQL */
 	const char **columns; /* its columns' names likewise, at attnum - 1 */
+	bool is_remote;		  /* it is asked over a connection */
 	bool is_local;		  /* all its rows are written in this database */
-	bool is_postgres;	  /* its server's catalogs can be asked */
-	const char *tables;	  /* SQL there: an oid[] of the tables it reads */
+	bool shows_writers;	  /* sessions there show who may still add rows */
+	bool is_wrapped; /* a wrapper may pass conditions to what is no PostgreSQL */
+	const char *tables; /* SQL there: an oid[] of the tables it reads */
 };
 
 /*
@@ -93,6 +95,6 @@ extern const EtlSiteOps etl_site_remote_ops;
 extern const EtlSiteOps etl_site_local_ops;
 
 /* in base_tables.c */
-extern List *etl_base_tables(Relation source, bool *all_here);
+extern List *etl_base_tables(Relation source, bool *all_here, bool *any_foreign);
 
 #endif /* ETL_SITE_H */

@@ -20,16 +20,31 @@
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/backend_status.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "ledger/ledger.h"
+
+/* A question about the server, whose plan the session keeps. */
+typedef struct KeptPlan
+{
+	SPIPlanPtr plan;
+	char sql[FLEXIBLE_ARRAY_MEMBER];
+} KeptPlan;
+
+/* So many at the most, of texts no longer than this. */
+#define MAX_KEPT_PLANS 16
+#define MAX_KEPT_TEXT  4096
+
+static List *kept_plans = NIL;
 
 static bool local_serves(Relation source);
 static EtlSite *local_open(Relation source);
 static const char *table_array(List *tables);
 static List *local_ask(EtlSite *site, const char *sql);
 static List *local_ask_server(EtlSite *site, const char *sql);
-static List *run_query(const char *sql, MemoryContext context);
+static SPIPlanPtr kept_plan(const char *sql);
+static List *run_query(const char *sql, SPIPlanPtr plan, MemoryContext context);
 static void local_begin(EtlSite *site);
 static int64 local_rows(EtlSite *site, const char *where,
 						const AttrNumber *attnums, int natts, EtlRowCall call,
@@ -58,7 +73,7 @@ local_open(Relation source)
 {
 	EtlSite *site = palloc0(sizeof(EtlSite));
 	TupleDesc desc = RelationGetDescr(source);
-	List *tables = etl_base_tables(source, &site->is_local);
+	List *tables = etl_base_tables(source, &site->is_local, &site->is_wrapped);
 
 	site->from = etl_relation_name(source);
 	site->columns = palloc0(sizeof(char *) * Max(desc->natts, 1));
@@ -66,7 +81,7 @@ local_open(Relation source)
 		if (!TupleDescAttr(desc, i)->attisdropped)
 			site->columns[i] = pstrdup(
 				quote_identifier(NameStr(TupleDescAttr(desc, i)->attname)));
-	site->is_postgres = site->is_local;
+	site->shows_writers = site->is_local;
 	site->tables = table_array(tables);
 	return site;
 }
@@ -101,7 +116,7 @@ local_ask(EtlSite *site, const char *sql)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	result = run_query(sql, context);
+	result = run_query(sql, NULL, context);
 	SPI_finish();
 	return result;
 }
@@ -116,22 +131,68 @@ local_ask_server(EtlSite *site, const char *sql)
 	etl_ledger_enter(&scope);
 	/* A transaction remembers who it has seen. */
 	pgstat_clear_backend_activity_snapshot();
-	result = run_query(sql, context);
+	result = run_query(sql, kept_plan(sql), context);
 	etl_ledger_leave(&scope);
 	return result;
 }
 
+/*
+ * The plan of a question about the server, or NULL if it is too long to be
+ * kept.  The same few are asked by each pull, and planning them takes longer
+ * than all the rest of a small one.
+ */
+static SPIPlanPtr
+kept_plan(const char *sql)
+{
+	MemoryContext oldcontext;
+	SPIPlanPtr plan;
+	KeptPlan *kept;
+	ListCell *lc;
+
+	foreach(lc, kept_plans)
+	{
+		kept = lfirst(lc);
+		if (strcmp(kept->sql, sql) == 0)
+			return kept->plan;
+	}
+	if (strlen(sql) > MAX_KEPT_TEXT)
+		return NULL;
+
+	plan = SPI_prepare(sql, 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s",
+			 SPI_result_code_string(SPI_result));
+	while (list_length(kept_plans) >= MAX_KEPT_PLANS)
+	{
+		kept = linitial(kept_plans);
+		kept_plans = list_delete_first(kept_plans);
+		SPI_freeplan(kept->plan);
+		pfree(kept);
+	}
+	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	kept = palloc(offsetof(KeptPlan, sql) + strlen(sql) + 1);
+	strcpy(kept->sql, sql);
+	kept->plan = plan;
+	kept_plans = lappend(kept_plans, kept);
+	MemoryContextSwitchTo(oldcontext);
+	SPI_keepplan(plan);
+	return plan;
+}
+
 /* All rows of a query as text, in the given context. */
 static List *
-run_query(const char *sql, MemoryContext context)
+run_query(const char *sql, SPIPlanPtr plan, MemoryContext context)
 {
 	MemoryContext oldcontext;
 	List *result = NIL;
 	TupleDesc desc;
 	int level;
+	int rc;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (SPI_execute(sql, true, 0) != SPI_OK_SELECT)
+	rc = plan == NULL ? SPI_execute(sql, true, 0) :
+						SPI_execute_plan(plan, NULL, NULL, true, 0);
+	if (rc != SPI_OK_SELECT)
 		elog(ERROR, "query failed: %s", sql);
 	PopActiveSnapshot();
 

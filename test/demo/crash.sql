@@ -1,4 +1,4 @@
--- Section 8 of the demo: two tables for one load that is left alone, and one
+-- Section 9 of the demo: two tables for one load that is left alone, and one
 -- that is not.
 
 \set ECHO none
@@ -6,7 +6,7 @@
 \set ECHO queries
 
 \echo
-\echo '=== 8. A crash in the middle of a load'
+\echo '=== 9. A crash in the middle of a load'
 \echo
 \echo 'The same files go into two more tables. One load is left alone. The server process that runs'
 \echo 'the other is killed in the middle of it, and the load is then simply called again.'

@@ -1,4 +1,4 @@
--- Section 8 of the demo, after the crash.
+-- Section 9 of the demo, after the crash.
 
 \set ECHO none
 \pset footer off

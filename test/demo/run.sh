@@ -13,6 +13,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 data=$(mktemp -d "${TMPDIR:-/tmp}/etl_demo.XXXXXX")
 db=etl_demo_$$
+shop=${db}_shop
 oui=/usr/share/ieee-data/oui.csv
 started=$SECONDS
 
@@ -25,7 +26,8 @@ on_exit()
 
 	trap - EXIT
 	jobs -p | xargs -r kill 2>/dev/null || true
-	psql -q -d postgres -c "DROP DATABASE IF EXISTS $db WITH (FORCE)" 2>/dev/null || true
+	psql -q -d postgres -c "DROP DATABASE IF EXISTS $db WITH (FORCE)" \
+		-c "DROP DATABASE IF EXISTS $shop WITH (FORCE)" 2>/dev/null || true
 	rm -rf "$data"
 	[ $status = 0 ] || echo "demo: FAILED"
 	exit $status
@@ -57,7 +59,7 @@ wait_for()
 part()
 {
 	psql -q -e -v ON_ERROR_STOP=1 -v data="$data" -v returns="$data/returns/*" \
-		-v catalogue="$data/catalogue/" -v oui="$oui" -d "$db" -f "$here/$1" 2>&1 |
+		-v catalogue="$data/catalogue/" -v oui="$oui" -v db="$db" -v shop="$shop" -d "$db" -f "$here/$1" 2>&1 |
 		sed -u "s/^psql:[^ ]*: //"
 }
 
@@ -93,11 +95,14 @@ echo
 echo "etl_patterns: a shop's product returns, from files to daily metrics"
 [ -r "$oui" ] || { echo "demo: $oui is missing (Debian package ieee-data)" >&2; exit 1; }
 perl "$here/generate.pl" "$data"
-psql -q -d postgres -c "CREATE DATABASE $db TEMPLATE template0 ENCODING 'UTF8'"
+for name in "$db" "$shop"; do
+	psql -q -d postgres -c "CREATE DATABASE $name TEMPLATE template0 ENCODING 'UTF8'"
+done
 
 part load.sql
 part repair.sql
 part history.sql
+part orders.sql
 part crash.sql
 kill_a_load
 part crash_rerun.sql
