@@ -68,6 +68,15 @@ SELECT pull('timed n', 'timed', 'timed_now', $$'n'$$), last_run('timed n');
 CREATE MATERIALIZED VIEW mat AS TABLE src;
 TRUNCATE timed_now;
 SELECT pull('mat', 'mat', 'timed_now', $$'n', safety => 'none'$$);
+-- Rows that appear later than they were written, who knows when.
+SELECT pull('mat d', 'mat', 'timed_now', $$'d'$$);
+SELECT pull('mat d', 'mat', 'timed_now', $$'d', safety => 'lag', lag => '1 day'$$);
+CREATE FUNCTION rows_of() RETURNS SETOF src LANGUAGE sql AS 'TABLE etl_test.src';
+CREATE VIEW called AS SELECT * FROM rows_of();
+SELECT pull('called d', 'called', 'timed_now', $$'d'$$);
+SELECT pull('called n', 'called', 'timed_now', $$'n'$$);
+CREATE VIEW numbered AS SELECT id, n + i AS n FROM src, generate_series(0, 0) i;
+SELECT pull('numbered', 'numbered', 'timed_now', $$'n'$$), last_run('numbered');
 
 -- Triggers, defaults, generated and identity columns.
 CREATE TABLE rich (sk bigint GENERATED ALWAYS AS IDENTITY, id int, v text, twice int GENERATED ALWAYS AS (id * 2) STORED,
@@ -126,6 +135,10 @@ SELECT pull('from ft id', 'ft', 'base', $$'id', safety => 'lock_wait'$$);
 SELECT pull('from ft h', 'ft', 'base', $$'at', safety => 'horizon'$$);
 SELECT pull('from ft id', 'ft', 'base', $$'id', safety => 'none'$$);
 SELECT pull('from ft flag', 'ft', 'base', $$flag_column => 'flag'$$);
+-- Another kind of server is not asked for what is infinite.
+CREATE FOREIGN TABLE endless (id int, at timestamptz) SERVER files OPTIONS (program 'echo 1,2020-01-01; echo 2,infinity', format 'csv');
+SELECT pull('endless', 'endless', 'base', $$'at', safety => 'none'$$);
+SELECT pull('endless', 'endless', 'base', $$'at', safety => 'none', end_value => '2100-01-01'$$);
 DROP EXTENSION file_fdw CASCADE;
 
 -- Types that differ: what an INSERT would assign.

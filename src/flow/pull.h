@@ -124,8 +124,9 @@ typedef struct EtlPull
 	bool skipped;	/* gave up waiting: nothing is read */
 	int64 null_cursor_rows;
 	const char *limit; /* that safety has set, exclusive */
+	const char *reach; /* what it can become by waiting, or NULL */
 	EtlHolder holder;  /* who has set it, or was waited for */
-	bool has_holder;
+	bool has_holder;   /* is it so now? */
 	int64 waited_us;
 	const char *way;	   /* how rows were written */
 	Tuplestorestate *rows; /* all columns of the source, or NULL: the range */

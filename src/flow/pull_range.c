@@ -319,7 +319,7 @@ find_edges(EtlPull *pull, Edges *edges)
 	}
 }
 
-/* Are there rows beyond the limit that safety has set? */
+/* Are there rows beyond the limit that could be read after a wait? */
 static bool
 keeps_rows_back(EtlPull *pull)
 {
@@ -328,7 +328,7 @@ keeps_rows_back(EtlPull *pull)
 	if (pull->limit == NULL)
 		return false;
 	initStringInfo(&sql);
-	append_edge(&sql, pull, "LIMIT 1", NULL);
+	append_edge(&sql, pull, "LIMIT 1", pull->reach);
 	return etl_site_ask(pull->site, sql.data) != NIL;
 }
 

@@ -60,7 +60,8 @@ sub pull
 	my ($name, $rest, $counts) = @_;
 
 	$counts //= 'rows_read, rows_inserted, watermark_high';
-	return $node->safe_psql('postgres', "SELECT $counts FROM etl_incremental_pull('$name', 'shop.orders', '$name', $rest)");
+	return $node->safe_psql('postgres',
+		"SET client_min_messages = warning; SELECT $counts FROM etl_incremental_pull('$name', 'shop.orders', '$name', $rest)");
 }
 
 # What is said to a pull, be it an error or a notice.
