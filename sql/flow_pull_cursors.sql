@@ -112,6 +112,15 @@ SELECT etl_watermark_get('c');
 SELECT pull('c', 's', 't', $$'c', safety => 'none', end_value => '01/07/2020'$$);
 RESET DateStyle;
 
+-- A limit is rounded as the column rounds what it gets, or a transaction that
+-- has just begun could have a value below it.
+CREATE DOMAIN whole AS timestamptz(0);
+CREATE TABLE rounded (id int, a timestamptz(0), b timestamp(1), c whole);
+CREATE TABLE rounded_now (LIKE rounded);
+SELECT pull('rounded ' || c, 'rounded', 'rounded_now', format('%L', c)) FROM unnest('{a,b,c}'::text[]) c;
+SELECT name, detail->>'limit' ~ CASE name WHEN 'rounded b' THEN '\.\d\d' ELSE '\.' END AS finer
+FROM etl_patterns.run WHERE name LIKE 'rounded%' ORDER BY name COLLATE "C";
+
 -- NULL is no value of an order, nor is what is beyond all others.
 CREATE TABLE odd (id int, at timestamptz);
 CREATE TABLE odd_now (LIKE odd);

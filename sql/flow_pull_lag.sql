@@ -10,7 +10,7 @@
 CREATE FUNCTION lag(of_pipeline text) RETURNS text LANGUAGE sql AS $$
     SELECT concat_ws(' ', source, '->', target, coalesce(cursor_column, 'NULL'), safety, coalesce(watermark, 'NULL'),
         'waiting', coalesce(CASE WHEN rows_waiting > 500 THEN 'many' ELSE rows_waiting::text END, 'unknown'),
-        'behind', coalesce(CASE WHEN seconds_behind > 86400 THEN 'days' ELSE seconds_behind::text END, 'unknown'),
+        'behind', coalesce(CASE WHEN seconds_behind > 86400 THEN 'days' WHEN seconds_behind > 0 THEN 'a bit' ELSE seconds_behind::text END, 'unknown'),
         CASE WHEN last_run_id = (SELECT max(run_id) FROM etl_patterns.run WHERE name = of_pipeline) THEN 'last run' END,
         'held by ' || held_by_pid)
     FROM etl_patterns.pipeline_lag WHERE pipeline = of_pipeline
@@ -26,18 +26,19 @@ SELECT lag('p');
 SELECT pull('p', 'src', 'tgt', $$'at', batch_rows => 100$$);
 SELECT lag('p');
 SELECT pull('p', 'src', 'tgt', $$'at'$$), lag('p');
--- Of what is no time the age is not known.
+-- What is no time is behind since the last run.
 SELECT pull('n', 'src', 'tgt', $$'id', batch_rows => 400$$);
 SELECT lag('n');
 SELECT pull('w', 'src', 'tgt', $$'w', safety => 'none', batch_rows => 1$$);
 SELECT lag('w');
--- Nor of flags.
+-- So are flags.
 SELECT pull('f', 'src', 'tgt', $$flag_column => 'todo', batch_rows => 10$$);
 SELECT lag('f');
 -- A watermark that was only set by hand, and what is gone.
 SELECT etl_watermark_set('by hand', '1');
 SELECT pipeline, source, watermark, rows_waiting, seconds_behind FROM etl_patterns.pipeline_lag WHERE pipeline = 'by hand';
 -- Each role sees its own.
+-- Members of pg_monitor see all, but not the rows of the sources.
 CREATE ROLE etl_puller;
 SET ROLE etl_puller;
 SELECT count(*) FROM etl_patterns.pipeline_lag;
@@ -47,8 +48,9 @@ SET ROLE etl_puller;
 SELECT pipeline, rows_waiting, seconds_behind FROM etl_patterns.pipeline_lag ORDER BY pipeline COLLATE "C";
 RESET ROLE;
 DROP ROLE etl_puller;
-ALTER TABLE src DROP COLUMN w;
-SELECT regexp_replace(lag('w'), '\d{5,}', 'N');
+-- A column that is gone, or another one now.
+ALTER TABLE src DROP COLUMN w, DROP COLUMN todo, ALTER id TYPE timestamptz USING now();
+SELECT pipeline, watermark, rows_waiting FROM etl_patterns.pipeline_lag ORDER BY pipeline COLLATE "C";
 DROP TABLE src;
 SELECT pipeline, target, watermark, rows_waiting, held_by_pid FROM etl_patterns.pipeline_lag ORDER BY pipeline COLLATE "C";
 \i :end

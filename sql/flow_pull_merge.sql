@@ -61,7 +61,7 @@ SELECT operation, name, target, status, rows_read, rows_inserted, rows_updated, 
     watermark_low, watermark_high, detail->>'apply' AS apply, detail->'merge'->>'stale' AS stale
 FROM etl_patterns.run ORDER BY run_id;
 SELECT t.id, t.n, r.operation, r.watermark_high FROM up_tombstones t JOIN etl_patterns.run r USING (run_id) ORDER BY id;
-SELECT detail->'merge' - 'way' AS merge FROM etl_patterns.run ORDER BY run_id LIMIT 1;
+SELECT (detail->'merge') - 'way' AS merge FROM etl_patterns.run ORDER BY run_id LIMIT 1;
 
 -- What is older than a tombstone or than what is stored is stale.
 INSERT INTO up VALUES (7, 'by hand', 7, 1000);

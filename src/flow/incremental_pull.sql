@@ -84,7 +84,7 @@ SELECT
     w.updated_at AS last_run_at,
     l.held_by_pid
 FROM etl_patterns.watermark w
-    LEFT JOIN LATERAL @extschema@.etl_pipeline_lag(
+    LEFT JOIN LATERAL etl_pipeline_lag(
         CASE WHEN pg_catalog.pg_has_role(w.role, 'USAGE') THEN w.pipeline END) l
         ON true;
 COMMENT ON VIEW etl_patterns.pipeline_lag IS

@@ -61,7 +61,8 @@ typedef struct EtlCursor
 {
 	const char *name;
 	AttrNumber attnum;
-	Oid type;		 /* not a domain */
+	Oid type; /* not a domain */
+	int32 typmod;
 	const char *sql; /* its name at the site */
 	bool is_time;	 /* timestamptz, timestamp or date */
 	bool is_number;	 /* integers and numeric */
@@ -123,8 +124,9 @@ typedef struct EtlPull
 	bool skipped;	/* gave up waiting: nothing is read */
 	int64 null_cursor_rows;
 	const char *limit; /* that safety has set, exclusive */
+	const char *reach; /* what it can become by waiting, or NULL */
 	EtlHolder holder;  /* who has set it, or was waited for */
-	bool has_holder;
+	bool has_holder;   /* is it so now? */
 	int64 waited_us;
 	const char *way;	   /* how rows were written */
 	Tuplestorestate *rows; /* all columns of the source, or NULL: the range */
@@ -141,6 +143,7 @@ extern char *etl_json_text(Jsonb *object, const char *key);
 /* in pull_columns.c: which columns are read, and what has changed */
 extern void etl_pull_set_columns(EtlPull *pull);
 extern void etl_pull_append_columns(StringInfo json, EtlPull *pull);
+extern const char *etl_cursor_type_name(Oid source, const char *column);
 
 /* in pull_range.c: from the watermark to the range that is to be read */
 extern void etl_pull_set_cursor(EtlPull *pull);

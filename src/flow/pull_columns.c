@@ -27,7 +27,6 @@ static void check_cursor_type(EtlPull *pull);
 static void check_gone(EtlPull *pull, Jsonb *known);
 static void tell_new(EtlPull *pull, const char *name, bool is_read);
 static bool is_integer(const char *type);
-static const char *cursor_type_name(EtlPull *pull);
 
 /* Sets pull->columns and pull->unread. */
 void
@@ -164,7 +163,7 @@ check_cursor_type(EtlPull *pull)
 	attnum = get_attnum(RelationGetRelid(pull->source), pull->cursor_column);
 	if (attnum <= 0)
 		return; /* is an error of its own */
-	type = cursor_type_name(pull);
+	type = etl_cursor_type_name(pull->source_id, pull->cursor_column);
 	if (strcmp(known, type) == 0 || (is_integer(known) && is_integer(type)))
 		return;
 	ereport(ERROR,
@@ -186,16 +185,14 @@ is_integer(const char *type)
 }
 
 /*
- * The name of the cursor's type, whatever the search path.  A domain does not
+ * The name of a cursor's type, whatever the search path.  A domain does not
  * change what the watermark means.
  */
-static const char *
-cursor_type_name(EtlPull *pull)
+const char *
+etl_cursor_type_name(Oid source, const char *column)
 {
-	Oid relid = RelationGetRelid(pull->source);
-	AttrNumber attnum = get_attnum(relid, pull->cursor_column);
 	const char *name = format_type_be_qualified(
-		getBaseType(get_atttype(relid, attnum)));
+		getBaseType(get_atttype(source, get_attnum(source, column))));
 	const char *catalog = "pg_catalog.";
 
 	if (strncmp(name, catalog, strlen(catalog)) == 0)
@@ -287,6 +284,7 @@ etl_pull_append_columns(StringInfo json, EtlPull *pull)
 	if (pull->cursor_column != NULL)
 	{
 		appendStringInfoString(json, ", \"cursor_type\": ");
-		escape_json(json, cursor_type_name(pull));
+		escape_json(json,
+					etl_cursor_type_name(pull->source_id, pull->cursor_column));
 	}
 }

@@ -29,6 +29,7 @@
 PG_FUNCTION_INFO_V1(etl_pipeline_lag);
 
 static bool can_look(const EtlWatermark *watermark);
+static bool same_column(const EtlWatermark *watermark);
 static char *waiting_rows(EtlPull *pull, const char *tail);
 static double estimate(EtlPull *pull);
 static TimestampTz waiting_since(EtlPull *pull, const char *first,
@@ -104,10 +105,29 @@ can_look(const EtlWatermark *watermark)
 		default:
 			return false;
 	}
-	if (watermark->cursor_column != NULL &&
-		get_attnum(source, watermark->cursor_column) <= 0)
+	if (!same_column(watermark))
 		return false;
 	return pg_class_aclcheck(source, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+}
+
+/* Is the cursor or the flag what it was when the pipeline last ran? */
+static bool
+same_column(const EtlWatermark *watermark)
+{
+	const char *column = watermark->cursor_column;
+	Oid source = watermark->source;
+	char *type;
+
+	if (column == NULL)
+	{
+		column = etl_json_text(watermark->detail, "flag_column");
+		return column != NULL && get_attnum(source, column) > 0 &&
+			   getBaseType(get_atttype(source, get_attnum(source, column))) ==
+				   BOOLOID;
+	}
+	type = etl_json_text(watermark->detail, "cursor_type");
+	return type != NULL && get_attnum(source, column) > 0 &&
+		   strcmp(type, etl_cursor_type_name(source, column)) == 0;
 }
 
 /* A query of the cursor values, or flags, that are beyond the watermark. */

@@ -77,7 +77,8 @@ etl_pull_set_cursor(EtlPull *pull)
 	att = TupleDescAttr(RelationGetDescr(pull->source), attnum - 1);
 	cursor->name = pull->cursor_column;
 	cursor->attnum = attnum;
-	cursor->type = getBaseType(att->atttypid);
+	cursor->typmod = att->atttypmod;
+	cursor->type = getBaseTypeAndTypmod(att->atttypid, &cursor->typmod);
 	cursor->sql = pull->site->columns[attnum - 1];
 	check_cursor_type(pull, att);
 	set_ends(cursor);
@@ -318,7 +319,7 @@ find_edges(EtlPull *pull, Edges *edges)
 	}
 }
 
-/* Are there rows beyond the limit that safety has set? */
+/* Are there rows beyond the limit that could be read after a wait? */
 static bool
 keeps_rows_back(EtlPull *pull)
 {
@@ -327,7 +328,7 @@ keeps_rows_back(EtlPull *pull)
 	if (pull->limit == NULL)
 		return false;
 	initStringInfo(&sql);
-	append_edge(&sql, pull, "LIMIT 1", NULL);
+	append_edge(&sql, pull, "LIMIT 1", pull->reach);
 	return etl_site_ask(pull->site, sql.data) != NIL;
 }
 

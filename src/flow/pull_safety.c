@@ -51,11 +51,20 @@
 #define FIRST_NAP_MS   1
 #define LONGEST_NAP_MS 50
 
-/* The table and everything that inherits from it. */
-#define FAMILY                                                      \
-	"WITH RECURSIVE family(relid) AS (SELECT pg_catalog.unnest(%s)" \
-	" UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i"        \
-	" JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.relid) "
+/*
+ * family: the tables and everything that inherits from them; lineage: these
+ * and what they are partitions of.  Whoever inserts into a partitioned table
+ * has the values before it locks the partition.
+ */
+#define FAMILY                                                               \
+	"WITH RECURSIVE family(relid) AS (SELECT pg_catalog.unnest(%s)"          \
+	" UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i"                 \
+	" JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.relid),"         \
+	" lineage(relid) AS (SELECT relid FROM family"                           \
+	" UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i"                \
+	" JOIN lineage l ON i.inhrelid OPERATOR(pg_catalog.=) l.relid"           \
+	" JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid" \
+	" AND c.relispartition) "
 
 static void refuse(EtlPull *pull, const char *hint);
 static bool had_lag(EtlPull *pull);
@@ -66,7 +75,7 @@ static void check_sequences(EtlPull *pull);
 static void refuse_old_snapshot(EtlPull *pull);
 static void set_lag_limit(EtlPull *pull);
 static void set_horizon(EtlPull *pull);
-static TimestampTz oldest_start(EtlPull *pull);
+static TimestampTz oldest_start(EtlPull *pull, TimestampTz *own);
 static void check_activity(EtlPull *pull, char **answer);
 static TimestampTz site_clock(EtlPull *pull);
 static char *limit_of_time(EtlPull *pull, TimestampTz time);
@@ -249,7 +258,7 @@ check_sequences(EtlPull *pull)
 	appendStringInfo(&sql, FAMILY, pull->site->tables);
 	appendStringInfo(&sql,
 					 ", columns(relid, attnum) AS (SELECT a.attrelid, a.attnum"
-					 " FROM pg_attribute a JOIN family f ON a.attrelid = f.relid"
+					 " FROM pg_attribute a JOIN lineage l ON a.attrelid = l.relid"
 					 " WHERE a.attname = %s)"
 					 " SELECT s.seqrelid::regclass, s.seqcache > 1, s.seqincrement < 0"
 					 " FROM pg_sequence s"
@@ -293,6 +302,7 @@ void
 etl_safety_set_limit(EtlPull *pull)
 {
 	pull->limit = NULL;
+	pull->reach = NULL;
 	pull->has_holder = false;
 	if (pull->is_backfill)
 		return;
@@ -326,7 +336,8 @@ set_horizon(EtlPull *pull)
 
 	for (;;)
 	{
-		TimestampTz limit = oldest_start(pull);
+		TimestampTz own;
+		TimestampTz limit = oldest_start(pull, &own);
 
 		/*
 		 * A prepared transaction shows no start.  One that was prepared before
@@ -336,6 +347,7 @@ set_horizon(EtlPull *pull)
 		if (prepared == NIL)
 		{
 			pull->limit = limit_of_time(pull, limit);
+			pull->reach = limit_of_time(pull, own);
 			return;
 		}
 		if (!wait_for(pull, prepared))
@@ -349,10 +361,10 @@ set_horizon(EtlPull *pull)
 /*
  * The oldest start of a transaction in progress in the source's database, our
  * own included: what it will write must be beyond the watermark, too.
- * Autovacuum is not, as it writes no rows.
+ * Autovacuum is not, as it writes no rows.  *own: the start of our own.
  */
 static TimestampTz
-oldest_start(EtlPull *pull)
+oldest_start(EtlPull *pull, TimestampTz *own)
 {
 	TimestampTz clock = site_clock(pull);
 	TimestampTz limit = clock;
@@ -378,16 +390,22 @@ oldest_start(EtlPull *pull)
 	 */
 	if (strcmp(answer[3], "t") == 0)
 		limit -= etl_horizon_guard * INT64CONST(1000);
+	pull->has_holder = false;
+	*own = clock;
+	if (answer[2] != NULL)
+		*own = DatumGetTimestampTz(etl_plain_value(TIMESTAMPTZOID, answer[2]));
 	if (answer[0] != NULL)
 	{
 		TimestampTz oldest = DatumGetTimestampTz(
 			etl_plain_value(TIMESTAMPTZOID, answer[0]));
 
-		pull->has_holder = answer[2] == NULL ||
-						   strcmp(answer[0], answer[2]) != 0;
-		pull->holder.pid = pg_strtoint32(answer[1]);
-		pull->holder.gid = NULL;
-		pull->holder.since = answer[0];
+		if (oldest < Min(limit, *own))
+		{
+			pull->has_holder = true;
+			pull->holder.pid = pg_strtoint32(answer[1]);
+			pull->holder.gid = NULL;
+			pull->holder.since = answer[0];
+		}
 		limit = Min(limit, oldest);
 	}
 	return limit;
@@ -429,23 +447,26 @@ site_clock(EtlPull *pull)
 	return DatumGetTimestampTz(etl_plain_value(TIMESTAMPTZOID, answer[0]));
 }
 
-/* A time as a value of the cursor's type. */
+/*
+ * A time as a value of the cursor's column.  It is rounded as the column rounds
+ * what it gets: a transaction that has just begun may round down.
+ */
 static char *
 limit_of_time(EtlPull *pull, TimestampTz time)
 {
-	switch (pull->cursor.type)
-	{
-		case TIMESTAMPTZOID:
-			return etl_plain_text(TIMESTAMPTZOID, TimestampTzGetDatum(time));
-		case TIMESTAMPOID:
-			return etl_plain_text(TIMESTAMPOID,
-								  TimestampGetDatum(local_limit(time)));
-		default:
-			return etl_plain_text(DATEOID,
-								  DirectFunctionCall1(timestamp_date,
-													  TimestampGetDatum(
-														  local_limit(time))));
-	}
+	Datum typmod = Int32GetDatum(pull->cursor.typmod);
+	Datum local;
+
+	if (pull->cursor.type == TIMESTAMPTZOID)
+		return etl_plain_text(TIMESTAMPTZOID,
+							  DirectFunctionCall2(timestamptz_scale,
+												  TimestampTzGetDatum(time),
+												  typmod));
+	local = TimestampGetDatum(local_limit(time));
+	if (pull->cursor.type == TIMESTAMPOID)
+		return etl_plain_text(TIMESTAMPOID, DirectFunctionCall2(timestamp_scale,
+																local, typmod));
+	return etl_plain_text(DATEOID, DirectFunctionCall1(timestamp_date, local));
 }
 
 /*
@@ -483,9 +504,17 @@ local_limit(TimestampTz time)
 bool
 etl_safety_wait_for_writers(EtlPull *pull)
 {
+	List *those;
+
 	if (pull->safety != ETL_SAFETY_LOCK_WAIT || pull->is_backfill)
 		return true;
-	return wait_for(pull, writers(pull, false));
+	those = writers(pull, false);
+	if (those == NIL)
+		return true;
+	if (!wait_for(pull, those))
+		return false;
+	/* One that prepares its transaction goes on under another number. */
+	return wait_for(pull, writers(pull, true));
 }
 
 /*
@@ -538,8 +567,12 @@ etl_safety_holder(EtlPull *pull)
 
 /*
  * The other transactions that hold a lock to write to the source's tables: for
- * each the virtual transaction, pid and gid.  Whoever waits for such a lock has
- * no value yet.
+ * each the virtual transaction, pid, gid and start.  Whoever waits for such a
+ * lock has no value yet.
+ *
+ * A table that is about to become a child of the source is not known as such
+ * yet, but whoever makes it one holds a lock on its parent.  It is the lock
+ * that VACUUM takes, too, which however changes nothing as a rule.
  */
 static List *
 writers(EtlPull *pull, bool prepared_only)
@@ -549,15 +582,20 @@ writers(EtlPull *pull, bool prepared_only)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, FAMILY, pull->site->tables);
 	appendStringInfo(&sql,
-					 "SELECT DISTINCT l.virtualtransaction, l.pid, p.gid"
+					 "SELECT DISTINCT l.virtualtransaction, l.pid, p.gid,"
+					 " COALESCE(a.xact_start, p.prepared)"
 					 " FROM pg_locks l LEFT JOIN (pg_locks x"
 					 " JOIN pg_prepared_xacts p ON p.transaction = x.transactionid)"
 					 " ON l.pid IS NULL AND x.virtualtransaction = l.virtualtransaction"
+					 " LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
 					 " WHERE l.locktype = 'relation' AND l.granted"
 					 " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-					 " AND l.relation IN (SELECT relid FROM family)"
-					 " AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock',"
+					 " AND l.relation IN (SELECT relid FROM lineage)"
+					 " AND (l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock',"
 					 " 'ExclusiveLock', 'AccessExclusiveLock')"
+					 " OR (l.mode = 'ShareUpdateExclusiveLock' AND EXISTS (SELECT FROM pg_locks c"
+					 " WHERE c.locktype = 'transactionid' AND c.mode = 'ExclusiveLock'"
+					 " AND c.virtualtransaction = l.virtualtransaction)))"
 					 " AND %s",
 					 prepared_only ? "l.pid IS NULL" :
 									 "l.pid IS DISTINCT FROM pg_backend_pid()");
@@ -616,7 +654,7 @@ still_there(EtlPull *pull, List *those)
 		pull->has_holder = true;
 		pull->holder.pid = writer[1] == NULL ? 0 : pg_strtoint32(writer[1]);
 		pull->holder.gid = writer[2];
-		pull->holder.since = NULL;
+		pull->holder.since = writer[3];
 	}
 	return true;
 }
@@ -659,7 +697,7 @@ tell(EtlPull *pull)
 				(errmsg("pipeline \"%s\" waits for prepared transaction \"%s\"",
 						pull->pipeline, pull->holder.gid),
 				 errhint("Use COMMIT PREPARED or ROLLBACK PREPARED.")));
-	else if (pull->holder.since != NULL)
+	else if (pull->safety == ETL_SAFETY_HORIZON)
 		ereport(NOTICE,
 				(errmsg("pipeline \"%s\" waits for the transaction of process %d, in progress since %s",
 						pull->pipeline, pull->holder.pid, pull->holder.since)));

@@ -9,9 +9,9 @@
  *
  * Whose password it is: the server process may have ways to log in elsewhere
  * that its users must not borrow: a password file, a certificate, trust or peer
- * for its own system user.  So unless a superuser has said otherwise in the user
- * mapping, others than superusers must give a password in it, and the server
- * there must have asked for it.
+ * for its own system user.  So unless a superuser has said otherwise in the
+ * user mapping, others than superusers must give a password in it, and the
+ * server there must have asked for it.
  *
  * Invariants:
  *	- Every open connection is in the list, with the resource owner that ends

@@ -82,7 +82,7 @@ my $start = q{
 	\set client :client_id
 	\set before random(0, 40)
 	\set between random(0, 15)
-	\set after random_exponential(0, 120, 4)
+	\set after random_exponential(0, 600, 6)
 	\set rows random_exponential(1, 12, 4)
 	\set part random(0, 2)
 	\set one random(1, 200)
@@ -179,7 +179,7 @@ my %writers = (
 		$end} ],
 	prepared => [ 1, qq{
 		\\set client :client_id
-		\\set between random(0, 15)
+		\\set stands random_exponential(0, 400, 4)
 		\\set one random(1, 200)
 		\\set end random(1, 4)
 		BEGIN;
@@ -190,7 +190,7 @@ my %writers = (
 		INSERT INTO ev_local (writer) VALUES (:client);
 		UPDATE orders SET status = -1, updated_at = now() WHERE id = :one;
 		PREPARE TRANSACTION 'writer :client';
-		\\sleep :between ms
+		\\sleep :stands ms
 		\\if :end = 1
 		ROLLBACK PREPARED 'writer :client';
 		\\else
@@ -355,16 +355,26 @@ sub difference
 	return $node->safe_psql('postgres', "SELECT (SELECT count(*) FROM ($truth EXCEPT ALL $target) x), (SELECT count(*) FROM ($target EXCEPT ALL $truth) x)");
 }
 
-# A row whose transaction outlives a pull of the later row of another.
+# Rows whose transactions outlive a pull of the later rows of another.  Whatever
+# looks at the clock only has passed them by the time of the pull.
 sub outlive
 {
 	my ($node, @pipelines) = @_;
 	my $late = $node->background_psql('postgres');
+	my $rows = sub { my ($note) = @_; return "INSERT INTO ev_now (writer, note) VALUES (0, '$note');
+		INSERT INTO ev_ident (writer, note) VALUES (0, '$note'); INSERT INTO ev_clock (part, writer) VALUES (0, 0);
+		INSERT INTO ev_part (part, writer) VALUES (1, 1); INSERT INTO ev_local (writer) VALUES (0)" };
 
-	$late->query_safe(q{BEGIN; INSERT INTO ev_now (writer, note) VALUES (0, 'outlives'); INSERT INTO ev_ident (writer, note) VALUES (0, 'outlives')});
-	$node->safe_psql('postgres', q{INSERT INTO ev_now (writer, note) VALUES (0, 'later'); INSERT INTO ev_ident (writer, note) VALUES (0, 'later')});
-	$node->safe_psql('postgres', call($_, ", max_wait => '0'")) for @pipelines;
-	$late->query_safe('COMMIT');
+	foreach my $way ('open', 'prepared')
+	{
+		$late->query_safe('BEGIN; ' . $rows->($way));
+		$late->query_safe("PREPARE TRANSACTION 'late'") if $way eq 'prepared';
+		$node->safe_psql('postgres', 'SELECT pg_sleep(0.15)');
+		$node->safe_psql('postgres', $rows->('later'));
+		$node->safe_psql('postgres', 'SELECT pg_sleep(0.15)');
+		$node->safe_psql('postgres', call($_, ", max_wait => '0'")) for @pipelines;
+		$late->query_safe($way eq 'prepared' ? "COMMIT PREPARED 'late'" : 'COMMIT');
+	}
 	$late->quit;
 	return;
 }

@@ -1,10 +1,8 @@
 -- What the stress test of the incremental pull works on: see Pull.pm.
 
 -- A zone that puts no clock back, so that local timestamps run on whenever the
--- test does.  The guard is wide because there may be many more processes than
--- processors; the limits of what the test asks for are those of the default.
+-- test does.
 ALTER DATABASE postgres SET timezone = 'Asia/Kolkata';
-ALTER DATABASE postgres SET etl_patterns.horizon_guard = 500;
 
 -- Rows that only come.
 CREATE TABLE ev_now (id bigint GENERATED ALWAYS AS IDENTITY, writer int, note text, at timestamptz NOT NULL DEFAULT now());
