@@ -15,9 +15,11 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_opfamily.h"
-#include "catalog/pg_type.h"
+#include "catalog/objectaddress.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
@@ -35,6 +37,7 @@ typedef struct Edges
 	int64 null_rows;	/* or 1 if there is any, where that is all to know */
 } Edges;
 
+static void check_cursor_privilege(EtlPull *pull, AttrNumber attnum);
 static void check_cursor_type(EtlPull *pull, Form_pg_attribute att);
 static void set_ends(EtlCursor *cursor);
 static EtlBound low_bound(EtlPull *pull);
@@ -74,6 +77,7 @@ etl_pull_set_cursor(EtlPull *pull)
 						pull->cursor_column,
 						RelationGetRelationName(pull->source)),
 				 errhint("It is named in parameter \"%s\".", "cursor_column")));
+	check_cursor_privilege(pull, attnum);
 	att = TupleDescAttr(RelationGetDescr(pull->source), attnum - 1);
 	cursor->name = pull->cursor_column;
 	cursor->attnum = attnum;
@@ -89,6 +93,20 @@ etl_pull_set_cursor(EtlPull *pull)
 	 * answers is looked at.
 	 */
 	cursor->asks_ends = cursor->least != NULL && !pull->site->is_wrapped;
+}
+
+/* Another server is asked for its values without the executor's own check. */
+static void
+check_cursor_privilege(EtlPull *pull, AttrNumber attnum)
+{
+	Oid relid = RelationGetRelid(pull->source);
+
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck(relid, attnum, GetUserId(), ACL_SELECT) !=
+			ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV,
+					   get_relkind_objtype(pull->source->rd_rel->relkind),
+					   RelationGetRelationName(pull->source));
 }
 
 /*

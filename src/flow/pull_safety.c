@@ -259,7 +259,7 @@ check_sequences(EtlPull *pull)
 	appendStringInfo(&sql,
 					 ", columns(relid, attnum) AS (SELECT a.attrelid, a.attnum"
 					 " FROM pg_attribute a JOIN lineage l ON a.attrelid = l.relid"
-					 " WHERE a.attname = %s)"
+					 " WHERE quote_ident(a.attname) = %s)"
 					 " SELECT s.seqrelid::regclass, s.seqcache > 1, s.seqincrement < 0"
 					 " FROM pg_sequence s"
 					 " WHERE (s.seqcache > 1 OR s.seqcycle OR s.seqincrement < 0)"
@@ -274,7 +274,7 @@ check_sequences(EtlPull *pull)
 					 " JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass"
 					 " AND d.objid = ad.oid AND d.refclassid = 'pg_class'::regclass)"
 					 " LIMIT 1",
-					 quote_literal_cstr(pull->cursor.name));
+					 quote_literal_cstr(pull->cursor.sql));
 	answer = etl_site_ask_server(pull->site, sql.data);
 	if (answer == NIL)
 		return;
