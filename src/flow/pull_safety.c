@@ -66,6 +66,18 @@
 	" JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid" \
 	" AND c.relispartition) "
 
+/*
+ * The start of what a backend does, in terms of pg_stat_activity.
+ *
+ * Of several transactions in one message of a client, or chained by COMMIT AND
+ * CHAIN, each one starts when the message came.  Between two of them none is in
+ * progress, and the start of the message counts.
+ */
+#define START_OF                    \
+	"coalesce(a.xact_start,"        \
+	" CASE WHEN a.state = 'active'" \
+	" AND a.backend_type = 'client backend' THEN a.query_start END)"
+
 static void refuse(EtlPull *pull, const char *hint);
 static bool had_lag(EtlPull *pull);
 static EtlSafety automatic(EtlPull *pull);
@@ -372,16 +384,17 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 
 	answer = linitial(
 		etl_site_ask_server(pull->site,
-							"SELECT min(xact_start),"
-							" (array_agg(pid ORDER BY xact_start) FILTER (WHERE xact_start IS NOT NULL))[1],"
-							" min(xact_start) FILTER (WHERE pid = pg_backend_pid()),"
-							" count(*) FILTER (WHERE pid <> pg_backend_pid()) > 0,"
-							" max(pid) FILTER (WHERE state = 'disabled'),"
+							"SELECT min(s.start),"
+							" (array_agg(a.pid ORDER BY s.start) FILTER (WHERE s.start IS NOT NULL))[1],"
+							" min(s.start) FILTER (WHERE a.pid = pg_backend_pid()),"
+							" count(*) FILTER (WHERE a.pid <> pg_backend_pid()) > 0,"
+							" max(a.pid) FILTER (WHERE a.state = 'disabled'),"
 							" current_setting('track_activities')::boolean,"
 							" pg_has_role('pg_read_all_stats', 'USAGE')"
-							" FROM pg_stat_activity"
-							" WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
-							" AND backend_type <> 'autovacuum worker'"));
+							" FROM pg_stat_activity a, LATERAL (SELECT " START_OF
+							" AS start) s"
+							" WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+							" AND a.backend_type <> 'autovacuum worker'"));
 	check_activity(pull, answer);
 
 	/*
@@ -524,8 +537,8 @@ etl_safety_wait_for_writers(EtlPull *pull)
 bool
 etl_safety_wait_for_holder(EtlPull *pull)
 {
-	char *sql = psprintf("SELECT 1 FROM pg_stat_activity WHERE pid = %d"
-						 " AND xact_start = %s",
+	char *sql = psprintf("SELECT 1 FROM pg_stat_activity a WHERE pid = %d"
+						 " AND " START_OF " = %s",
 						 pull->holder.pid,
 						 quote_literal_cstr(pull->holder.since));
 	long ms = FIRST_NAP_MS;
