@@ -151,9 +151,9 @@ automatic(EtlPull *pull)
 {
 	EtlSite *site = pull->site;
 
-	if (!site->is_local && !site->is_remote && !site->is_wrapped)
+	if (!site->is_local && !site->shows_writers && !site->is_wrapped)
 		refuse(pull,
-			   "Rows of a materialized view or a function may appear long after they were written. Pass safety => 'lag' with a time as the cursor and a \"lag\" above that delay, or safety => 'none' if rows are never committed late.");
+			   "Its rows may appear long after they were written, as those of a materialized view or a function do. Pass safety => 'lag' with a time as the cursor and a \"lag\" above that delay, or safety => 'none' if rows are never committed late.");
 	if (pull->cursor.is_time)
 		return site->is_local ? ETL_SAFETY_HORIZON : ETL_SAFETY_LAG;
 	if (pull->cursor.is_number && site->shows_writers)
