@@ -69,7 +69,7 @@ etl_pipeline_lag(PG_FUNCTION_ARGS)
 	if (pull->cursor_column != NULL)
 		etl_pull_set_cursor(pull);
 
-	answer = etl_site_ask(pull->site, waiting_rows(pull, "LIMIT 1"));
+	answer = etl_site_ask(pull->site, waiting_rows(pull, "LIMIT 1"), "v");
 	nulls[0] = nulls[1] = false;
 	values[0] = Int64GetDatum(0);
 	values[1] = Float8GetDatum(0);

@@ -23,6 +23,7 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -73,7 +74,7 @@ static void check_privilege(Relation source);
 static char *option_of(List *options, const char *name);
 static void describe_source(EtlRemoteSite *site, Relation source);
 static char *name_array(EtlRemoteSite *site, int natts);
-static List *remote_ask(EtlSite *site, const char *sql);
+static List *remote_ask(EtlSite *site, const char *sql, int natts);
 static void remote_close(EtlSite *site);
 
 const EtlSiteOps etl_site_remote_ops = {
@@ -210,7 +211,8 @@ describe_source(EtlRemoteSite *site, Relation source)
 	appendStringInfo(&sql, DESCRIBE_SOURCE,
 					 name_array(site, RelationGetDescr(source)->natts),
 					 quote_literal_cstr(site->pub.from));
-	answer = remote_ask(&site->pub, sql.data);
+	answer = remote_ask(&site->pub, sql.data, 4);
+	etl_site_check_answer(&site->pub, answer, "vvvn");
 	if (answer == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -225,10 +227,13 @@ describe_source(EtlRemoteSite *site, Relation source)
 								quote_literal_cstr(row[2]));
 	for (char *p = row[3]; p != NULL && *p != '\0';)
 	{
-		int number = strtol(p, &p, 10);
+		char *next;
+		long number = strtol(p, &next, 10);
 
-		if (number >= 1 && number <= RelationGetDescr(source)->natts)
-			site->is_missing[number - 1] = true;
+		if (next == p || number < 1 || number > RelationGetDescr(source)->natts)
+			etl_site_bad_answer(&site->pub);
+		site->is_missing[number - 1] = true;
+		p = next;
 	}
 }
 
@@ -249,20 +254,26 @@ name_array(EtlRemoteSite *site, int natts)
 }
 
 static List *
-remote_ask(EtlSite *site, const char *sql)
+remote_ask(EtlSite *site, const char *sql, int natts)
 {
 	EtlRemote *remote = ((EtlRemoteSite *) site)->remote;
-	PGresult *result = etl_remote_query(remote, sql);
-	int natts = PQnfields(result);
+	PGresult *result = etl_remote_query(remote, sql, PGRES_TUPLES_OK);
 	List *rows = NIL;
+
+	if (PQnfields(result) != natts)
+		etl_site_bad_answer(site);
 
 	for (int i = 0; i < PQntuples(result); i++)
 	{
 		char **row = palloc0(sizeof(char *) * Max(natts, 1));
 
 		for (int j = 0; j < natts; j++)
-			if (!PQgetisnull(result, i, j))
-				row[j] = pstrdup(PQgetvalue(result, i, j));
+		{
+			if (PQgetisnull(result, i, j))
+				continue;
+			row[j] = pstrdup(PQgetvalue(result, i, j));
+			pg_verifymbstr(row[j], (int) strlen(row[j]), false);
+		}
 		rows = lappend(rows, row);
 	}
 	etl_remote_clear(remote);
@@ -287,7 +298,7 @@ etl_remote_begin(EtlSite *site)
 	if (self->can_lock)
 		appendStringInfo(&sql, "; LOCK TABLE %s IN ACCESS SHARE MODE",
 						 site->from);
-	etl_remote_query(self->remote, sql.data);
+	etl_remote_query(self->remote, sql.data, PGRES_COMMAND_OK);
 	etl_remote_clear(self->remote);
 }
 
