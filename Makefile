@@ -57,6 +57,7 @@ OBJS += \
 	src/source/remote.o \
 	src/source/remote_connection.o \
 	src/source/remote_copy.o \
+	src/source/remote_decode.o \
 	src/source/spool.o
 
 # sink: how rows land

@@ -10,6 +10,7 @@
 
 #include "source/site.h"
 
+#include "fmgr.h"
 #include "foreign/foreign.h"
 #include "libpq-fe.h"
 
@@ -38,6 +39,33 @@ typedef struct EtlRemoteSite
 	bool can_lock;	  /* the source there can be locked by a statement */
 } EtlRemoteSite;
 
+/* How the values of a column come. */
+typedef struct EtlRemoteColumn EtlRemoteColumn;
+
+/*
+ * Makes a Datum of a value's bytes, which may be changed, and so may the four
+ * bytes before them; the byte behind them must be the same afterwards.
+ */
+typedef Datum (*EtlRemoteDecode)(EtlRemoteColumn *column, char *data, int len);
+
+struct EtlRemoteColumn
+{
+	const char *name;
+	EtlRemoteDecode decode;
+	bool as_text;	   /* is cast to text there */
+	bool checks_null;  /* a domain, which may not like NULL */
+	bool receives;	   /* the function is a receive function */
+	FmgrInfo function; /* or the input function */
+	Oid io_param;
+	int32 typmod;
+
+	/* what a value that is not passed to the function must keep to */
+	int max_length; /* bytes that are never too many, or -1 */
+	int min_length; /* and those that are too few */
+	int scale;		/* of a numeric, or -1 */
+	int max_digits; /* before its decimal point */
+};
+
 /* in remote.c */
 extern void etl_remote_begin(EtlSite *site);
 
@@ -55,5 +83,11 @@ pg_noreturn extern void etl_remote_throw(EtlRemote *remote);
 extern int64 etl_remote_rows(EtlSite *site, const char *where,
 							 const AttrNumber *attnums, int natts,
 							 EtlRowCall call, void *arg);
+
+/* in remote_decode.c */
+extern void etl_remote_choose_decoder(EtlRemoteColumn *column,
+									  Form_pg_attribute att, Oid remote_type,
+									  int32 remote_typmod);
+extern Datum etl_remote_decode_null(EtlRemoteColumn *column, bool *isnull);
 
 #endif /* ETL_REMOTE_H */
