@@ -175,4 +175,10 @@ CREATE UNLOGGED TABLE unl (LIKE src);
 SELECT pull('tmp', 'src', 'tmp', $$'n'$$);
 SELECT pull('unl', 'tmp', 'unl', $$'n'$$);
 SELECT missing('src', 'unl');
+-- Flagged rows that are kept in a file for a while: none is left open.
+CREATE TABLE flags AS SELECT n, true AS flag, repeat('x', 100) AS t FROM generate_series(1, 2000) n;
+CREATE TABLE flags_now (n int, t text);
+SET work_mem = '64kB';
+SELECT rows_read, rows_inserted FROM etl_incremental_pull('many flags', 'flags', 'flags_now', flag_column => 'flag');
+RESET work_mem;
 \i :end

@@ -227,6 +227,8 @@ run_pull(EtlPull *pull)
 	finish_run(pull);
 	if (pull->site != NULL)
 		etl_site_close(pull->site);
+	if (pull->rows != NULL)
+		tuplestore_end(pull->rows);
 	relation_close(pull->source, NoLock);
 }
 
