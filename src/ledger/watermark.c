@@ -98,6 +98,7 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 	{
 		heap_deform_tuple(tuple, etl_ledger_desc(rel), values, nulls);
 		watermark->exists = true;
+		watermark->place = tuple->t_self;
 		watermark->role = DatumGetObjectId(values[MARK_ROLE]);
 		if (!nulls[MARK_SOURCE])
 			watermark->source = DatumGetObjectId(values[MARK_SOURCE]);
@@ -124,6 +125,28 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 }
 
 /*
+ * The row of a watermark that was read with a lock, NULL if it had none.  The
+ * lock does not keep out what the run itself calls, as a trigger of the target.
+ */
+static HeapTuple
+find_same_row(Relation rel, const EtlWatermark *watermark)
+{
+	HeapTuple tuple = find_row(rel, watermark->pipeline);
+
+	if (HeapTupleIsValid(tuple) != watermark->exists ||
+		(HeapTupleIsValid(tuple) &&
+		 !ItemPointerEquals(&tuple->t_self,
+							unconstify(ItemPointerData *, &watermark->place))))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("pipeline \"%s\" was changed by what its own run has called",
+						watermark->pipeline),
+				 errhint(
+					 "Triggers and functions that a run calls must not pull, set or reset its pipeline.")));
+	return tuple;
+}
+
+/*
  * Write a watermark that was read with a lock, in the caller's transaction:
  * where the data goes, the watermark goes.
  */
@@ -131,6 +154,7 @@ void
 etl_watermark_move(const EtlWatermark *watermark)
 {
 	Relation rel = etl_ledger_open("watermark", MARK_NATTS, RowExclusiveLock);
+	HeapTuple old = find_same_row(rel, watermark);
 	Datum values[MARK_NATTS] = {0};
 	bool nulls[MARK_NATTS] = {0};
 	NameData cursor_column;
@@ -155,13 +179,12 @@ etl_watermark_move(const EtlWatermark *watermark)
 	values[MARK_TARGET] = ObjectIdGetDatum(watermark->target);
 	nulls[MARK_TARGET] = !OidIsValid(watermark->target);
 
-	if (watermark->exists)
+	if (HeapTupleIsValid(old))
 	{
 		bool replace[MARK_NATTS];
 
 		memset(replace, true, sizeof(replace));
-		etl_ledger_update(rel, find_row(rel, watermark->pipeline), values,
-						  nulls, replace);
+		etl_ledger_update(rel, old, values, nulls, replace);
 	}
 	else
 		etl_ledger_insert(rel, values, nulls);
@@ -173,10 +196,11 @@ void
 etl_watermark_forget(const EtlWatermark *watermark)
 {
 	Relation rel = etl_ledger_open("watermark", MARK_NATTS, RowExclusiveLock);
+	HeapTuple old = find_same_row(rel, watermark);
 
-	if (watermark->exists)
+	if (HeapTupleIsValid(old))
 	{
-		CatalogTupleDelete(rel, &find_row(rel, watermark->pipeline)->t_self);
+		CatalogTupleDelete(rel, &old->t_self);
 		CommandCounterIncrement();
 	}
 	table_close(rel, NoLock);
