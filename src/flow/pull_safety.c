@@ -66,6 +66,15 @@
 	" JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid" \
 	" AND c.relispartition) "
 
+/*
+ * When a session's transaction has started.  One that is just between two
+ * transactions of one message gives the second the time of the message.
+ */
+#define STARTED                                      \
+	"COALESCE(xact_start, CASE WHEN"                 \
+	" state IN ('active', 'fastpath function call')" \
+	" AND backend_type = 'client backend' THEN query_start END)"
+
 static void refuse(EtlPull *pull, const char *hint);
 static bool had_lag(EtlPull *pull);
 static EtlSafety automatic(EtlPull *pull);
@@ -372,8 +381,8 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 
 	answer = linitial(
 		etl_site_ask_server(pull->site,
-							"SELECT min(xact_start),"
-							" (array_agg(pid ORDER BY xact_start) FILTER (WHERE xact_start IS NOT NULL))[1],"
+							"SELECT min(" STARTED "),"
+							" (array_agg(pid ORDER BY " STARTED "))[1],"
 							" min(xact_start) FILTER (WHERE pid = pg_backend_pid()),"
 							" count(*) FILTER (WHERE pid <> pg_backend_pid()) > 0,"
 							" max(pid) FILTER (WHERE state = 'disabled'),"
@@ -525,7 +534,7 @@ bool
 etl_safety_wait_for_holder(EtlPull *pull)
 {
 	char *sql = psprintf("SELECT 1 FROM pg_stat_activity WHERE pid = %d"
-						 " AND xact_start = %s",
+						 " AND " STARTED " = %s",
 						 pull->holder.pid,
 						 quote_literal_cstr(pull->holder.since));
 	long ms = FIRST_NAP_MS;
