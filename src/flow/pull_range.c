@@ -15,7 +15,9 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "catalog/objectaddress.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -46,6 +48,9 @@ static int compare(EtlPull *pull, const char *a, const char *b);
 static Datum minus_interval(Oid type, Datum value, Interval *interval);
 static void find_edges(EtlPull *pull, Edges *edges);
 static bool keeps_rows_back(EtlPull *pull);
+static bool takes_a_scan(EtlPull *pull);
+static void append_scan(StringInfo sql, EtlPull *pull, bool counts_nulls);
+static void append_lookups(StringInfo sql, EtlPull *pull);
 static void append_limits(StringInfo sql, EtlPull *pull, const char *limit);
 static void append_edge(StringInfo sql, EtlPull *pull, const char *tail,
 						const char *limit);
@@ -306,21 +311,10 @@ find_edges(EtlPull *pull, Edges *edges)
 	int n = 0;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT (");
-	append_edge(&sql, pull, "DESC LIMIT 1", pull->limit);
-	appendStringInfoString(&sql, "), (");
-	append_null_rows(&sql, pull);
-	appendStringInfoChar(&sql, ')');
-	if (pull->batch_rows > 0)
-	{
-		appendStringInfoString(&sql, ", (");
-		append_edge(&sql, pull,
-					psprintf("OFFSET " INT64_FORMAT " LIMIT 1", pull->batch_rows),
-					pull->limit);
-		appendStringInfoString(&sql, "), (");
-		append_edge(&sql, pull, "LIMIT 1", pull->limit);
-		appendStringInfoChar(&sql, ')');
-	}
+	if (takes_a_scan(pull))
+		append_scan(&sql, pull, counts_nulls);
+	else
+		append_lookups(&sql, pull);
 
 	memset(edges, 0, sizeof(Edges));
 	answer = linitial(etl_site_ask(pull->site, sql.data));
@@ -334,6 +328,70 @@ find_edges(EtlPull *pull, Edges *edges)
 	{
 		edges->beyond = answer[n++];
 		edges->first = answer[n++];
+	}
+}
+
+/*
+ * Would each look at an end of the range read the whole table?  Where that is
+ * not certain, the planner may find an index.
+ */
+static bool
+takes_a_scan(EtlPull *pull)
+{
+	List *indexes;
+	ListCell *lc;
+	bool indexed = false;
+
+	if (!pull->site->is_local || pull->batch_rows > 0 ||
+		(!pull->cursor.is_time && !pull->cursor.is_number) ||
+		pull->source->rd_rel->relkind != RELKIND_RELATION ||
+		pull->source->rd_rel->relhassubclass)
+		return false;
+	indexes = RelationGetIndexList(pull->source);
+	foreach(lc, indexes)
+	{
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indkey.values[0] == pull->cursor.attnum)
+			indexed = true;
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	return !indexed;
+}
+
+/* The greatest value and the rows in no range, from one scan for both. */
+static void
+append_scan(StringInfo sql, EtlPull *pull, bool counts_nulls)
+{
+	appendStringInfo(sql, "SELECT pg_catalog.max(%s) FILTER (WHERE ",
+					 pull->cursor.sql);
+	append_limits(sql, pull, pull->limit);
+	appendStringInfoString(sql, "), pg_catalog.count(*) FILTER (WHERE ");
+	append_unordered(sql, pull);
+	appendStringInfo(sql, ")%s FROM %s",
+					 counts_nulls ? "" : " OPERATOR(pg_catalog.>) 0",
+					 pull->site->from);
+}
+
+/* The same and the ends of a batch, each by a look of its own. */
+static void
+append_lookups(StringInfo sql, EtlPull *pull)
+{
+	appendStringInfoString(sql, "SELECT (");
+	append_edge(sql, pull, "DESC LIMIT 1", pull->limit);
+	appendStringInfoString(sql, "), (");
+	append_null_rows(sql, pull);
+	appendStringInfoChar(sql, ')');
+	if (pull->batch_rows > 0)
+	{
+		appendStringInfoString(sql, ", (");
+		append_edge(sql, pull,
+					psprintf("OFFSET " INT64_FORMAT " LIMIT 1", pull->batch_rows),
+					pull->limit);
+		appendStringInfoString(sql, "), (");
+		append_edge(sql, pull, "LIMIT 1", pull->limit);
+		appendStringInfoChar(sql, ')');
 	}
 }
 
