@@ -165,11 +165,6 @@ my %writers = (
 		INSERT INTO ev_local (writer) SELECT :client FROM generate_series(1, 60);
 		INSERT INTO ev_lag (writer) SELECT :client FROM generate_series(1, 60);
 		\sleep 20 ms} ],
-	# Many transactions in one message, which start when it came.
-	message => [ 1, '
-		\set client :client_id
-		' . 'BEGIN\; SELECT\; COMMIT\; ' x 20000 . q{INSERT INTO ev_now (writer, note) VALUES (:client, 'message')\;
-			INSERT INTO ev_local (writer) VALUES (:client);} ],
 	change => [ 6, qq{$start
 		\\if :end = 2
 		INSERT INTO orders (id, status, note) SELECT nextval('order_id'), 0, 'new' $rows;
@@ -379,6 +374,15 @@ sub outlive
 		$late->query_safe($way eq 'prepared' ? "COMMIT PREPARED 'late'" : 'COMMIT');
 	}
 	$late->quit;
+
+	# transactions of one message all start when it came
+	my $message = start_psql($node, 'message', 'BEGIN\; SELECT\; COMMIT\; ' x 50000 . $rows->('message') =~ s/;/\\;/gr . ';');
+	my @horizons = map { call($_, ", max_wait => '0'") } grep { $_->{name} =~ /^horizon/ } @pipelines;
+	until (has_ended($message))
+	{
+		$node->safe_psql('postgres', join ";\n", map { $rows->('beside'), $_ } (@horizons) x 10);
+	}
+	is(slurp_file($message->{log}), '', 'many transactions in one message');
 	return;
 }
 
