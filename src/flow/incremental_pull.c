@@ -468,7 +468,7 @@ run_detail(EtlPull *pull)
 	if (pull->null_cursor_rows > 0)
 		appendStringInfo(&json, ", \"null_cursor_rows\": " INT64_FORMAT,
 						 pull->null_cursor_rows);
-	if (pull->has_holder || pull->waited_us > 0)
+	if (pull->has_holder || pull->has_waited)
 	{
 		appendStringInfo(&json, ", \"held_by\": {\"pid\": %d", pull->holder.pid);
 		if (pull->holder.since != NULL)

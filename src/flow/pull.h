@@ -127,6 +127,7 @@ typedef struct EtlPull
 	const char *reach; /* what it can become by waiting, or NULL */
 	EtlHolder holder;  /* who has set it, or was waited for */
 	bool has_holder;   /* is it so now? */
+	bool has_waited;   /* or begun to; for the holder */
 	int64 waited_us;
 	const char *way;	   /* how rows were written */
 	Tuplestorestate *rows; /* all columns of the source, or NULL: the range */

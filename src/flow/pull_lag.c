@@ -60,6 +60,12 @@ etl_pipeline_lag(PG_FUNCTION_ARGS)
 	pull->watermark = watermark;
 	pull->source = relation_open(watermark.source, AccessShareLock);
 	pull->site = etl_site_open(pull->source);
+	if (pull->site->is_wrapped)
+	{
+		etl_site_close(pull->site);
+		relation_close(pull->source, NoLock);
+		PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+	}
 	if (pull->cursor_column != NULL)
 		etl_pull_set_cursor(pull);
 
@@ -86,7 +92,8 @@ etl_pipeline_lag(PG_FUNCTION_ARGS)
 
 /*
  * Is there something to be found out, and may the caller?  Other servers are
- * not asked: a look at a view must not hang on a connection.
+ * not asked, through views and partitions neither: a look at a view must not
+ * hang on a connection.
  */
 static bool
 can_look(const EtlWatermark *watermark)

@@ -98,6 +98,7 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 	{
 		heap_deform_tuple(tuple, etl_ledger_desc(rel), values, nulls);
 		watermark->exists = true;
+		watermark->tid = tuple->t_self;
 		watermark->role = DatumGetObjectId(values[MARK_ROLE]);
 		if (!nulls[MARK_SOURCE])
 			watermark->source = DatumGetObjectId(values[MARK_SOURCE]);
@@ -124,6 +125,29 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 }
 
 /*
+ * Find the row again, NULL if there was none.  The lock keeps other sessions
+ * from it, but not a trigger or a function that our own run has called.
+ */
+static HeapTuple
+find_same(Relation rel, const EtlWatermark *watermark)
+{
+	HeapTuple now = find_row(rel, watermark->pipeline);
+
+	if (watermark->exists ?
+			now == NULL ||
+				!ItemPointerEquals(&now->t_self, unconstify(ItemPointerData *,
+															&watermark->tid)) :
+			now != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("pipeline \"%s\" was moved while it ran",
+						watermark->pipeline),
+				 errhint(
+					 "A trigger or a function that a run calls must leave the run's own pipeline alone.")));
+	return now;
+}
+
+/*
  * Write a watermark that was read with a lock, in the caller's transaction:
  * where the data goes, the watermark goes.
  */
@@ -134,6 +158,7 @@ etl_watermark_move(const EtlWatermark *watermark)
 	Datum values[MARK_NATTS] = {0};
 	bool nulls[MARK_NATTS] = {0};
 	NameData cursor_column;
+	HeapTuple now;
 
 	values[MARK_PIPELINE] = CStringGetTextDatum(watermark->pipeline);
 	values[MARK_ROLE] = ObjectIdGetDatum(watermark->role);
@@ -155,13 +180,13 @@ etl_watermark_move(const EtlWatermark *watermark)
 	values[MARK_TARGET] = ObjectIdGetDatum(watermark->target);
 	nulls[MARK_TARGET] = !OidIsValid(watermark->target);
 
-	if (watermark->exists)
+	now = find_same(rel, watermark);
+	if (now != NULL)
 	{
 		bool replace[MARK_NATTS];
 
 		memset(replace, true, sizeof(replace));
-		etl_ledger_update(rel, find_row(rel, watermark->pipeline), values,
-						  nulls, replace);
+		etl_ledger_update(rel, now, values, nulls, replace);
 	}
 	else
 		etl_ledger_insert(rel, values, nulls);
@@ -173,10 +198,11 @@ void
 etl_watermark_forget(const EtlWatermark *watermark)
 {
 	Relation rel = etl_ledger_open("watermark", MARK_NATTS, RowExclusiveLock);
+	HeapTuple now = find_same(rel, watermark);
 
-	if (watermark->exists)
+	if (now != NULL)
 	{
-		CatalogTupleDelete(rel, &find_row(rel, watermark->pipeline)->t_self);
+		CatalogTupleDelete(rel, &now->t_self);
 		CommandCounterIncrement();
 	}
 	table_close(rel, NoLock);

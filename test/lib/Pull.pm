@@ -165,6 +165,11 @@ my %writers = (
 		INSERT INTO ev_local (writer) SELECT :client FROM generate_series(1, 60);
 		INSERT INTO ev_lag (writer) SELECT :client FROM generate_series(1, 60);
 		\sleep 20 ms} ],
+	# Many transactions in one message, which start when it came.
+	message => [ 1, '
+		\set client :client_id
+		' . 'BEGIN\; SELECT\; COMMIT\; ' x 20000 . q{INSERT INTO ev_now (writer, note) VALUES (:client, 'message')\;
+			INSERT INTO ev_local (writer) VALUES (:client);} ],
 	change => [ 6, qq{$start
 		\\if :end = 2
 		INSERT INTO orders (id, status, note) SELECT nextval('order_id'), 0, 'new' $rows;
@@ -383,7 +388,7 @@ sub start_node
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
 	$node->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
-	$node->append_conf('postgresql.conf', "fsync = off\nmax_prepared_transactions = 20\nmax_connections = 60\n");
+	$node->append_conf('postgresql.conf', "fsync = off\nmax_prepared_transactions = 20\nmax_connections = 60\nlog_statement = none\n");
 	$node->start;
 	return $node;
 }
