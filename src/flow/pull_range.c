@@ -125,8 +125,10 @@ check_cursor_type(EtlPull *pull, Form_pg_attribute att)
 
 	if (OidIsValid(type->lt_opr))
 		procedure = get_opcode(type->lt_opr);
+	/* a row cannot be compared with a literal; money depends on the locale */
 	if (!OidIsValid(procedure) ||
-		get_func_namespace(procedure) != PG_CATALOG_NAMESPACE)
+		get_func_namespace(procedure) != PG_CATALOG_NAMESPACE ||
+		type_is_rowtype(att->atttypid) || getBaseType(att->atttypid) == MONEYOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("column \"%s\" of type %s cannot be a cursor",
