@@ -73,9 +73,9 @@
  * CHAIN, each one starts when the message came.  Between two of them none is in
  * progress, and the start of the message counts.
  */
-#define START_OF                    \
-	"coalesce(a.xact_start,"        \
-	" CASE WHEN a.state = 'active'" \
+#define START_OF                                                 \
+	"coalesce(a.xact_start,"                                     \
+	" CASE WHEN a.state IN ('active', 'fastpath function call')" \
 	" AND a.backend_type = 'client backend' THEN a.query_start END)"
 
 static void refuse(EtlPull *pull, const char *hint);
