@@ -319,12 +319,14 @@ find_edges(EtlPull *pull, Edges *edges)
 		append_lookups(&sql, pull);
 
 	memset(edges, 0, sizeof(Edges));
-	answer = linitial(etl_site_ask(pull->site, sql.data));
+	answer = etl_site_row(pull->site, etl_site_ask(pull->site, sql.data));
 	edges->last = answer[n++];
 	if (edges->last != NULL)
 		refuse_infinite(pull, edges->last);
-	edges->null_rows = counts_nulls ? pg_strtoint64(answer[n]) :
-									  (strcmp(answer[n], "t") == 0 ? 1 : 0);
+	if (counts_nulls && answer[n] != NULL)
+		edges->null_rows = pg_strtoint64(answer[n]);
+	else
+		edges->null_rows = etl_site_yes(answer[n]) ? 1 : 0;
 	n++;
 	if (pull->batch_rows > 0)
 	{
