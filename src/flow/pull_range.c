@@ -71,17 +71,10 @@ void
 etl_pull_set_cursor(EtlPull *pull)
 {
 	EtlCursor *cursor = &pull->cursor;
-	AttrNumber attnum = get_attnum(RelationGetRelid(pull->source),
-								   pull->cursor_column);
+	AttrNumber attnum = etl_pull_column(pull, pull->cursor_column,
+										"cursor_column");
 	Form_pg_attribute att;
 
-	if (attnum <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist",
-						pull->cursor_column,
-						RelationGetRelationName(pull->source)),
-				 errhint("It is named in parameter \"%s\".", "cursor_column")));
 	check_cursor_privilege(pull, attnum);
 	att = TupleDescAttr(RelationGetDescr(pull->source), attnum - 1);
 	cursor->name = pull->cursor_column;

@@ -211,7 +211,9 @@ check_choice(EtlPull *pull)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameter \"lag\" has no meaning with safety '%s'",
 						etl_safety_words[pull->safety]),
-				 errhint("Pass safety => 'lag'.")));
+				 errhint(pull->cursor.is_time ?
+							 "Pass safety => 'lag', too, or leave it out." :
+							 "Leave it out.")));
 }
 
 /*
@@ -736,10 +738,12 @@ tell(EtlPull *pull)
 	else if (pull->safety == ETL_SAFETY_HORIZON)
 		ereport(NOTICE,
 				(errmsg("pipeline \"%s\" waits for the transaction of process %d, in progress since %s",
-						pull->pipeline, pull->holder.pid, pull->holder.since)));
+						pull->pipeline, pull->holder.pid, pull->holder.since),
+				 errhint("It waits no longer than \"max_wait\".")));
 	else
 		ereport(NOTICE,
 				(errmsg("pipeline \"%s\" waits for the transaction of process %d, which writes to \"%s\"",
 						pull->pipeline, pull->holder.pid,
-						RelationGetRelationName(pull->source))));
+						RelationGetRelationName(pull->source)),
+				 errhint("It waits no longer than \"max_wait\".")));
 }
