@@ -195,6 +195,23 @@ SELECT etl_watermark_get('short') IS NULL, count(*) FROM short;
 CREATE TABLE other_type (id uuid, v text);
 SELECT pull('type', 'src', 'other_type', $$'at'$$);
 
+-- A trigger that meddles with the pipeline that runs it.
+CREATE TABLE meddled (id int, v text);
+CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN EXECUTE tg_argv[0]; RETURN new; END $$;
+CREATE TRIGGER meddle BEFORE INSERT ON meddled FOR EACH ROW EXECUTE FUNCTION
+    meddle('SELECT public.etl_watermark_set(''meddled'', ''2019-01-01'')');
+SELECT pull('meddled', 'src', 'meddled', $$'at'$$);
+SELECT etl_watermark_set('meddled', '2019-01-01');
+SELECT pull('meddled', 'src', 'meddled', $$'at'$$);
+CREATE OR REPLACE TRIGGER meddle BEFORE INSERT ON meddled FOR EACH ROW EXECUTE FUNCTION
+    meddle('SELECT public.etl_watermark_reset(''meddled'')');
+SELECT pull('meddled', 'src', 'meddled', $$'at'$$);
+CREATE OR REPLACE TRIGGER meddle BEFORE INSERT ON meddled FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+    EXECUTE FUNCTION meddle('SELECT public.etl_incremental_pull(''meddled'', ''src'', ''meddled'', ''at'')');
+SELECT pull('meddled', 'src', 'meddled', $$'at'$$);
+SELECT etl_watermark_get('meddled'), count(*) FROM meddled;
+
 -- Rights: to read the source, to write the target, to move the watermark.
 CREATE ROLE etl_puller;
 CREATE ROLE etl_other;
@@ -264,4 +281,17 @@ SELECT pull('flagged', 'flagged', 'flagged_now', $$flag_column => 'flag'$$);
 RESET ROLE;
 DROP OWNED BY etl_puller, etl_other;
 DROP ROLE etl_puller, etl_other;
+-- What to do about a row that is there already, and which column a value does
+-- not fit into.
+CREATE TABLE there (id int PRIMARY KEY, name text, at timestamptz);
+CREATE TABLE there_now (id int PRIMARY KEY, name varchar(3), at timestamptz);
+INSERT INTO there VALUES (1, 'one', '2020-01-01');
+SELECT pull('there', 'there', 'there_now', $$'at', safety => 'none'$$);
+UPDATE there SET at = '2020-01-02';
+SELECT pull('there', 'there', 'there_now', $$'at', safety => 'none'$$);
+SELECT pull('there', 'there', 'there_now', $$'at', safety => 'none', keys => '{id}', apply => 'upsert'$$);
+INSERT INTO there VALUES (2, 'three', '2020-01-03');
+SELECT etl_incremental_pull('there', 'there', 'there_now', 'at', safety => 'none');
+SELECT etl_incremental_pull('there', 'there', 'there_now', 'at', safety => 'none', keys => '{id}');
+SELECT etl_incremental_pull('there', 'there', 'there_now', 'at', '{id}', 'scd3');
 \i :end

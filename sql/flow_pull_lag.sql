@@ -34,6 +34,19 @@ SELECT lag('w');
 -- So are flags.
 SELECT pull('f', 'src', 'tgt', $$flag_column => 'todo', batch_rows => 10$$);
 SELECT lag('f');
+-- Other servers are not asked, here for a file that is not there.
+CREATE EXTENSION file_fdw;
+CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+CREATE FOREIGN TABLE ft (id int) SERVER files OPTIONS (filename '/dev/null', format 'csv');
+CREATE VIEW over_ft AS SELECT id FROM src UNION ALL TABLE ft;
+CREATE TABLE over_now (id int);
+SELECT pull('over', 'over_ft', 'over_now', $$'id', safety => 'none', batch_rows => 10$$);
+ALTER FOREIGN TABLE ft OPTIONS (SET filename '/nonexistent');
+SELECT lag('over');
+SELECT etl_watermark_reset('over');
+SET client_min_messages = warning;
+DROP EXTENSION file_fdw CASCADE;
+RESET client_min_messages;
 -- A watermark that was only set by hand, and what is gone.
 SELECT etl_watermark_set('by hand', '1');
 SELECT pipeline, source, watermark, rows_waiting, seconds_behind FROM etl_patterns.pipeline_lag WHERE pipeline = 'by hand';

@@ -46,6 +46,8 @@ const char *const etl_apply_words[] = {"append", "upsert", "scd1",
 									   "scd2",	 "scd3",   NULL};
 const char *const etl_null_cursor_words[] = {"error", "ignore", "include", NULL};
 
+#define KEYS_HINT "Name the columns of the key, for example keys => '{id}'."
+
 static Interval *arg_interval(FunctionCallInfo fcinfo, int arg,
 							  const char *parameter);
 static void check_interval(const Interval *interval, const char *parameter);
@@ -144,19 +146,22 @@ etl_pull_check_call(EtlPull *pull)
 	if (pull->keys == NIL && pull->apply != ETL_APPLY_APPEND)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("apply '%s' requires parameter \"keys\"",
-							   etl_apply_words[pull->apply])));
+							   etl_apply_words[pull->apply]),
+						errhint(KEYS_HINT)));
 	if (pull->keys == NIL && pull->lookback != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameter \"lookback\" requires parameter \"keys\""),
 				 errdetail(
-					 "Rows are read again, and must be told from new ones.")));
+					 "Rows are read again, and must be told from new ones."),
+				 errhint(KEYS_HINT)));
 	if (pull->keys == NIL && pull->null_cursor == ETL_NULL_CURSOR_INCLUDE)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("null_cursor 'include' requires parameter \"keys\""),
 				 errdetail(
-					 "Rows without a cursor value are read in every run, and must be told from new ones.")));
+					 "Rows without a cursor value are read in every run, and must be told from new ones."),
+				 errhint(KEYS_HINT)));
 	etl_pull_check_options(pull);
 }
 
@@ -193,17 +198,9 @@ check_flag_call(EtlPull *pull)
 void
 etl_pull_append_call(StringInfo json, EtlPull *pull)
 {
-	const char *separator = "";
-	ListCell *lc;
-
-	appendStringInfoString(json, "\"keys\": [");
-	foreach(lc, pull->keys)
-	{
-		appendStringInfoString(json, separator);
-		escape_json(json, lfirst(lc));
-		separator = ", ";
-	}
-	appendStringInfo(json, "], \"null_cursor\": \"%s\", \"batch_rows\": ",
+	appendStringInfoString(json, "\"keys\": ");
+	etl_json_append_names(json, pull->keys);
+	appendStringInfo(json, ", \"null_cursor\": \"%s\", \"batch_rows\": ",
 					 etl_null_cursor_words[pull->null_cursor]);
 	if (pull->batch_rows > 0)
 		appendStringInfo(json, "\"" INT64_FORMAT "\"", pull->batch_rows);
@@ -223,6 +220,23 @@ etl_pull_append_call(StringInfo json, EtlPull *pull)
 		(void) JsonbToCString(json, &pull->apply_options->root,
 							  VARSIZE(pull->apply_options));
 	}
+}
+
+/* A list of C strings as an array. */
+void
+etl_json_append_names(StringInfo json, List *names)
+{
+	const char *separator = "";
+	ListCell *lc;
+
+	appendStringInfoChar(json, '[');
+	foreach(lc, names)
+	{
+		appendStringInfoString(json, separator);
+		escape_json(json, lfirst(lc));
+		separator = ", ";
+	}
+	appendStringInfoChar(json, ']');
 }
 
 static void

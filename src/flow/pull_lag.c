@@ -143,7 +143,8 @@ look_at_source(void *arg)
 
 /*
  * Is there something to be found out, and may the role?  Other servers are
- * not asked: a look at a view must not hang on a connection.
+ * not asked, through views and partitions neither: a look at a view must not
+ * hang on a connection.
  */
 static bool
 can_look(const EtlWatermark *watermark)

@@ -15,9 +15,13 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_opfamily.h"
-#include "catalog/pg_type.h"
+#include "access/genam.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
@@ -35,6 +39,7 @@ typedef struct Edges
 	int64 null_rows;	/* or 1 if there is any, where that is all to know */
 } Edges;
 
+static void check_cursor_privilege(EtlPull *pull, AttrNumber attnum);
 static void check_cursor_type(EtlPull *pull, Form_pg_attribute att);
 static void set_ends(EtlCursor *cursor);
 static EtlBound low_bound(EtlPull *pull);
@@ -43,6 +48,9 @@ static int compare(EtlPull *pull, const char *a, const char *b);
 static Datum minus_interval(Oid type, Datum value, Interval *interval);
 static void find_edges(EtlPull *pull, Edges *edges);
 static bool keeps_rows_back(EtlPull *pull);
+static bool takes_a_scan(EtlPull *pull);
+static void append_scan(StringInfo sql, EtlPull *pull, bool counts_nulls);
+static void append_lookups(StringInfo sql, EtlPull *pull);
 static void append_limits(StringInfo sql, EtlPull *pull, const char *limit);
 static void append_edge(StringInfo sql, EtlPull *pull, const char *tail,
 						const char *limit);
@@ -63,17 +71,11 @@ void
 etl_pull_set_cursor(EtlPull *pull)
 {
 	EtlCursor *cursor = &pull->cursor;
-	AttrNumber attnum = get_attnum(RelationGetRelid(pull->source),
-								   pull->cursor_column);
+	AttrNumber attnum = etl_pull_column(pull, pull->cursor_column,
+										"cursor_column");
 	Form_pg_attribute att;
 
-	if (attnum <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist",
-						pull->cursor_column,
-						RelationGetRelationName(pull->source)),
-				 errhint("It is named in parameter \"%s\".", "cursor_column")));
+	check_cursor_privilege(pull, attnum);
 	att = TupleDescAttr(RelationGetDescr(pull->source), attnum - 1);
 	cursor->name = pull->cursor_column;
 	cursor->attnum = attnum;
@@ -89,6 +91,20 @@ etl_pull_set_cursor(EtlPull *pull)
 	 * answers is looked at.
 	 */
 	cursor->asks_ends = cursor->least != NULL && !pull->site->is_wrapped;
+}
+
+/* Another server is asked for its values without the executor's own check. */
+static void
+check_cursor_privilege(EtlPull *pull, AttrNumber attnum)
+{
+	Oid relid = RelationGetRelid(pull->source);
+
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck(relid, attnum, GetUserId(), ACL_SELECT) !=
+			ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV,
+					   get_relkind_objtype(pull->source->rd_rel->relkind),
+					   RelationGetRelationName(pull->source));
 }
 
 /*
@@ -290,21 +306,10 @@ find_edges(EtlPull *pull, Edges *edges)
 	int n = 0;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT (");
-	append_edge(&sql, pull, "DESC LIMIT 1", pull->limit);
-	appendStringInfoString(&sql, "), (");
-	append_null_rows(&sql, pull);
-	appendStringInfoChar(&sql, ')');
-	if (pull->batch_rows > 0)
-	{
-		appendStringInfoString(&sql, ", (");
-		append_edge(&sql, pull,
-					psprintf("OFFSET " INT64_FORMAT " LIMIT 1", pull->batch_rows),
-					pull->limit);
-		appendStringInfoString(&sql, "), (");
-		append_edge(&sql, pull, "LIMIT 1", pull->limit);
-		appendStringInfoChar(&sql, ')');
-	}
+	if (takes_a_scan(pull))
+		append_scan(&sql, pull, counts_nulls);
+	else
+		append_lookups(&sql, pull);
 
 	memset(edges, 0, sizeof(Edges));
 	answer = etl_site_row(pull->site, etl_site_ask(pull->site, sql.data));
@@ -320,6 +325,70 @@ find_edges(EtlPull *pull, Edges *edges)
 	{
 		edges->beyond = answer[n++];
 		edges->first = answer[n++];
+	}
+}
+
+/*
+ * Would each look at an end of the range read the whole table?  Where that is
+ * not certain, the planner may find an index.
+ */
+static bool
+takes_a_scan(EtlPull *pull)
+{
+	List *indexes;
+	ListCell *lc;
+	bool indexed = false;
+
+	if (!pull->site->is_local || pull->batch_rows > 0 ||
+		(!pull->cursor.is_time && !pull->cursor.is_number) ||
+		pull->source->rd_rel->relkind != RELKIND_RELATION ||
+		pull->source->rd_rel->relhassubclass)
+		return false;
+	indexes = RelationGetIndexList(pull->source);
+	foreach(lc, indexes)
+	{
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indkey.values[0] == pull->cursor.attnum)
+			indexed = true;
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	return !indexed;
+}
+
+/* The greatest value and the rows in no range, from one scan for both. */
+static void
+append_scan(StringInfo sql, EtlPull *pull, bool counts_nulls)
+{
+	appendStringInfo(sql, "SELECT pg_catalog.max(%s) FILTER (WHERE ",
+					 pull->cursor.sql);
+	append_limits(sql, pull, pull->limit);
+	appendStringInfoString(sql, "), pg_catalog.count(*) FILTER (WHERE ");
+	append_unordered(sql, pull);
+	appendStringInfo(sql, ")%s FROM %s",
+					 counts_nulls ? "" : " OPERATOR(pg_catalog.>) 0",
+					 pull->site->from);
+}
+
+/* The same and the ends of a batch, each by a look of its own. */
+static void
+append_lookups(StringInfo sql, EtlPull *pull)
+{
+	appendStringInfoString(sql, "SELECT (");
+	append_edge(sql, pull, "DESC LIMIT 1", pull->limit);
+	appendStringInfoString(sql, "), (");
+	append_null_rows(sql, pull);
+	appendStringInfoChar(sql, ')');
+	if (pull->batch_rows > 0)
+	{
+		appendStringInfoString(sql, ", (");
+		append_edge(sql, pull,
+					psprintf("OFFSET " INT64_FORMAT " LIMIT 1", pull->batch_rows),
+					pull->limit);
+		appendStringInfoString(sql, "), (");
+		append_edge(sql, pull, "LIMIT 1", pull->limit);
+		appendStringInfoChar(sql, ')');
 	}
 }
 

@@ -67,13 +67,16 @@
 	" AND c.relispartition) "
 
 /*
- * When a session's transaction has started.  One that is just between two
- * transactions of one message gives the second the time of the message.
+ * The start of what a backend does, in terms of pg_stat_activity.
+ *
+ * Of several transactions in one message of a client, or chained by COMMIT AND
+ * CHAIN, each one starts when the message came.  Between two of them none is in
+ * progress, and the start of the message counts.
  */
-#define STARTED                                      \
-	"COALESCE(xact_start, CASE WHEN"                 \
-	" state IN ('active', 'fastpath function call')" \
-	" AND backend_type = 'client backend' THEN query_start END)"
+#define START_OF                                                 \
+	"coalesce(a.xact_start,"                                     \
+	" CASE WHEN a.state IN ('active', 'fastpath function call')" \
+	" AND a.backend_type = 'client backend' THEN a.query_start END)"
 
 static void refuse(EtlPull *pull, const char *hint);
 static bool had_lag(EtlPull *pull);
@@ -91,7 +94,7 @@ static char *limit_of_time(EtlPull *pull, TimestampTz time);
 static Timestamp local_limit(TimestampTz time);
 static List *writers(EtlPull *pull, bool prepared_only);
 static bool wait_for(EtlPull *pull, List *those);
-static bool still_there(EtlPull *pull, List *those);
+static char **still_there(EtlPull *pull, List *those);
 static int64 wait_left(EtlPull *pull);
 static bool nap(EtlPull *pull, long *ms);
 static void tell(EtlPull *pull);
@@ -148,9 +151,9 @@ automatic(EtlPull *pull)
 {
 	EtlSite *site = pull->site;
 
-	if (!site->is_local && !site->is_remote && !site->is_wrapped)
+	if (!site->is_local && !site->shows_writers && !site->is_wrapped)
 		refuse(pull,
-			   "Rows of a materialized view or a function may appear long after they were written. Pass safety => 'lag' with a time as the cursor and a \"lag\" above that delay, or safety => 'none' if rows are never committed late.");
+			   "Its rows may appear long after they were written, as those of a materialized view or a function do. Pass safety => 'lag' with a time as the cursor and a \"lag\" above that delay, or safety => 'none' if rows are never committed late.");
 	if (pull->cursor.is_time)
 		return site->is_local ? ETL_SAFETY_HORIZON : ETL_SAFETY_LAG;
 	if (pull->cursor.is_number && site->shows_writers)
@@ -208,7 +211,9 @@ check_choice(EtlPull *pull)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameter \"lag\" has no meaning with safety '%s'",
 						etl_safety_words[pull->safety]),
-				 errhint("Pass safety => 'lag'.")));
+				 errhint(pull->cursor.is_time ?
+							 "Pass safety => 'lag', too, or leave it out." :
+							 "Leave it out.")));
 }
 
 /*
@@ -268,7 +273,7 @@ check_sequences(EtlPull *pull)
 	appendStringInfo(&sql,
 					 ", columns(relid, attnum) AS (SELECT a.attrelid, a.attnum"
 					 " FROM pg_attribute a JOIN lineage l ON a.attrelid = l.relid"
-					 " WHERE a.attname = %s)"
+					 " WHERE quote_ident(a.attname) = %s)"
 					 " SELECT s.seqrelid::regclass, s.seqcache > 1, s.seqincrement < 0"
 					 " FROM pg_sequence s"
 					 " WHERE (s.seqcache > 1 OR s.seqcycle OR s.seqincrement < 0)"
@@ -283,7 +288,7 @@ check_sequences(EtlPull *pull)
 					 " JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass"
 					 " AND d.objid = ad.oid AND d.refclassid = 'pg_class'::regclass)"
 					 " LIMIT 1",
-					 quote_literal_cstr(pull->cursor.name));
+					 quote_literal_cstr(pull->cursor.sql));
 	answer = etl_site_ask_server(pull->site, sql.data);
 	if (answer == NIL)
 		return;
@@ -382,17 +387,17 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 	answer =
 		etl_site_row(pull->site,
 					 etl_site_ask_server(pull->site,
-										 "SELECT min(" STARTED "),"
-										 " (array_agg(pid ORDER BY " STARTED
-										 "))[1],"
-										 " min(xact_start) FILTER (WHERE pid = pg_backend_pid()),"
-										 " count(*) FILTER (WHERE pid <> pg_backend_pid()) > 0,"
-										 " max(pid) FILTER (WHERE state = 'disabled'),"
+										 "SELECT min(s.start),"
+										 " (array_agg(a.pid ORDER BY s.start) FILTER (WHERE s.start IS NOT NULL))[1],"
+										 " min(s.start) FILTER (WHERE a.pid = pg_backend_pid()),"
+										 " count(*) FILTER (WHERE a.pid <> pg_backend_pid()) > 0,"
+										 " max(a.pid) FILTER (WHERE a.state = 'disabled'),"
 										 " current_setting('track_activities')::boolean,"
 										 " pg_has_role('pg_read_all_stats', 'USAGE')"
-										 " FROM pg_stat_activity"
-										 " WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
-										 " AND backend_type <> 'autovacuum worker'"));
+										 " FROM pg_stat_activity a, LATERAL (SELECT " START_OF
+										 " AS start) s"
+										 " WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+										 " AND a.backend_type <> 'autovacuum worker'"));
 	check_activity(pull, answer);
 
 	/*
@@ -527,7 +532,7 @@ etl_safety_wait_for_writers(EtlPull *pull)
 		return true;
 	if (!wait_for(pull, those))
 		return false;
-	/* One that prepares its transaction goes on under another number. */
+	/* On older servers, what is prepared goes on under another number. */
 	return wait_for(pull, writers(pull, true));
 }
 
@@ -538,17 +543,23 @@ etl_safety_wait_for_writers(EtlPull *pull)
 bool
 etl_safety_wait_for_holder(EtlPull *pull)
 {
-	char *sql = psprintf("SELECT 1 FROM pg_stat_activity WHERE pid = %d"
-						 " AND " STARTED " = %s",
+	char *sql = psprintf("SELECT 1 FROM pg_stat_activity a WHERE pid = %d"
+						 " AND " START_OF " = %s",
 						 pull->holder.pid,
 						 quote_literal_cstr(pull->holder.since));
 	long ms = FIRST_NAP_MS;
 
 	tell(pull);
-	while (etl_site_ask_server(pull->site, sql) != NIL)
+	for (;;)
+	{
+		List *answer = etl_site_ask_server(pull->site, sql);
+
+		if (answer == NIL)
+			return true;
+		list_free_deep(answer);
 		if (!nap(pull, &ms))
 			return false;
-	return true;
+	}
 }
 
 /*
@@ -580,9 +591,9 @@ etl_safety_holder(EtlPull *pull)
 }
 
 /*
- * The other transactions that hold a lock to write to the source's tables: for
- * each the virtual transaction, pid, gid and start.  Whoever waits for such a
- * lock has no value yet.
+ * The other transactions that hold a lock to write to the source's tables, the
+ * oldest first: virtual transaction, pid, gid and start.  Whoever waits for
+ * such a lock has no value yet.
  *
  * A table that is about to become a child of the source is not known as such
  * yet, but whoever makes it one holds a lock on its parent.  It is the lock
@@ -610,70 +621,79 @@ writers(EtlPull *pull, bool prepared_only)
 					 " OR (l.mode = 'ShareUpdateExclusiveLock' AND EXISTS (SELECT FROM pg_locks c"
 					 " WHERE c.locktype = 'transactionid' AND c.mode = 'ExclusiveLock'"
 					 " AND c.virtualtransaction = l.virtualtransaction)))"
-					 " AND %s",
+					 " AND %s ORDER BY 4, 1",
 					 prepared_only ? "l.pid IS NULL" :
 									 "l.pid IS DISTINCT FROM pg_backend_pid()");
 	return etl_site_ask_server(pull->site, sql.data);
 }
 
-/* Waits until these have ended; returns false if max_wait is over. */
+/*
+ * Waits until these have ended; returns false if max_wait is over.  Tells
+ * whom it waits for whenever that changes.
+ */
 static bool
 wait_for(EtlPull *pull, List *those)
 {
+	MemoryContext outer = CurrentMemoryContext;
+	MemoryContext look;
 	long ms = FIRST_NAP_MS;
 	bool told = false;
+	char **writer;
 
-	while (those != NIL && still_there(pull, those))
+	if (those == NIL)
+		return true;
+	look = AllocSetContextCreate(outer, "etl wait", ALLOCSET_DEFAULT_SIZES);
+	for (;;)
 	{
-		if (!told)
+		int pid;
+
+		MemoryContextReset(look);
+		MemoryContextSwitchTo(look);
+		writer = still_there(pull, those);
+		MemoryContextSwitchTo(outer);
+		if (writer == NULL)
+			break;
+		pid = writer[1] == NULL ? 0 : pg_strtoint32(writer[1]);
+		if (!told || pid != pull->holder.pid)
+		{
+			pull->has_holder = true;
+			pull->holder.pid = pid;
+			pull->holder.gid = writer[2] == NULL ? NULL : pstrdup(writer[2]);
+			pull->holder.since = writer[3] == NULL ? NULL : pstrdup(writer[3]);
 			tell(pull);
-		told = true;
+			told = true;
+		}
 		if (!nap(pull, &ms))
-			return false;
+			break;
 	}
-	return true;
+	MemoryContextDelete(look);
+	return writer == NULL;
 }
 
-/* Is one of them still there?  Remembers which. */
-static bool
+/*
+ * One of them that is still there, as it is now: a session may have prepared
+ * its transaction.
+ */
+static char **
 still_there(EtlPull *pull, List *those)
 {
-	const char *separator = "";
-	StringInfoData sql;
 	ListCell *lc;
-	char **found;
-	List *answer;
+	ListCell *lc2;
 
-	initStringInfo(&sql);
-	appendStringInfoString(&sql,
-						   "SELECT virtualtransaction FROM pg_locks"
-						   " WHERE locktype = 'relation' AND virtualtransaction IN (");
-	foreach(lc, those)
+	foreach(lc, writers(pull, false))
 	{
 		char **writer = lfirst(lc);
 
-		appendStringInfo(&sql, "%s%s", separator,
-						 quote_literal_cstr(writer[0] != NULL ? writer[0] : ""));
-		separator = ", ";
-	}
-	appendStringInfoString(&sql, ") LIMIT 1");
-	answer = etl_site_ask_server(pull->site, sql.data);
-	if (answer == NIL)
-		return false;
-	found = linitial(answer);
-	foreach(lc, those)
-	{
-		char **writer = lfirst(lc);
+		foreach(lc2, those)
+		{
+			const char *other = ((char **) lfirst(lc2))[0];
 
-		if (writer[0] == NULL || found[0] == NULL ||
-			strcmp(writer[0], found[0]) != 0)
-			continue;
-		pull->has_holder = true;
-		pull->holder.pid = writer[1] == NULL ? 0 : pg_strtoint32(writer[1]);
-		pull->holder.gid = writer[2];
-		pull->holder.since = writer[3];
+			if (writer[0] != NULL && other != NULL &&
+				strcmp(writer[0], other) == 0)
+				return writer;
+		}
 	}
-	return true;
+	return NULL;
 }
 
 /* Sleeps a while; returns false, and does not, if max_wait is over. */
@@ -709,6 +729,7 @@ wait_left(EtlPull *pull)
 static void
 tell(EtlPull *pull)
 {
+	pull->has_waited = true;
 	if (pull->holder.gid != NULL)
 		ereport(NOTICE,
 				(errmsg("pipeline \"%s\" waits for prepared transaction \"%s\"",
@@ -717,10 +738,12 @@ tell(EtlPull *pull)
 	else if (pull->safety == ETL_SAFETY_HORIZON)
 		ereport(NOTICE,
 				(errmsg("pipeline \"%s\" waits for the transaction of process %d, in progress since %s",
-						pull->pipeline, pull->holder.pid, pull->holder.since)));
+						pull->pipeline, pull->holder.pid, pull->holder.since),
+				 errhint("It waits no longer than \"max_wait\".")));
 	else
 		ereport(NOTICE,
 				(errmsg("pipeline \"%s\" waits for the transaction of process %d, which writes to \"%s\"",
 						pull->pipeline, pull->holder.pid,
-						RelationGetRelationName(pull->source))));
+						RelationGetRelationName(pull->source)),
+				 errhint("It waits no longer than \"max_wait\".")));
 }

@@ -34,7 +34,6 @@
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "utils/acl.h"
-#include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"

@@ -53,7 +53,8 @@ struct EtlSite
  */
 
 /*
- * Finds the site of a source; checks that the caller may read the source.
+ * Finds the site of a source.  One that leaves this database checks before
+ * that the caller may read the source; here each query does.
  */
 extern EtlSite *etl_site_open(Relation source);
 

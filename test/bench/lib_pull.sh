@@ -18,7 +18,7 @@
 #
 # shellcheck shell=bash disable=SC2154
 
-export PGOPTIONS='-c client_min_messages=warning'
+export PGOPTIONS='-c client_min_messages=warning -c work_mem=64MB'
 near=bench_near
 far=bench_far
 scale=${SCALE:-1}

@@ -65,7 +65,7 @@ sub start
 			'--default-time-zone=+00:00', '--character-set-server=utf8mb4',
 			'--innodb-buffer-pool-size=16M', '--innodb-flush-log-at-trx-commit=0',
 			'--innodb-use-native-aio=0' ],
-		'<', \undef, '>', "$dir/server.log", '2>&1');
+		'<', '/dev/null', '>', "$dir/server.log", '2>&1');
 	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		return if defined $self->ask('SELECT 1');
@@ -86,7 +86,8 @@ sub stop
 	return;
 }
 
-# The answer as text with tabs, or nothing if there is none to be had.
+# The answer as text with tabs, or nothing if there is none to be had.  (A client
+# that cannot connect would not read its input, which breaks the pipe.)
 sub ask
 {
 	my ($self, $sql, $stderr) = @_;
@@ -95,8 +96,8 @@ sub ask
 
 	IPC::Run::run(
 		[   program('mariadb'), '--no-defaults', "--socket=$self->{socket}", '--user=root',
-			'--batch', '--skip-column-names' ],
-		'<', \$sql, '>', \$stdout, '2>', \$message)
+			'--batch', '--skip-column-names', '--execute', $sql ],
+		'<', '/dev/null', '>', \$stdout, '2>', \$message)
 	  or do { $$stderr = $message if $stderr; return };
 	chomp $stdout;
 	return $stdout;

@@ -74,8 +74,8 @@ BEGIN
 		p.cursor_column, 't_' || p.name, p.cursor_type) USING p.name;
 END $$;
 
--- Until so many seconds have passed: checks, and kills a puller in the middle
--- now and then.
+-- Until so many seconds have passed: checks, and now and then kills a session
+-- that pulls, or the one at the other end.
 CREATE PROCEDURE watch(seconds float8) LANGUAGE plpgsql AS $$
 DECLARE
 	ends timestamptz := clock_timestamp() + seconds * interval '1 second';
@@ -88,7 +88,7 @@ BEGIN
 		COMMIT;
 		IF random() < 0.15 THEN
 			PERFORM pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity
-				WHERE application_name = 'puller' AND state <> 'idle' ORDER BY random() LIMIT 1) victim;
+				WHERE application_name IN ('puller', 'etl_patterns') AND state <> 'idle' ORDER BY random() LIMIT 1) victim;
 		END IF;
 		COMMIT;
 		PERFORM pg_sleep(0.1 * random());

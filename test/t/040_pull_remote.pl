@@ -209,6 +209,22 @@ is(near("$as_joe $pull"), 0, 'a superuser can');
 near("REVOKE SELECT ON orders FROM joe; GRANT SELECT (id, name) ON orders TO joe");
 like(error_of("$as_joe SELECT etl_incremental_pull('joe2', 'orders', 'copied', 'id', '{id}')"),
 	qr/permission denied/, 'each column counts');
+near("CREATE TABLE names (name text); GRANT ALL ON names TO joe; REVOKE SELECT (id) ON orders FROM joe");
+like(error_of("$as_joe SELECT etl_incremental_pull('joe3', 'orders', 'names', 'id', apply_options => '{\"columns\": [\"name\"]}')"),
+	qr/permission denied for foreign table orders/, 'that of the cursor, too');
+
+# ---------------------------------------------------------------------------
+# What the server there knows of the cursor
+# ---------------------------------------------------------------------------
+
+far("CREATE SEQUENCE cached CACHE 10; CREATE TABLE numbered (\"Far No\" bigint DEFAULT nextval('cached'))");
+near(q{
+	CREATE FOREIGN TABLE numbered (no bigint OPTIONS (column_name 'Far No')) SERVER far OPTIONS (schema_name 'public');
+	CREATE TABLE numbers (no bigint);
+});
+like(error_of("SELECT etl_incremental_pull('numbers', 'numbered', 'numbers', 'no')"),
+	qr/sequence public.cached does not hand out values in increasing order.*CACHE 1/s,
+	'a sequence there that hands out values in another order');
 
 # ---------------------------------------------------------------------------
 # Applied by a merge; a foreign table with children

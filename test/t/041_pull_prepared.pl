@@ -95,6 +95,7 @@ for my $safety ('horizon', 'lock_wait')
 		like($pulls->{notice}, qr/\b$pid\b/, "$safety: waits for a session");
 		$writer->query_safe("PREPARE TRANSACTION $quoted");
 		$writer->quit;
+		pump_until($session->{run}, $session->{timeout}, \$session->{stderr}, qr/NOTICE.*\Q$gid\E/);
 		$node->safe_psql('postgres', "COMMIT PREPARED $quoted");
 		is($pulls->finish($session), '2 in time', "$safety: and for the transaction that it prepares");
 		is($pulls->ids('dst'), '1 2', "$safety: its rows");

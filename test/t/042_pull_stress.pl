@@ -12,6 +12,6 @@ use Pull;
 use Test::More;
 
 my $node = Pull::start_node('pull');
-Pull::stress($node, $ENV{SEED} // 2042, 8);
+Pull::stress($node, $ENV{SEED} // 2042, 7);
 $node->stop;
 done_testing();

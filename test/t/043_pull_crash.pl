@@ -315,22 +315,24 @@ foreach my $kind (sort keys %kinds)
 foreach my $kind (sort keys %kinds)
 {
 	my $case = fresh($kind);
+	my $restarts = $kind eq 'append' || $kind eq 'flags';
 
-	$node->safe_psql('postgres', "BEGIN; $case->{pull}; PREPARE TRANSACTION 'pull'");
-	is(state($case), $case->{before}, "$kind, prepared: nothing is seen");
-	my ($status, $stdout, $stderr) = $node->psql('postgres', "SET lock_timeout = 100; $case->{pull}");
-	like($stderr, qr/ERROR:  canceling statement due to lock timeout/, "$kind, prepared: another pull waits");
-	$node->stop('immediate');
-	$node->start;
-	($status, $stdout, $stderr) = $node->psql('postgres', "SET lock_timeout = 100; $case->{pull}");
-	like($stderr, qr/ERROR:  canceling statement due to lock timeout/, "$kind, prepared: also after a crash");
-	$node->safe_psql('postgres', "ROLLBACK PREPARED 'pull'");
-	is(state($case), $case->{before}, "$kind, prepared and rolled back: all is as before");
+	foreach my $end ('ROLLBACK', 'COMMIT')
+	{
+		my $what = "$kind, prepared" . ($restarts ? ', after a crash' : '');
 
-	$node->safe_psql('postgres', "BEGIN; $case->{pull}; PREPARE TRANSACTION 'pull'");
-	$node->stop('immediate');
-	$node->start;
-	$node->safe_psql('postgres', "COMMIT PREPARED 'pull'");
+		$node->safe_psql('postgres', "BEGIN; $case->{pull}; PREPARE TRANSACTION 'pull'");
+		if ($restarts)
+		{
+			$node->stop('immediate');
+			$node->start;
+		}
+		is(state($case), $case->{before}, "$what: nothing is seen");
+		my ($status, $stdout, $stderr) = $node->psql('postgres', "SET lock_timeout = 100; $case->{pull}");
+		like($stderr, qr/ERROR:  canceling statement due to lock timeout/, "$what: another pull waits");
+		$node->safe_psql('postgres', "$end PREPARED 'pull'");
+		is(state($case), $case->{before}, "$what and rolled back: all is as before") if $end eq 'ROLLBACK';
+	}
 	is($node->safe_psql('postgres', $case->{pull} =~ s/\*/rows_read/r), 0, "$kind, prepared and committed: nothing is left");
 	check_equal($case, "$kind, prepared and committed");
 }
