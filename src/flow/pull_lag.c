@@ -126,7 +126,7 @@ look_at_source(void *arg)
 	{
 		if (pull->cursor_column != NULL)
 			etl_pull_set_cursor(pull);
-		answer = etl_site_ask(pull->site, waiting_rows(pull, "LIMIT 1"));
+		answer = etl_site_ask(pull->site, waiting_rows(pull, "LIMIT 1"), "v");
 		look->waits = answer != NIL;
 		if (look->waits)
 		{

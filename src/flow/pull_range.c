@@ -47,6 +47,7 @@ static void look_back(EtlPull *pull);
 static int compare(EtlPull *pull, const char *a, const char *b);
 static Datum minus_interval(Oid type, Datum value, Interval *interval);
 static void find_edges(EtlPull *pull, Edges *edges);
+static const char *checked(EtlPull *pull, const char *value);
 static bool keeps_rows_back(EtlPull *pull);
 static bool takes_a_scan(EtlPull *pull);
 static void append_scan(StringInfo sql, EtlPull *pull, bool counts_nulls);
@@ -312,20 +313,28 @@ find_edges(EtlPull *pull, Edges *edges)
 		append_lookups(&sql, pull);
 
 	memset(edges, 0, sizeof(Edges));
-	answer = etl_site_row(pull->site, etl_site_ask(pull->site, sql.data));
-	edges->last = answer[n++];
+	answer = etl_site_ask_row(pull->site, sql.data,
+							  pull->batch_rows > 0 ? "nvnn" : "nv");
+	edges->last = checked(pull, answer[n++]);
 	if (edges->last != NULL)
 		refuse_infinite(pull, edges->last);
-	if (counts_nulls && answer[n] != NULL)
-		edges->null_rows = pg_strtoint64(answer[n]);
-	else
-		edges->null_rows = etl_site_yes(answer[n]) ? 1 : 0;
+	edges->null_rows = counts_nulls ? pg_strtoint64(answer[n]) :
+									  (etl_site_yes(answer[n]) ? 1 : 0);
 	n++;
 	if (pull->batch_rows > 0)
 	{
-		edges->beyond = answer[n++];
-		edges->first = answer[n++];
+		edges->beyond = checked(pull, answer[n++]);
+		edges->first = checked(pull, answer[n++]);
 	}
+}
+
+/* What another server calls a value of the cursor may become the watermark. */
+static const char *
+checked(EtlPull *pull, const char *value)
+{
+	if (value != NULL && pull->site->is_remote)
+		(void) etl_plain_value(pull->cursor.type, value);
+	return value;
 }
 
 /*
@@ -402,7 +411,7 @@ keeps_rows_back(EtlPull *pull)
 		return false;
 	initStringInfo(&sql);
 	append_edge(&sql, pull, "LIMIT 1", pull->reach);
-	return etl_site_ask(pull->site, sql.data) != NIL;
+	return etl_site_ask(pull->site, sql.data, "v") != NIL;
 }
 
 /* A value at one end of the range, in the order of the cursor. */
@@ -556,9 +565,11 @@ cut_batch(EtlPull *pull, const Edges *edges)
 	high->value = edges->beyond;
 	initStringInfo(&sql);
 	append_edge(&sql, pull, "DESC LIMIT 1", pull->limit);
-	answer = etl_site_ask(pull->site, sql.data);
+	answer = etl_site_ask(pull->site, sql.data, "v");
 	high->inclusive = true;
-	high->value = answer != NIL ? ((char **) linitial(answer))[0] : edges->first;
+	high->value = answer != NIL ?
+					  checked(pull, ((char **) linitial(answer))[0]) :
+					  edges->first;
 	if (high->value == NULL) /* rows have gone between two foreign queries */
 		pull->has_rows = false;
 	pull->more = high->value == NULL || strcmp(high->value, edges->last) != 0;

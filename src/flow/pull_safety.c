@@ -90,6 +90,8 @@ static void set_horizon(EtlPull *pull);
 static TimestampTz oldest_start(EtlPull *pull, TimestampTz *own);
 static void check_activity(EtlPull *pull, char **answer);
 static TimestampTz site_clock(EtlPull *pull);
+static TimestampTz time_of(EtlPull *pull, const char *text);
+static int pid_of(const char *text);
 static char *limit_of_time(EtlPull *pull, TimestampTz time);
 static Timestamp local_limit(TimestampTz time);
 static List *writers(EtlPull *pull, bool prepared_only);
@@ -251,7 +253,7 @@ check_server(EtlPull *pull)
 	appendStringInfoString(&sql,
 						   "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_subscription_rel r"
 						   " JOIN family f ON r.srrelid = f.relid)");
-	answer = etl_site_row(pull->site, etl_site_ask_server(pull->site, sql.data));
+	answer = etl_site_ask_server_row(pull->site, sql.data, "vv");
 	if (etl_site_yes(answer[0]))
 		refuse(pull,
 			   "Its server is a standby, where the transactions that write it cannot be seen. Pass safety => 'lag'.");
@@ -289,7 +291,7 @@ check_sequences(EtlPull *pull)
 					 " AND d.objid = ad.oid AND d.refclassid = 'pg_class'::regclass)"
 					 " LIMIT 1",
 					 quote_literal_cstr(pull->cursor.sql));
-	answer = etl_site_ask_server(pull->site, sql.data);
+	answer = etl_site_ask_server(pull->site, sql.data, "vvv");
 	if (answer == NIL)
 		return;
 	row = linitial(answer);
@@ -385,19 +387,19 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 	char **answer;
 
 	answer =
-		etl_site_row(pull->site,
-					 etl_site_ask_server(pull->site,
-										 "SELECT min(s.start),"
-										 " (array_agg(a.pid ORDER BY s.start) FILTER (WHERE s.start IS NOT NULL))[1],"
-										 " min(s.start) FILTER (WHERE a.pid = pg_backend_pid()),"
-										 " count(*) FILTER (WHERE a.pid <> pg_backend_pid()) > 0,"
-										 " max(a.pid) FILTER (WHERE a.state = 'disabled'),"
-										 " current_setting('track_activities')::boolean,"
-										 " pg_has_role('pg_read_all_stats', 'USAGE')"
-										 " FROM pg_stat_activity a, LATERAL (SELECT " START_OF
-										 " AS start) s"
-										 " WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
-										 " AND a.backend_type <> 'autovacuum worker'"));
+		etl_site_ask_server_row(pull->site,
+								"SELECT min(s.start),"
+								" (array_agg(a.pid ORDER BY s.start) FILTER (WHERE s.start IS NOT NULL))[1],"
+								" min(s.start) FILTER (WHERE a.pid = pg_backend_pid()),"
+								" count(*) FILTER (WHERE a.pid <> pg_backend_pid()) > 0,"
+								" max(a.pid) FILTER (WHERE a.state = 'disabled'),"
+								" current_setting('track_activities')::boolean,"
+								" pg_has_role('pg_read_all_stats', 'USAGE')"
+								" FROM pg_stat_activity a, LATERAL (SELECT " START_OF
+								" AS start) s"
+								" WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+								" AND a.backend_type <> 'autovacuum worker'",
+								"nnnvnvv");
 	check_activity(pull, answer);
 
 	/*
@@ -409,16 +411,15 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 	pull->has_holder = false;
 	*own = clock;
 	if (answer[2] != NULL)
-		*own = DatumGetTimestampTz(etl_plain_value(TIMESTAMPTZOID, answer[2]));
+		*own = time_of(pull, answer[2]);
 	if (answer[0] != NULL)
 	{
-		TimestampTz oldest = DatumGetTimestampTz(
-			etl_plain_value(TIMESTAMPTZOID, answer[0]));
+		TimestampTz oldest = time_of(pull, answer[0]);
 
 		if (oldest < Min(limit, *own) && answer[1] != NULL)
 		{
 			pull->has_holder = true;
-			pull->holder.pid = pg_strtoint32(answer[1]);
+			pull->holder.pid = pid_of(answer[1]);
 			pull->holder.gid = NULL;
 			pull->holder.since = answer[0];
 		}
@@ -458,12 +459,27 @@ site_clock(EtlPull *pull)
 
 	if (!pull->site->is_remote)
 		return GetCurrentTimestamp();
-	answer = etl_site_row(pull->site,
-						  etl_site_ask_server(pull->site,
-											  "SELECT clock_timestamp()"));
-	if (answer[0] == NULL)
-		elog(ERROR, "server does not tell its time");
-	return DatumGetTimestampTz(etl_plain_value(TIMESTAMPTZOID, answer[0]));
+	answer = etl_site_ask_server_row(pull->site, "SELECT clock_timestamp()",
+									 "v");
+	return time_of(pull, answer[0]);
+}
+
+/* A time that a server has told. */
+static TimestampTz
+time_of(EtlPull *pull, const char *text)
+{
+	TimestampTz time = DatumGetTimestampTz(etl_plain_value(TIMESTAMPTZOID, text));
+
+	if (TIMESTAMP_NOT_FINITE(time))
+		etl_site_bad_answer(pull->site);
+	return time;
+}
+
+/* 0 for nobody. */
+static int
+pid_of(const char *text)
+{
+	return text == NULL ? 0 : pg_strtoint32(text);
 }
 
 /*
@@ -552,7 +568,7 @@ etl_safety_wait_for_holder(EtlPull *pull)
 	tell(pull);
 	for (;;)
 	{
-		List *answer = etl_site_ask_server(pull->site, sql);
+		List *answer = etl_site_ask_server(pull->site, sql, "v");
 
 		if (answer == NIL)
 			return true;
@@ -583,11 +599,12 @@ etl_safety_holder(EtlPull *pull)
 									 " WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
 									 " AND backend_type <> 'autovacuum worker'"
 									 " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
-									 " ORDER BY xact_start LIMIT 1");
+									 " ORDER BY xact_start LIMIT 1",
+									 "nn");
 	if (answer == NIL)
 		return 0;
 	row = linitial(answer);
-	return row[1] == NULL ? 0 : pg_strtoint32(row[1]);
+	return pid_of(row[1]);
 }
 
 /*
@@ -624,7 +641,7 @@ writers(EtlPull *pull, bool prepared_only)
 					 " AND %s ORDER BY 4, 1",
 					 prepared_only ? "l.pid IS NULL" :
 									 "l.pid IS DISTINCT FROM pg_backend_pid()");
-	return etl_site_ask_server(pull->site, sql.data);
+	return etl_site_ask_server(pull->site, sql.data, "vnnn");
 }
 
 /*
@@ -653,7 +670,7 @@ wait_for(EtlPull *pull, List *those)
 		MemoryContextSwitchTo(outer);
 		if (writer == NULL)
 			break;
-		pid = writer[1] == NULL ? 0 : pg_strtoint32(writer[1]);
+		pid = pid_of(writer[1]);
 		if (!told || pid != pull->holder.pid)
 		{
 			pull->has_holder = true;

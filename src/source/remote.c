@@ -74,7 +74,7 @@ static void check_privilege(Relation source);
 static char *option_of(List *options, const char *name);
 static void describe_source(EtlRemoteSite *site, Relation source);
 static char *name_array(EtlRemoteSite *site, int natts);
-static List *remote_ask(EtlSite *site, const char *sql);
+static List *remote_ask(EtlSite *site, const char *sql, int natts);
 static void remote_close(EtlSite *site);
 
 const EtlSiteOps etl_site_remote_ops = {
@@ -211,7 +211,8 @@ describe_source(EtlRemoteSite *site, Relation source)
 	appendStringInfo(&sql, DESCRIBE_SOURCE,
 					 name_array(site, RelationGetDescr(source)->natts),
 					 quote_literal_cstr(site->pub.from));
-	answer = remote_ask(&site->pub, sql.data);
+	answer = remote_ask(&site->pub, sql.data, 4);
+	etl_site_check_answer(&site->pub, answer, "vvvn");
 	if (answer == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -223,16 +224,16 @@ describe_source(EtlRemoteSite *site, Relation source)
 	site->can_lock = etl_site_yes(row[0]);
 	site->pub.shows_writers = etl_site_yes(row[1]);
 	site->pub.tables = psprintf("%s::pg_catalog.oid[]",
-								quote_literal_cstr(row[2] != NULL ? row[2] :
-																	"{}"));
-	for (char *p = row[3], *end; p != NULL && *p != '\0'; p = end)
+								quote_literal_cstr(row[2]));
+	for (char *p = row[3]; p != NULL && *p != '\0';)
 	{
-		int number = strtol(p, &end, 10);
+		char *next;
+		long number = strtol(p, &next, 10);
 
-		if (end == p)
-			break;
-		if (number >= 1 && number <= RelationGetDescr(source)->natts)
-			site->is_missing[number - 1] = true;
+		if (next == p || number < 1 || number > RelationGetDescr(source)->natts)
+			etl_site_bad_answer(&site->pub);
+		site->is_missing[number - 1] = true;
+		p = next;
 	}
 }
 
@@ -253,23 +254,25 @@ name_array(EtlRemoteSite *site, int natts)
 }
 
 static List *
-remote_ask(EtlSite *site, const char *sql)
+remote_ask(EtlSite *site, const char *sql, int natts)
 {
 	EtlRemote *remote = ((EtlRemoteSite *) site)->remote;
-	PGresult *result = etl_remote_query(remote, sql);
-	int natts = PQnfields(result);
+	PGresult *result = etl_remote_query(remote, sql, PGRES_TUPLES_OK);
 	List *rows = NIL;
+
+	if (PQnfields(result) != natts)
+		etl_site_bad_answer(site);
 
 	for (int i = 0; i < PQntuples(result); i++)
 	{
-		char **row = palloc0(sizeof(char *) * Max(natts, ETL_SITE_PLACES));
+		char **row = palloc0(sizeof(char *) * Max(natts, 1));
 
 		for (int j = 0; j < natts; j++)
 		{
 			if (PQgetisnull(result, i, j))
 				continue;
 			row[j] = pstrdup(PQgetvalue(result, i, j));
-			(void) pg_verifymbstr(row[j], (int) strlen(row[j]), false);
+			pg_verifymbstr(row[j], (int) strlen(row[j]), false);
 		}
 		rows = lappend(rows, row);
 	}
@@ -295,7 +298,7 @@ etl_remote_begin(EtlSite *site)
 	if (self->can_lock)
 		appendStringInfo(&sql, "; LOCK TABLE %s IN ACCESS SHARE MODE",
 						 site->from);
-	etl_remote_query(self->remote, sql.data);
+	etl_remote_query(self->remote, sql.data, PGRES_COMMAND_OK);
 	etl_remote_clear(self->remote);
 }
 

@@ -45,7 +45,8 @@ extern void etl_remote_begin(EtlSite *site);
 extern EtlRemote *etl_remote_connect(ForeignServer *server,
 									 UserMapping *mapping);
 extern void etl_remote_disconnect(EtlRemote *remote);
-extern PGresult *etl_remote_query(EtlRemote *remote, const char *sql);
+extern PGresult *etl_remote_query(EtlRemote *remote, const char *sql,
+								  ExecStatusType expected);
 extern void etl_remote_clear(EtlRemote *remote);
 extern int etl_remote_copy_data(EtlRemote *remote);
 pg_noreturn extern void etl_remote_throw(EtlRemote *remote);

@@ -67,6 +67,9 @@ static PGresult *next_result(EtlRemote *remote);
 static void read_more(EtlRemote *remote);
 static int wait_for(EtlRemote *remote, int events, long timeout);
 static bool is_error(const PGresult *result);
+static bool is_copy(const PGresult *result);
+static void check_result(EtlRemote *remote, ExecStatusType expected);
+static const char *readable(const char *text);
 static void release_remotes(ResourceReleasePhase phase, bool is_commit,
 							bool is_top, void *arg);
 static void cancel_query(PGconn *conn);
@@ -257,7 +260,8 @@ wait_until_connected(EtlRemote *remote)
 		ereport(ERROR,
 				(errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 				 errmsg("could not connect to server \"%s\"", remote->server),
-				 errdetail_internal("%s", pchomp(PQerrorMessage(remote->conn)))));
+				 errdetail_internal("%s", readable(pchomp(
+											  PQerrorMessage(remote->conn))))));
 }
 
 /*
@@ -305,10 +309,11 @@ ignore_notice(void *arg, const PGresult *result)
 
 /*
  * Runs a query, or several separated by semicolons, and returns the last
- * result; throws if one fails.  The result is good until etl_remote_clear().
+ * result; throws if one fails, or if the last is not of the kind that is
+ * expected.  The result is good until etl_remote_clear().
  */
 PGresult *
-etl_remote_query(EtlRemote *remote, const char *sql)
+etl_remote_query(EtlRemote *remote, const char *sql, ExecStatusType expected)
 {
 	PGresult *result;
 
@@ -325,12 +330,31 @@ etl_remote_query(EtlRemote *remote, const char *sql)
 		}
 		etl_remote_clear(remote);
 		remote->result = result;
-		if (PQresultStatus(result) == PGRES_COPY_OUT)
-			return result;
+		if (is_copy(result))
+			break;
 	}
+	check_result(remote, expected);
+	return remote->result;
+}
+
+/* libpq repeats such a result for as long as the COPY goes on. */
+static bool
+is_copy(const PGresult *result)
+{
+	return PQresultStatus(result) == PGRES_COPY_OUT ||
+		   PQresultStatus(result) == PGRES_COPY_IN ||
+		   PQresultStatus(result) == PGRES_COPY_BOTH;
+}
+
+static void
+check_result(EtlRemote *remote, ExecStatusType expected)
+{
 	if (remote->result == NULL || is_error(remote->result))
 		etl_remote_throw(remote);
-	return remote->result;
+	if (PQresultStatus(remote->result) != expected)
+		ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
+						errmsg("server \"%s\" has sent an unexpected result",
+							   remote->server)));
 }
 
 static bool
@@ -388,10 +412,11 @@ etl_remote_copy_data(EtlRemote *remote)
 		{
 			etl_remote_clear(remote);
 			remote->result = result;
+			if (is_copy(result))
+				break;
 		}
 	}
-	if (remote->result == NULL || is_error(remote->result))
-		etl_remote_throw(remote);
+	check_result(remote, PGRES_COMMAND_OK);
 	etl_remote_clear(remote);
 	return -1;
 }
@@ -457,15 +482,17 @@ etl_remote_throw(EtlRemote *remote)
 {
 	const PGresult *result = is_error(remote->result) ? remote->result : NULL;
 	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-	const char *detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
-	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
-	const char *context = PQresultErrorField(result, PG_DIAG_CONTEXT);
+	const char *message = readable(
+		PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));
+	const char *detail = readable(
+		PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL));
+	const char *hint = readable(PQresultErrorField(result, PG_DIAG_MESSAGE_HINT));
+	const char *context = readable(PQresultErrorField(result, PG_DIAG_CONTEXT));
 	const char *severity = PQresultErrorField(result,
 											  PG_DIAG_SEVERITY_NONLOCALIZED);
 
 	if (message == NULL)
-		message = pchomp(PQerrorMessage(remote->conn));
+		message = readable(pchomp(PQerrorMessage(remote->conn)));
 	if (PQstatus(remote->conn) == CONNECTION_BAD ||
 		(severity != NULL && strcmp(severity, "ERROR") != 0))
 		ereport(ERROR,
@@ -481,6 +508,24 @@ etl_remote_throw(EtlRemote *remote)
 					hint != NULL ? errhint("%s", hint) : 0,
 					context != NULL ? errcontext("%s", context) : 0,
 					errcontext("remote server \"%s\"", remote->server)));
+}
+
+/*
+ * A message in the encoding of the database: somebody may keep it.  What a
+ * server says before the session begins is in an encoding of its own.
+ */
+static const char *
+readable(const char *text)
+{
+	char *copy;
+
+	if (text == NULL || pg_verifymbstr(text, (int) strlen(text), true))
+		return text;
+	copy = pstrdup(text);
+	for (char *p = copy; *p != '\0'; p++)
+		if (IS_HIGHBIT_SET(*p))
+			*p = '?';
+	return copy;
 }
 
 /* Ends a connection with all that hangs on it; throws nothing. */

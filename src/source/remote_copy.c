@@ -62,6 +62,12 @@ struct RemoteColumn
 	FmgrInfo function; /* or the input function */
 	Oid io_param;
 	int32 typmod;
+
+	/* what a value that is not passed to the function must keep to */
+	int max_length; /* bytes that are never too many, or -1 */
+	int min_length; /* and those that are too few */
+	int scale;		/* of a numeric, or -1 */
+	int max_digits; /* before its decimal point */
 };
 
 /* A COPY that is being read. */
@@ -92,6 +98,7 @@ static void look_up_columns(RemoteCopy *copy, EtlRemoteSite *site,
 							const AttrNumber *attnums);
 static void choose_decoder(RemoteColumn *column, Form_pg_attribute att,
 						   Oid remote_type, int32 remote_typmod);
+static void set_numeric_limits(RemoteColumn *column, int32 typmod);
 static bool is_string_type(Oid type);
 static const BinaryType *binary_type(Oid type);
 static char *select_list(RemoteCopy *copy, EtlSite *site,
@@ -213,9 +220,7 @@ etl_remote_rows(EtlSite *site, const char *where, const AttrNumber *attnums,
 	if (where != NULL)
 		appendStringInfo(&sql, " WHERE %s", where);
 	appendStringInfoString(&sql, ") TO STDOUT (FORMAT binary)");
-	if (PQresultStatus(etl_remote_query(self->remote, sql.data)) !=
-		PGRES_COPY_OUT)
-		elog(ERROR, "server \"%s\" did not start a COPY", self->remote->server);
+	etl_remote_query(self->remote, sql.data, PGRES_COPY_OUT);
 
 	context.callback = conversion_context;
 	context.arg = &copy;
@@ -285,7 +290,7 @@ look_up_columns(RemoteCopy *copy, EtlRemoteSite *site, const AttrNumber *attnums
 	sql = psprintf("SELECT %s FROM %s LIMIT 0",
 				   select_list(copy, &site->pub, attnums, false),
 				   site->pub.from);
-	result = etl_remote_query(site->remote, sql);
+	result = etl_remote_query(site->remote, sql, PGRES_TUPLES_OK);
 	if (PQnfields(result) != copy->natts)
 		elog(ERROR, "server \"%s\" has described %d columns instead of %d",
 			 site->remote->server, PQnfields(result), copy->natts);
@@ -331,12 +336,17 @@ choose_decoder(RemoteColumn *column, Form_pg_attribute att, Oid remote_type,
 	column->name = NameStr(att->attname);
 	column->typmod = att->atttypmod;
 	column->checks_null = is_domain;
+	column->scale = -1;
 	column->decode = decode_any;
 
 	/* The bytes of all strings are alike. */
 	if (is_string_type(remote_type) && is_string_type(local_type) && same_typmod)
 	{
 		column->decode = decode_string;
+		column->max_length = att->atttypmod < 0 ? -1 : att->atttypmod - VARHDRSZ;
+		column->min_length = local_type == BPCHAROID ? column->max_length : 0;
+		getTypeInputInfo(local_type, &function, &column->io_param);
+		fmgr_info(function, &column->function);
 		return;
 	}
 
@@ -348,6 +358,11 @@ choose_decoder(RemoteColumn *column, Form_pg_attribute att, Oid remote_type,
 		getTypeBinaryInputInfo(local_type, &function, &column->io_param);
 		if (type->decode != NULL && same_typmod)
 			column->decode = type->decode;
+		/* The server says that values keep to it, but that is all we know. */
+		if (base_type == NUMERICOID && att->atttypmod >= 0)
+			set_numeric_limits(column, att->atttypmod);
+		else if (att->atttypmod >= 0)
+			column->decode = decode_any;
 	}
 	else
 	{
@@ -355,6 +370,19 @@ choose_decoder(RemoteColumn *column, Form_pg_attribute att, Oid remote_type,
 		column->as_text = !is_string_type(remote_type);
 	}
 	fmgr_info(function, &column->function);
+}
+
+static void
+set_numeric_limits(RemoteColumn *column, int32 typmod)
+{
+	int packed = typmod - VARHDRSZ;
+	int precision = (packed >> 16) & 0xffff;
+	int scale = packed & 0x7ff;
+
+	if (scale & 0x400) /* it is negative */
+		column->decode = decode_any;
+	column->scale = scale;
+	column->max_digits = precision - scale;
 }
 
 static bool
@@ -667,10 +695,17 @@ make_varlena(char *data, int len)
 	return PointerGetDatum(copy);
 }
 
+/* Characters are only counted if there may be too many, or too few. */
 static Datum
 decode_string(RemoteColumn *column, char *data, int len)
 {
+	if (column->max_length >= 0 &&
+		(len > column->max_length || len < column->min_length))
+		return decode_any(column, data, len);
 	pg_verifymbstr(data, len, false);
+	if (column->min_length > 0 &&
+		pg_mbstrlen_with_len(data, len) < column->min_length)
+		return decode_any(column, data, len);
 	return make_varlena(data, len);
 }
 
@@ -714,6 +749,13 @@ decode_any(RemoteColumn *column, char *data, int len)
 	return result;
 }
 
+/* The decimal digits of one of base 10000, from the first that is not 0. */
+static inline int
+count_digits(int digit)
+{
+	return digit >= 1000 ? 4 : digit >= 100 ? 3 : digit >= 10 ? 2 : 1;
+}
+
 /*
  * What comes is a count of digits, weight, sign and scale of 16 bits each, then
  * the digits, of base 10000.  That is nearly what is stored in the short form
@@ -741,6 +783,8 @@ decode_numeric(RemoteColumn *column, char *data, int len)
 	weight = (int16) pg_ntoh16(head[1]);
 	negative = pg_ntoh16(head[2]) == WIRE_NEGATIVE;
 	scale = pg_ntoh16(head[3]);
+	if (column->scale >= 0 && scale != column->scale)
+		return decode_any(column, data, len);
 	excess = (ndigits - 1 - weight) * DIGITS_PER_GROUP - scale;
 	if (ndigits > MAX_DIGITS_IN_PLACE ||
 		len != (int) (sizeof(head) + ndigits * sizeof(digit)) ||
@@ -755,6 +799,9 @@ decode_numeric(RemoteColumn *column, char *data, int len)
 		memcpy(&digit, digits + i * sizeof(digit), sizeof(digit));
 		digit = pg_ntoh16(digit);
 		if (digit > 9999 || (digit == 0 && i == 0))
+			return decode_any(column, data, len);
+		if (i == 0 && column->scale >= 0 &&
+			weight * DIGITS_PER_GROUP + count_digits(digit) > column->max_digits)
 			return decode_any(column, data, len);
 	}
 	if (ndigits > 0 && digit == 0)

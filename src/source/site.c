@@ -17,6 +17,8 @@ static const EtlSiteOps *const sites[] = {
 	&etl_site_local_ops,
 };
 
+static char **only_row(EtlSite *site, List *answer);
+
 EtlSite *
 etl_site_open(Relation source)
 {
@@ -36,27 +38,67 @@ etl_site_open(Relation source)
 }
 
 List *
-etl_site_ask(EtlSite *site, const char *sql)
+etl_site_ask(EtlSite *site, const char *sql, const char *columns)
 {
-	return site->ops->ask(site, sql);
+	List *answer = site->ops->ask(site, sql, (int) strlen(columns));
+
+	etl_site_check_answer(site, answer, columns);
+	return answer;
 }
 
 List *
-etl_site_ask_server(EtlSite *site, const char *sql)
+etl_site_ask_server(EtlSite *site, const char *sql, const char *columns)
 {
+	List *answer;
+
 	Assert(site->shows_writers || site->is_remote);
-	return site->ops->ask_server(site, sql);
+	answer = site->ops->ask_server(site, sql, (int) strlen(columns));
+	etl_site_check_answer(site, answer, columns);
+	return answer;
 }
 
 char **
-etl_site_row(EtlSite *site, List *answer)
+etl_site_ask_row(EtlSite *site, const char *sql, const char *columns)
 {
-	if (answer == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_ERROR),
-				 errmsg("the server of relation \"%s\" has given no answer",
-						RelationGetRelationName(site->source))));
+	return only_row(site, etl_site_ask(site, sql, columns));
+}
+
+char **
+etl_site_ask_server_row(EtlSite *site, const char *sql, const char *columns)
+{
+	return only_row(site, etl_site_ask_server(site, sql, columns));
+}
+
+static char **
+only_row(EtlSite *site, List *answer)
+{
+	if (list_length(answer) != 1)
+		etl_site_bad_answer(site);
 	return linitial(answer);
+}
+
+void
+etl_site_check_answer(EtlSite *site, List *answer, const char *columns)
+{
+	ListCell *lc;
+
+	foreach(lc, answer)
+	{
+		char **row = lfirst(lc);
+
+		for (int i = 0; columns[i] != '\0'; i++)
+			if (columns[i] == 'v' && row[i] == NULL)
+				etl_site_bad_answer(site);
+	}
+}
+
+void
+etl_site_bad_answer(EtlSite *site)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROTOCOL_VIOLATION),
+			 errmsg("the server of relation %s has given an unexpected answer",
+					site->from)));
 }
 
 bool

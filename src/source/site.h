@@ -24,8 +24,8 @@ typedef struct EtlSiteOps
 	const char *name; /* as a run's detail calls it */
 	bool (*serves)(Relation source);
 	EtlSite *(*open)(Relation source);
-	List *(*ask)(EtlSite *site, const char *sql);
-	List *(*ask_server)(EtlSite *site, const char *sql);
+	List *(*ask)(EtlSite *site, const char *sql, int natts);
+	List *(*ask_server)(EtlSite *site, const char *sql, int natts);
 	void (*begin)(EtlSite *site);
 	int64 (*rows)(EtlSite *site, const char *where, const AttrNumber *attnums,
 				  int natts, EtlRowCall call, void *arg);
@@ -64,24 +64,34 @@ extern EtlSite *etl_site_open(Relation source);
  * form of the types' output functions with ISO dates, UTC and all digits,
  * whatever the session's settings are.  Each call has a snapshot of its own,
  * younger than the call, until etl_site_begin().
+ *
+ * Another server may answer anything.  So the caller says what it relies on: a
+ * letter for each column, 'v' for a value, 'n' for a value or NULL.  It gets
+ * that, in the encoding of the database, or an error.  What a value looks like
+ * is for the caller to check.
  */
-extern List *etl_site_ask(EtlSite *site, const char *sql);
+extern List *etl_site_ask(EtlSite *site, const char *sql, const char *columns);
 
 /*
  * The same about the server itself, which must be PostgreSQL: its clock, its
  * sessions and their locks, whoever the caller is, where rights allow.  Names
  * that are not qualified are those of pg_catalog.
  */
-extern List *etl_site_ask_server(EtlSite *site, const char *sql);
+extern List *etl_site_ask_server(EtlSite *site, const char *sql,
+								 const char *columns);
 
-/*
- * What is on the other side may answer anything.  A row has at least so many
- * places, which are NULL if nothing came; etl_site_row() gives the first row, or
- * throws if there is none; etl_site_yes() tells whether a value is true.
- */
-#define ETL_SITE_PLACES 8
+/* The same for a query that yields exactly one row. */
+extern char **etl_site_ask_row(EtlSite *site, const char *sql,
+							   const char *columns);
+extern char **etl_site_ask_server_row(EtlSite *site, const char *sql,
+									  const char *columns);
 
-extern char **etl_site_row(EtlSite *site, List *answer);
+/* Throws if that is not the answer; for the sites. */
+extern void etl_site_check_answer(EtlSite *site, List *answer,
+								  const char *columns);
+pg_noreturn extern void etl_site_bad_answer(EtlSite *site);
+
+/* Is a boolean value of an answer true? */
 extern bool etl_site_yes(const char *value);
 
 /*

@@ -41,8 +41,8 @@ static List *kept_plans = NIL;
 static bool local_serves(Relation source);
 static EtlSite *local_open(Relation source);
 static const char *table_array(List *tables);
-static List *local_ask(EtlSite *site, const char *sql);
-static List *local_ask_server(EtlSite *site, const char *sql);
+static List *local_ask(EtlSite *site, const char *sql, int natts);
+static List *local_ask_server(EtlSite *site, const char *sql, int natts);
 static SPIPlanPtr kept_plan(const char *sql);
 static List *run_query(const char *sql, SPIPlanPtr plan, MemoryContext context);
 static void local_begin(EtlSite *site);
@@ -109,7 +109,7 @@ table_array(List *tables)
  * the call: callers to whom that matters refuse such transactions.
  */
 static List *
-local_ask(EtlSite *site, const char *sql)
+local_ask(EtlSite *site, const char *sql, int natts)
 {
 	MemoryContext context = CurrentMemoryContext;
 	List *result;
@@ -122,7 +122,7 @@ local_ask(EtlSite *site, const char *sql)
 }
 
 static List *
-local_ask_server(EtlSite *site, const char *sql)
+local_ask_server(EtlSite *site, const char *sql, int natts)
 {
 	MemoryContext context = CurrentMemoryContext;
 	EtlLedgerScope scope;
