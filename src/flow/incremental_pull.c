@@ -91,6 +91,8 @@ etl_pull_run(EtlPull *pull)
 		apply_rows(pull);
 	move_watermark(pull);
 	finish_run(pull);
+	if (pull->rows != NULL)
+		tuplestore_end(pull->rows);
 	if (pull->site != NULL)
 		etl_site_close(pull->site);
 	relation_close(pull->source, NoLock);

@@ -109,6 +109,12 @@ set_columns(PullAppend *append)
 		Form_pg_attribute to_att;
 
 		column->target = attnameAttNum(pull->target, lfirst(lc), false);
+		if (column->target == InvalidAttrNumber) /* it has gone in a wait */
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of relation \"%s\" does not exist",
+							(char *) lfirst(lc),
+							RelationGetRelationName(pull->target))));
 		to_att = TupleDescAttr(target, column->target - 1);
 		column->typlen = to_att->attlen;
 		column->typbyval = to_att->attbyval;

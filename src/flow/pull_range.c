@@ -118,8 +118,10 @@ check_cursor_type(EtlPull *pull, Form_pg_attribute att)
 
 	if (OidIsValid(type->lt_opr))
 		procedure = get_opcode(type->lt_opr);
+	/* a row cannot be compared with a literal; money depends on the locale */
 	if (!OidIsValid(procedure) ||
-		get_func_namespace(procedure) != PG_CATALOG_NAMESPACE)
+		get_func_namespace(procedure) != PG_CATALOG_NAMESPACE ||
+		type_is_rowtype(att->atttypid) || getBaseType(att->atttypid) == MONEYOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("column \"%s\" of type %s cannot be a cursor",
@@ -310,12 +312,14 @@ find_edges(EtlPull *pull, Edges *edges)
 		append_lookups(&sql, pull);
 
 	memset(edges, 0, sizeof(Edges));
-	answer = linitial(etl_site_ask(pull->site, sql.data));
+	answer = etl_site_row(pull->site, etl_site_ask(pull->site, sql.data));
 	edges->last = answer[n++];
 	if (edges->last != NULL)
 		refuse_infinite(pull, edges->last);
-	edges->null_rows = counts_nulls ? pg_strtoint64(answer[n]) :
-									  (strcmp(answer[n], "t") == 0 ? 1 : 0);
+	if (counts_nulls && answer[n] != NULL)
+		edges->null_rows = pg_strtoint64(answer[n]);
+	else
+		edges->null_rows = etl_site_yes(answer[n]) ? 1 : 0;
 	n++;
 	if (pull->batch_rows > 0)
 	{

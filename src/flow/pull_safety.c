@@ -73,9 +73,9 @@
  * CHAIN, each one starts when the message came.  Between two of them none is in
  * progress, and the start of the message counts.
  */
-#define START_OF                    \
-	"coalesce(a.xact_start,"        \
-	" CASE WHEN a.state = 'active'" \
+#define START_OF                                                 \
+	"coalesce(a.xact_start,"                                     \
+	" CASE WHEN a.state IN ('active', 'fastpath function call')" \
 	" AND a.backend_type = 'client backend' THEN a.query_start END)"
 
 static void refuse(EtlPull *pull, const char *hint);
@@ -251,11 +251,11 @@ check_server(EtlPull *pull)
 	appendStringInfoString(&sql,
 						   "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_subscription_rel r"
 						   " JOIN family f ON r.srrelid = f.relid)");
-	answer = linitial(etl_site_ask_server(pull->site, sql.data));
-	if (strcmp(answer[0], "t") == 0)
+	answer = etl_site_row(pull->site, etl_site_ask_server(pull->site, sql.data));
+	if (etl_site_yes(answer[0]))
 		refuse(pull,
 			   "Its server is a standby, where the transactions that write it cannot be seen. Pass safety => 'lag'.");
-	if (strcmp(answer[1], "t") == 0)
+	if (etl_site_yes(answer[1]))
 		refuse(pull,
 			   "A subscription writes it, and the transactions that gave its rows their values cannot be seen. Pass safety => 'lag'.");
 }
@@ -297,15 +297,15 @@ check_sequences(EtlPull *pull)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("sequence %s does not hand out values in increasing order",
 					row[0]),
-			 strcmp(row[1], "t") == 0 ?
+			 etl_site_yes(row[1]) ?
 				 errdetail(
 					 "Each session takes several of its values at once and uses them later.") :
 				 0,
 			 errhint("Use ALTER SEQUENCE %s %s, or pass safety => 'none' if rows are never committed late.",
 					 row[0],
-					 strcmp(row[1], "t") == 0 ? "CACHE 1" :
-					 strcmp(row[2], "t") == 0 ? "INCREMENT 1" :
-												"NO CYCLE")));
+					 etl_site_yes(row[1]) ? "CACHE 1" :
+					 etl_site_yes(row[2]) ? "INCREMENT 1" :
+											"NO CYCLE")));
 }
 
 /* ------------------------------------------------------------------ */
@@ -384,26 +384,27 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 	TimestampTz limit = clock;
 	char **answer;
 
-	answer = linitial(
-		etl_site_ask_server(pull->site,
-							"SELECT min(s.start),"
-							" (array_agg(a.pid ORDER BY s.start) FILTER (WHERE s.start IS NOT NULL))[1],"
-							" min(s.start) FILTER (WHERE a.pid = pg_backend_pid()),"
-							" count(*) FILTER (WHERE a.pid <> pg_backend_pid()) > 0,"
-							" max(a.pid) FILTER (WHERE a.state = 'disabled'),"
-							" current_setting('track_activities')::boolean,"
-							" pg_has_role('pg_read_all_stats', 'USAGE')"
-							" FROM pg_stat_activity a, LATERAL (SELECT " START_OF
-							" AS start) s"
-							" WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
-							" AND a.backend_type <> 'autovacuum worker'"));
+	answer =
+		etl_site_row(pull->site,
+					 etl_site_ask_server(pull->site,
+										 "SELECT min(s.start),"
+										 " (array_agg(a.pid ORDER BY s.start) FILTER (WHERE s.start IS NOT NULL))[1],"
+										 " min(s.start) FILTER (WHERE a.pid = pg_backend_pid()),"
+										 " count(*) FILTER (WHERE a.pid <> pg_backend_pid()) > 0,"
+										 " max(a.pid) FILTER (WHERE a.state = 'disabled'),"
+										 " current_setting('track_activities')::boolean,"
+										 " pg_has_role('pg_read_all_stats', 'USAGE')"
+										 " FROM pg_stat_activity a, LATERAL (SELECT " START_OF
+										 " AS start) s"
+										 " WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+										 " AND a.backend_type <> 'autovacuum worker'"));
 	check_activity(pull, answer);
 
 	/*
 	 * Between getting a statement and showing its start a backend may be kept
 	 * from running.
 	 */
-	if (strcmp(answer[3], "t") == 0)
+	if (etl_site_yes(answer[3]))
 		limit -= etl_horizon_guard * INT64CONST(1000);
 	pull->has_holder = false;
 	*own = clock;
@@ -414,7 +415,7 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 		TimestampTz oldest = DatumGetTimestampTz(
 			etl_plain_value(TIMESTAMPTZOID, answer[0]));
 
-		if (oldest < Min(limit, *own))
+		if (oldest < Min(limit, *own) && answer[1] != NULL)
 		{
 			pull->has_holder = true;
 			pull->holder.pid = pg_strtoint32(answer[1]);
@@ -430,14 +431,14 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 static void
 check_activity(EtlPull *pull, char **answer)
 {
-	if (strcmp(answer[6], "t") != 0)
+	if (!etl_site_yes(answer[6]))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("safety 'horizon' is not possible: the server of relation \"%s\" does not show when transactions started",
 						RelationGetRelationName(pull->source)),
 				 errhint(
 					 "Grant the role pg_read_all_stats on that server to the user of the connection, or pass safety => 'lag'.")));
-	if (strcmp(answer[5], "t") != 0 || answer[4] != NULL)
+	if (!etl_site_yes(answer[5]) || answer[4] != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg(
@@ -457,8 +458,11 @@ site_clock(EtlPull *pull)
 
 	if (!pull->site->is_remote)
 		return GetCurrentTimestamp();
-	answer = linitial(
-		etl_site_ask_server(pull->site, "SELECT clock_timestamp()"));
+	answer = etl_site_row(pull->site,
+						  etl_site_ask_server(pull->site,
+											  "SELECT clock_timestamp()"));
+	if (answer[0] == NULL)
+		elog(ERROR, "server does not tell its time");
 	return DatumGetTimestampTz(etl_plain_value(TIMESTAMPTZOID, answer[0]));
 }
 
@@ -681,8 +685,13 @@ still_there(EtlPull *pull, List *those)
 		char **writer = lfirst(lc);
 
 		foreach(lc2, those)
-			if (strcmp(writer[0], ((char **) lfirst(lc2))[0]) == 0)
+		{
+			const char *other = ((char **) lfirst(lc2))[0];
+
+			if (writer[0] != NULL && other != NULL &&
+				strcmp(writer[0], other) == 0)
 				return writer;
+		}
 	}
 	return NULL;
 }

@@ -23,6 +23,7 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -219,14 +220,17 @@ describe_source(EtlRemoteSite *site, Relation source)
 				 errhint("See the options schema_name and table_name of foreign table \"%s\".",
 						 RelationGetRelationName(source))));
 	row = linitial(answer);
-	site->can_lock = row[0][0] == 't';
-	site->pub.shows_writers = row[1][0] == 't';
+	site->can_lock = etl_site_yes(row[0]);
+	site->pub.shows_writers = etl_site_yes(row[1]);
 	site->pub.tables = psprintf("%s::pg_catalog.oid[]",
-								quote_literal_cstr(row[2]));
-	for (char *p = row[3]; p != NULL && *p != '\0';)
+								quote_literal_cstr(row[2] != NULL ? row[2] :
+																	"{}"));
+	for (char *p = row[3], *end; p != NULL && *p != '\0'; p = end)
 	{
-		int number = strtol(p, &p, 10);
+		int number = strtol(p, &end, 10);
 
+		if (end == p)
+			break;
 		if (number >= 1 && number <= RelationGetDescr(source)->natts)
 			site->is_missing[number - 1] = true;
 	}
@@ -258,11 +262,15 @@ remote_ask(EtlSite *site, const char *sql)
 
 	for (int i = 0; i < PQntuples(result); i++)
 	{
-		char **row = palloc0(sizeof(char *) * Max(natts, 1));
+		char **row = palloc0(sizeof(char *) * Max(natts, ETL_SITE_PLACES));
 
 		for (int j = 0; j < natts; j++)
-			if (!PQgetisnull(result, i, j))
-				row[j] = pstrdup(PQgetvalue(result, i, j));
+		{
+			if (PQgetisnull(result, i, j))
+				continue;
+			row[j] = pstrdup(PQgetvalue(result, i, j));
+			(void) pg_verifymbstr(row[j], (int) strlen(row[j]), false);
+		}
 		rows = lappend(rows, row);
 	}
 	etl_remote_clear(remote);

@@ -48,6 +48,23 @@ etl_site_ask_server(EtlSite *site, const char *sql)
 	return site->ops->ask_server(site, sql);
 }
 
+char **
+etl_site_row(EtlSite *site, List *answer)
+{
+	if (answer == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("the server of relation \"%s\" has given no answer",
+						RelationGetRelationName(site->source))));
+	return linitial(answer);
+}
+
+bool
+etl_site_yes(const char *value)
+{
+	return value != NULL && strcmp(value, "t") == 0;
+}
+
 void
 etl_site_begin(EtlSite *site)
 {

@@ -75,6 +75,16 @@ extern List *etl_site_ask(EtlSite *site, const char *sql);
 extern List *etl_site_ask_server(EtlSite *site, const char *sql);
 
 /*
+ * What is on the other side may answer anything.  A row has at least so many
+ * places, which are NULL if nothing came; etl_site_row() gives the first row, or
+ * throws if there is none; etl_site_yes() tells whether a value is true.
+ */
+#define ETL_SITE_PLACES 8
+
+extern char **etl_site_row(EtlSite *site, List *answer);
+extern bool etl_site_yes(const char *value);
+
+/*
  * What is asked and read from now on is not older than now; on a remote
  * server it is one snapshot.
  */
