@@ -96,7 +96,7 @@ find_flag(EtlPull *pull)
 				 errdetail(
 					 "Elsewhere the flags and the rows could not be committed together."),
 				 errhint(
-					 "Use \"cursor_column\", with \"lookback\" if its values come late.")));
+					 "Pull from the table itself if it is here, or use \"cursor_column\".")));
 	return flag;
 }
 
