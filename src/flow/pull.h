@@ -41,7 +41,6 @@ typedef enum EtlNullCursor
 /* The words of these, in the order of the enums; in pull_call.c. */
 extern const char *const etl_safety_words[];
 extern const char *const etl_apply_words[];
-extern const char *const etl_null_cursor_words[];
 
 /* One side of a range; a value of NULL is no limit. */
 typedef struct EtlBound

@@ -44,7 +44,8 @@ const char *const etl_safety_words[] = {"auto", "horizon", "lock_wait",
 										"lag",	"none",	   NULL};
 const char *const etl_apply_words[] = {"append", "upsert", "scd1",
 									   "scd2",	 "scd3",   NULL};
-const char *const etl_null_cursor_words[] = {"error", "ignore", "include", NULL};
+static const char *const null_cursor_words[] = {"error", "ignore", "include",
+												NULL};
 
 #define KEYS_HINT "Name the columns of the key, for example keys => '{id}'."
 
@@ -101,7 +102,7 @@ etl_pull_from_args(FunctionCallInfo fcinfo)
 	}
 	pull->null_cursor = etl_option_word("null_cursor",
 										etl_arg_text(fcinfo, ARG_NULL_CURSOR),
-										etl_null_cursor_words);
+										null_cursor_words);
 	pull->typed_safety = pull->safety;
 	return pull;
 }
@@ -201,7 +202,7 @@ etl_pull_append_call(StringInfo json, EtlPull *pull)
 	appendStringInfoString(json, "\"keys\": ");
 	etl_json_append_names(json, pull->keys);
 	appendStringInfo(json, ", \"null_cursor\": \"%s\", \"batch_rows\": ",
-					 etl_null_cursor_words[pull->null_cursor]);
+					 null_cursor_words[pull->null_cursor]);
 	if (pull->batch_rows > 0)
 		appendStringInfo(json, "\"" INT64_FORMAT "\"", pull->batch_rows);
 	else
@@ -297,7 +298,7 @@ etl_pull_from_watermark(const EtlWatermark *watermark)
 		pull->batch_rows = pg_strtoint64(batch_rows);
 	pull->null_cursor = etl_option_word("null_cursor",
 										etl_json_text(call, "null_cursor"),
-										etl_null_cursor_words);
+										null_cursor_words);
 	return pull;
 }
 

@@ -94,7 +94,9 @@ find_flag(EtlPull *pull)
 				 errmsg("the source of a pull with flags must be a table of this database: \"%s\"",
 						RelationGetRelationName(pull->source)),
 				 errdetail(
-					 "Elsewhere the flags and the rows could not be committed together.")));
+					 "Elsewhere the flags and the rows could not be committed together."),
+				 errhint(
+					 "Pull from the table itself if it is here, or use \"cursor_column\".")));
 	return flag;
 }
 

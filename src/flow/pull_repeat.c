@@ -28,6 +28,7 @@
 PG_FUNCTION_INFO_V1(etl_backfill);
 PG_FUNCTION_INFO_V1(etl_incremental_drain);
 
+static void check_can_commit(FunctionCallInfo fcinfo);
 static bool drain_batch(const char *pipeline, Oid function);
 
 /*
@@ -77,9 +78,6 @@ etl_backfill(PG_FUNCTION_ARGS)
 Datum
 etl_incremental_drain(PG_FUNCTION_ARGS)
 {
-	bool atomic = !(fcinfo->context != NULL &&
-					IsA(fcinfo->context, CallContext) &&
-					!castNode(CallContext, fcinfo->context)->atomic);
 	int batches = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
 	TimestampTz end = 0;
 	MemoryContext context;
@@ -92,14 +90,7 @@ etl_incremental_drain(PG_FUNCTION_ARGS)
 						errmsg("parameter \"%s\" must be greater than zero",
 							   "max_batches")));
 	PreventCommandIfReadOnly("etl_incremental_drain()");
-	if (atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-				 errmsg(
-					 "etl_incremental_drain() cannot run inside a transaction block"),
-				 errdetail("It commits after each batch."),
-				 errhint(
-					 "CALL it outside of BEGIN ... COMMIT and not from a function, or use etl_incremental_pull().")));
+	check_can_commit(fcinfo);
 	if (!PG_ARGISNULL(2))
 		end = DatumGetTimestampTz(
 			DirectFunctionCall2(timestamptz_pl_interval,
@@ -133,6 +124,21 @@ etl_incremental_drain(PG_FUNCTION_ARGS)
 	SPI_finish();
 	MemoryContextDelete(context);
 	PG_RETURN_VOID();
+}
+
+static void
+check_can_commit(FunctionCallInfo fcinfo)
+{
+	if (fcinfo->context != NULL && IsA(fcinfo->context, CallContext) &&
+		!castNode(CallContext, fcinfo->context)->atomic)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+			 errmsg(
+				 "etl_incremental_drain() cannot run inside a transaction block"),
+			 errdetail("It commits after each batch."),
+			 errhint(
+				 "CALL it outside of BEGIN ... COMMIT and not from a function, or use etl_incremental_pull().")));
 }
 
 /* One batch; is there more? */
