@@ -70,6 +70,14 @@ RESET work_mem;
 SELECT rows_waiting > 0 AS waiting FROM etl_patterns.pipeline_lag WHERE pipeline = 'i';
 SELECT DISTINCT who FROM seen;
 SELECT current_setting('work_mem') <> '1MB' AS as_before;
+-- Nor does a superuser repeat the call of somebody else, who has passed what it runs.
+SELECT try($$SELECT etl_backfill('i', NULL, NULL)$$);
+CALL etl_incremental_drain('i');
+SELECT DISTINCT who FROM seen;
+SET ROLE etl_intruder;
+CALL etl_incremental_drain('i');
+RESET ROLE;
+SELECT count(*) FROM copy;
 -- An error there does not hide the other pipelines.
 CREATE OR REPLACE FUNCTION look(id int) RETURNS int LANGUAGE plpgsql AS $$
 BEGIN

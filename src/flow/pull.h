@@ -122,11 +122,12 @@ typedef struct EtlPull
 	bool more;		/* batch_rows has cut it */
 	bool skipped;	/* gave up waiting: nothing is read */
 	int64 null_cursor_rows;
-	const char *limit; /* that safety has set, exclusive */
-	const char *reach; /* what it can become by waiting, or NULL */
-	EtlHolder holder;  /* who has set it, or was waited for */
-	bool has_holder;   /* is it so now? */
-	bool has_waited;   /* or begun to; for the holder */
+	const char *limit;		/* that safety has set, exclusive */
+	const char *reach;		/* what it can become by waiting, or NULL */
+	EtlHolder holder;		/* who has set it, or was waited for */
+	bool has_holder;		/* is it so now? */
+	bool has_waited;		/* or begun to; for the holder */
+	TimestampTz wait_start; /* of the first wait, or 0 */
 	int64 waited_us;
 	const char *way;	   /* how rows were written */
 	Tuplestorestate *rows; /* all columns of the source, or NULL: the range */

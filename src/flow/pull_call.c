@@ -12,6 +12,8 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
@@ -57,6 +59,7 @@ static void append_text(StringInfo json, const char *key, const char *value);
 static void append_interval(StringInfo json, const char *key,
 							const Interval *interval);
 static Interval *json_interval(Jsonb *object, const char *key);
+static void refuse_other_callers(const EtlWatermark *watermark);
 static List *json_names(Jsonb *object, const char *key);
 
 /* ------------------------------------------------------------------ */
@@ -259,6 +262,30 @@ append_interval(StringInfo json, const char *key, const Interval *interval)
 					etl_plain_text(INTERVALOID, IntervalPGetDatum(interval)));
 }
 
+/*
+ * What is remembered, such as an expression, is the owner's: it must not run
+ * with rights that the owner does not have.
+ */
+static void
+refuse_other_callers(const EtlWatermark *watermark)
+{
+	char *owner = GetUserNameFromId(watermark->role, true);
+
+	if (has_privs_of_role(watermark->role, GetUserId()))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("the call of pipeline \"%s\" can be repeated by its owner only",
+					watermark->pipeline),
+			 errdetail(
+				 "It would run what the owner has passed with your rights."),
+			 owner != NULL ?
+				 errhint("Use SET ROLE %s, or call etl_incremental_pull() with all its parameters.",
+						 quote_identifier(owner)) :
+				 errhint(
+					 "The owner was dropped. Call etl_incremental_pull() with all its parameters.")));
+}
+
 /* The last call of a pipeline. */
 EtlPull *
 etl_pull_from_watermark(const EtlWatermark *watermark)
@@ -274,6 +301,7 @@ etl_pull_from_watermark(const EtlWatermark *watermark)
 				 errmsg("pipeline \"%s\" has never run", watermark->pipeline),
 				 errhint(
 					 "Call etl_incremental_pull() once; the call is remembered.")));
+	refuse_other_callers(watermark);
 	pull->pipeline = watermark->pipeline;
 	pull->source_id = watermark->source;
 	pull->target_id = watermark->target;

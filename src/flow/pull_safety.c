@@ -31,6 +31,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -366,7 +368,7 @@ set_horizon(EtlPull *pull)
 			pull->reach = limit_of_time(pull, own);
 			return;
 		}
-		if (!wait_for(pull, prepared))
+		if (!wait_for(pull, prepared) || wait_left(pull) <= 0)
 		{
 			pull->skipped = true;
 			return;
@@ -718,7 +720,6 @@ static bool
 nap(EtlPull *pull, long *ms)
 {
 	int64 left = wait_left(pull);
-	TimestampTz start = GetCurrentTimestamp();
 
 	if (left <= 0)
 		return false;
@@ -726,20 +727,27 @@ nap(EtlPull *pull, long *ms)
 					 (long) Min(*ms, left), PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	pull->waited_us += GetCurrentTimestamp() - start;
+	pull->waited_us = GetCurrentTimestamp() - pull->wait_start;
 	*ms = Min(*ms * 2, LONGEST_NAP_MS);
 	return true;
 }
 
-/* How many milliseconds of max_wait are left. */
+/*
+ * How many milliseconds of max_wait are left.  The time of the questions in
+ * between counts, too: a server may take long to answer them.
+ */
 static int64
 wait_left(EtlPull *pull)
 {
 	const Interval *wait = pull->max_wait;
-	int64 us = wait->time + wait->day * USECS_PER_DAY +
-			   wait->month * (DAYS_PER_MONTH * USECS_PER_DAY);
+	TimestampTz now = GetCurrentTimestamp();
+	double us = (double) wait->time + (double) wait->day * USECS_PER_DAY +
+				(double) wait->month * DAYS_PER_MONTH * USECS_PER_DAY;
 
-	return (us - pull->waited_us + 999) / 1000;
+	if (pull->wait_start == 0)
+		pull->wait_start = now;
+	us -= (double) (now - pull->wait_start);
+	return us < (double) INT_MAX * 1000 ? (int64) ceil(us / 1000) : INT_MAX;
 }
 
 /* Says who is waited for. */
