@@ -316,8 +316,6 @@ find_edges(EtlPull *pull, Edges *edges)
 	answer = etl_site_ask_row(pull->site, sql.data,
 							  pull->batch_rows > 0 ? "nvnn" : "nv");
 	edges->last = checked(pull, answer[n++]);
-	if (edges->last != NULL)
-		refuse_infinite(pull, edges->last);
 	edges->null_rows = counts_nulls ? pg_strtoint64(answer[n]) :
 									  (etl_site_yes(answer[n]) ? 1 : 0);
 	n++;
@@ -328,12 +326,17 @@ find_edges(EtlPull *pull, Edges *edges)
 	}
 }
 
-/* What another server calls a value of the cursor may become the watermark. */
+/*
+ * What another server calls a value of the cursor may become the watermark.
+ */
 static const char *
 checked(EtlPull *pull, const char *value)
 {
-	if (value != NULL && pull->site->is_remote)
+	if (value == NULL)
+		return NULL;
+	if (pull->site->is_remote)
 		(void) etl_plain_value(pull->cursor.type, value);
+	refuse_infinite(pull, value);
 	return value;
 }
 
@@ -534,7 +537,8 @@ refuse_infinite(EtlPull *pull, const char *value)
 	const EtlCursor *cursor = &pull->cursor;
 
 	if (cursor->greatest == NULL ||
-		(strcmp(value, cursor->greatest) != 0 && strcmp(value, "NaN") != 0))
+		(strcmp(value, cursor->greatest) != 0 &&
+		 strcmp(value, cursor->least) != 0 && strcmp(value, "NaN") != 0))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

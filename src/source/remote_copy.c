@@ -292,8 +292,7 @@ look_up_columns(RemoteCopy *copy, EtlRemoteSite *site, const AttrNumber *attnums
 				   site->pub.from);
 	result = etl_remote_query(site->remote, sql, PGRES_TUPLES_OK);
 	if (PQnfields(result) != copy->natts)
-		elog(ERROR, "server \"%s\" has described %d columns instead of %d",
-			 site->remote->server, PQnfields(result), copy->natts);
+		etl_site_bad_answer(&site->pub);
 	for (int i = 0; i < copy->natts; i++)
 		choose_decoder(&copy->columns[i], TupleDescAttr(desc, i),
 					   PQftype(result, i), PQfmod(result, i));

@@ -3,9 +3,9 @@
 #
 # Both sides are sockets in the file system.  What is to be changed is a piece
 # of Perl in a file, which each connection reads when it begins: a sub that
-# gets the type of a message, its body (without the length) and how many of
-# that type have come before on the connection, and returns the bytes to be
-# sent, or undef to end the connection.
+# gets the type of a message, its body (without the length) and how many
+# messages of each type have come on the connection so far, this one included,
+# and returns the bytes to be sent, or undef to end the connection.
 
 package Proxy;
 
@@ -17,6 +17,10 @@ use IO::Socket::UNIX;
 use PostgreSQL::Test::Utils;
 use POSIX qw(_exit);
 
+# An end that comes early must not leave any.
+my @pids;
+END { my $status = $?; kill 'TERM', @pids; $? = $status }
+
 sub new
 {
 	my ($class, $host, $port) = @_;
@@ -24,8 +28,10 @@ sub new
 	my $self = bless { host => $dir, port => 5432, to => "$host/.s.PGSQL.$port", rule => "$dir/rule" }, $class;
 	my $listener = IO::Socket::UNIX->new(Local => "$dir/.s.PGSQL.5432", Listen => 20) or die "listen: $!";
 
+	$self->rule('sub { return message(@_[ 0, 1 ]) }');
 	$self->{pid} = fork() // die "fork: $!";
 	$self->serve($listener) if $self->{pid} == 0;
+	push @pids, $self->{pid};
 	return $self;
 }
 
@@ -64,7 +70,8 @@ sub serve
 
 		$number++;
 		next if fork();
-		relay($client, IO::Socket::UNIX->new(Peer => $self->{to}), $self->{rule}, $number);
+		eval { relay($client, IO::Socket::UNIX->new(Peer => $self->{to}), $self->{rule}, $number) };
+		print STDERR $@ if $@;
 		_exit(0);
 	}
 }
@@ -74,6 +81,39 @@ sub message
 	my ($type, $body) = @_;
 
 	return $type . pack('N', 4 + length $body) . $body;
+}
+
+# The values in the body of a DataRow, and the body of given values.
+sub values_of
+{
+	my ($body) = @_;
+	my @values;
+
+	my $at = 2;
+	for (1 .. unpack 'n', $body)
+	{
+		my $length = unpack 'l>', substr $body, $at, 4;
+
+		$at += 4;
+		push @values, $length < 0 ? undef : substr $body, $at, $length;
+		$at += $length if $length > 0;
+	}
+	return @values;
+}
+
+sub row_of
+{
+	return pack('n', scalar @_) . join '', map { defined $_ ? pack('N', length $_) . $_ : pack('l>', -1) } @_;
+}
+
+# The body of a RowDescription without its last column.
+sub fewer_columns
+{
+	my ($body) = @_;
+	my @columns = substr($body, 2) =~ /([^\0]*\0.{18})/gs;
+
+	pop @columns;
+	return pack('n', scalar @columns) . join '', @columns;
 }
 
 # One connection, until one side ends it.
@@ -102,7 +142,9 @@ sub relay
 			while (length $buffer >= 5 && length $buffer > (my $length = unpack 'xN', $buffer))
 			{
 				my $type = substr $buffer, 0, 1;
-				my $changed = $rule->($type, substr($buffer, 5, $length - 4), $count{$type}++ // 0);
+
+				$count{$type}++;
+				my $changed = $rule->($type, substr($buffer, 5, $length - 4), \%count);
 
 				$buffer = substr $buffer, $length + 1;
 				$out .= $changed // '';
