@@ -105,6 +105,7 @@ OBJS += \
 	src/flow/watermark.o \
 	src/flow/incremental_pull.o \
 	src/flow/pull_call.o \
+	src/flow/pull_repeat.o \
 	src/flow/pull_columns.o \
 	src/flow/pull_range.o \
 	src/flow/pull_safety.o \

@@ -281,4 +281,17 @@ SELECT pull('flagged', 'flagged', 'flagged_now', $$flag_column => 'flag'$$);
 RESET ROLE;
 DROP OWNED BY etl_puller, etl_other;
 DROP ROLE etl_puller, etl_other;
+-- What to do about a row that is there already, and which column a value does
+-- not fit into.
+CREATE TABLE there (id int PRIMARY KEY, name text, at timestamptz);
+CREATE TABLE there_now (id int PRIMARY KEY, name varchar(3), at timestamptz);
+INSERT INTO there VALUES (1, 'one', '2020-01-01');
+SELECT pull('there', 'there', 'there_now', $$'at', safety => 'none'$$);
+UPDATE there SET at = '2020-01-02';
+SELECT pull('there', 'there', 'there_now', $$'at', safety => 'none'$$);
+SELECT pull('there', 'there', 'there_now', $$'at', safety => 'none', keys => '{id}', apply => 'upsert'$$);
+INSERT INTO there VALUES (2, 'three', '2020-01-03');
+SELECT etl_incremental_pull('there', 'there', 'there_now', 'at', safety => 'none');
+SELECT etl_incremental_pull('there', 'there', 'there_now', 'at', safety => 'none', keys => '{id}');
+SELECT etl_incremental_pull('there', 'there', 'there_now', 'at', '{id}', 'scd3');
 \i :end

@@ -92,10 +92,12 @@ extern char etl_option_char(const char *parameter, const char *value);
 extern int etl_plain_text_enter(void);
 extern void etl_plain_text_leave(int level);
 extern char *etl_plain_text(Oid type, Datum value);
+extern char *etl_plain_literal(Oid type, const char *text);
 extern Datum etl_plain_value(Oid type, const char *text);
 
 /* in names.c */
 extern char *etl_relation_name(Relation rel);
+extern bool etl_has_name(List *names, const char *name);
 extern char *etl_operator_name(Oid operator);
 
 #endif /* ETL_BASE_H */

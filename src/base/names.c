@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * names.c
- *	  Names of objects as SQL text needs them: with their schema, and quoted.
+ *	  Names of objects as SQL text needs them: with their schema, and quoted;
+ *	  lists of names.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +21,18 @@ etl_relation_name(Relation rel)
 	return quote_qualified_identifier(get_namespace_name(
 										  RelationGetNamespace(rel)),
 									  RelationGetRelationName(rel));
+}
+
+/* Is a name in a list of C strings? */
+bool
+etl_has_name(List *names, const char *name)
+{
+	ListCell *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
 }
 
 /* An operator's name, ready for SQL. */

@@ -59,6 +59,22 @@ etl_plain_text(Oid type, Datum value)
 	return result;
 }
 
+/*
+ * What a caller wrote means what it means in the caller's session: such text
+ * as plain text; throws if it stands for no value.
+ */
+char *
+etl_plain_literal(Oid type, const char *text)
+{
+	Oid input;
+	Oid param;
+
+	getTypeInputInfo(type, &input, &param);
+	return etl_plain_text(type,
+						  OidInputFunctionCall(input, unconstify(char *, text),
+											   param, -1));
+}
+
 /* The value of a type that a text stands for; throws if it stands for none. */
 Datum
 etl_plain_value(Oid type, const char *text)

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * incremental_pull.c
- *	  etl_incremental_pull(): what is new in a source, into a target.
+ *	  etl_incremental_pull(): what is new in a source, into a target; the
+ *	  steps of a run, also for those that pull_repeat.c begins.
  *
  * The steps of a run, whose order matters: the pipeline is locked and its
  * watermark read; how far it is safe to read is found out, which may take a
@@ -19,47 +20,35 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
-#include "access/xact.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
-#include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "flow/pull.h"
 
-/* A drain commits after so many rows, if the pipeline says nothing else. */
-#define DRAIN_BATCH_ROWS 100000
-
 PG_FUNCTION_INFO_V1(etl_incremental_pull);
-PG_FUNCTION_INFO_V1(etl_incremental_drain);
-PG_FUNCTION_INFO_V1(etl_backfill);
 
-static void run_pull(EtlPull *pull);
 static bool has_work(EtlPull *pull);
 static void check_same_pipeline(EtlPull *pull);
 static void refuse_other(EtlPull *pull, const char *what, const char *before,
 						 const char *now);
 static const char *relation_label(Oid relid);
 static void open_relations(EtlPull *pull);
-static Relation open_existing(Oid relid, LOCKMODE lockmode);
+pg_noreturn static void refuse_gone(EtlPull *pull, const char *what, Oid relid);
 static void find_rows(EtlPull *pull);
 static char *own_literal(EtlPull *pull, const char *text, const char *parameter);
 static void set_literals(EtlPull *pull);
 static void literal_context(void *arg);
 static void apply_rows(EtlPull *pull);
+static void apply_context(void *arg);
 static void move_watermark(EtlPull *pull);
 static void finish_run(EtlPull *pull);
 static Jsonb *run_detail(EtlPull *pull);
 static Jsonb *jsonb_of(StringInfo json);
-static Datum result_row(EtlPull *pull, TupleDesc desc);
-static bool drain_batch(const char *pipeline, Oid function);
 
 /*
  * etl_incremental_pull(pipeline, source, target, ...): see
@@ -76,139 +65,16 @@ etl_incremental_pull(PG_FUNCTION_ARGS)
 	etl_pull_check_call(pull);
 	etl_watermark_read(&pull->watermark, pull->pipeline, true);
 	check_same_pipeline(pull);
-	run_pull(pull);
-	PG_RETURN_DATUM(result_row(pull, desc));
-}
-
-/*
- * etl_backfill(pipeline, low, high): the rows of a range once more.
- */
-Datum
-etl_backfill(PG_FUNCTION_ARGS)
-{
-	TupleDesc desc = etl_result_desc(fcinfo);
-	EtlWatermark watermark;
-	EtlPull *pull;
-
-	etl_refuse_null(fcinfo, 0, "pipeline");
-	PreventCommandIfReadOnly("etl_backfill()");
-	etl_watermark_read(&watermark, etl_arg_text(fcinfo, 0), false);
-	pull = etl_pull_from_watermark(&watermark);
-	if (pull->flag_column != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("pipeline \"%s\" has no cursor column, and so no ranges",
-						pull->pipeline),
-				 errhint("Set the column \"%s\" of the rows that are to be read again.",
-						 pull->flag_column)));
-	if (pull->keys == NIL)
-		ereport(WARNING,
-				(errmsg("pipeline \"%s\" has no keys: rows that it has read before will be there twice",
-						pull->pipeline),
-				 errhint(
-					 "Pull once with \"keys\", or delete the rows of the range from the target first.")));
-	pull->function = fcinfo->flinfo->fn_oid;
-	pull->watermark = watermark;
-	pull->is_backfill = true;
-	pull->safety = ETL_SAFETY_NONE;
-	pull->lookback = pull->lag = NULL;
-	pull->batch_rows = 0;
-	pull->range.low.value = etl_arg_text(fcinfo, 1);
-	pull->range.low.inclusive = true;
-	pull->end_value = etl_arg_text(fcinfo, 2);
-	run_pull(pull);
-	PG_RETURN_DATUM(result_row(pull, desc));
-}
-
-/*
- * etl_incremental_drain(pipeline, max_batches, max_runtime): batches, each in
- * a transaction of its own.
- */
-Datum
-etl_incremental_drain(PG_FUNCTION_ARGS)
-{
-	bool atomic = !(fcinfo->context != NULL &&
-					IsA(fcinfo->context, CallContext) &&
-					!castNode(CallContext, fcinfo->context)->atomic);
-	int batches = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
-	TimestampTz end = 0;
-	MemoryContext context;
-	char *pipeline;
-	bool more = true;
-
-	etl_refuse_null(fcinfo, 0, "pipeline");
-	if (!PG_ARGISNULL(1) && batches <= 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("parameter \"%s\" must be greater than zero",
-							   "max_batches")));
-	PreventCommandIfReadOnly("etl_incremental_drain()");
-	if (atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-				 errmsg(
-					 "etl_incremental_drain() cannot run inside a transaction block"),
-				 errdetail("It commits after each batch."),
-				 errhint(
-					 "CALL it outside of BEGIN ... COMMIT and not from a function, or use etl_incremental_pull().")));
-	if (!PG_ARGISNULL(2))
-		end = DatumGetTimestampTz(
-			DirectFunctionCall2(timestamptz_pl_interval,
-								TimestampTzGetDatum(GetCurrentTimestamp()),
-								PG_GETARG_DATUM(2)));
-
-	/* What is to outlive a commit. */
-	context = AllocSetContextCreate(PortalContext, "etl drain",
-									ALLOCSET_DEFAULT_SIZES);
-	pipeline = MemoryContextStrdup(context,
-								   text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	for (int batch = 0; more; batch++)
-	{
-		MemoryContext batch_context;
-		MemoryContext oldcontext;
-
-		if ((batches > 0 && batch == batches) ||
-			(end != 0 && batch > 0 && GetCurrentTimestamp() >= end))
-			break;
-		EnsurePortalSnapshotExists();
-		batch_context = AllocSetContextCreate(context, "etl batch",
-											  ALLOCSET_DEFAULT_SIZES);
-		oldcontext = MemoryContextSwitchTo(batch_context);
-		more = drain_batch(pipeline, fcinfo->flinfo->fn_oid);
-		MemoryContextSwitchTo(oldcontext);
-		SPI_commit();
-		MemoryContextDelete(batch_context);
-	}
-	SPI_finish();
-	MemoryContextDelete(context);
-	PG_RETURN_VOID();
-}
-
-/* One batch; is there more? */
-static bool
-drain_batch(const char *pipeline, Oid function)
-{
-	EtlWatermark watermark;
-	EtlPull *pull;
-
-	etl_watermark_read(&watermark, pipeline, true);
-	pull = etl_pull_from_watermark(&watermark);
-	pull->watermark = watermark;
-	pull->function = function;
-	pull->is_drain = pull->batch_rows == 0;
-	if (pull->is_drain)
-		pull->batch_rows = DRAIN_BATCH_ROWS;
-	run_pull(pull);
-	return pull->more;
+	etl_pull_run(pull);
+	PG_RETURN_DATUM(etl_pull_result(pull, desc));
 }
 
 /* ------------------------------------------------------------------ */
 /* a run                                                                */
 
 /* The call has been checked, and the watermark has been read. */
-static void
-run_pull(EtlPull *pull)
+void
+etl_pull_run(EtlPull *pull)
 {
 	open_relations(pull);
 	etl_pull_set_columns(pull);
@@ -225,6 +91,8 @@ run_pull(EtlPull *pull)
 		apply_rows(pull);
 	move_watermark(pull);
 	finish_run(pull);
+	if (pull->rows != NULL)
+		tuplestore_end(pull->rows);
 	if (pull->site != NULL)
 		etl_site_close(pull->site);
 	if (pull->rows != NULL)
@@ -284,7 +152,7 @@ refuse_other(EtlPull *pull, const char *what, const char *before,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("pipeline \"%s\" has another %s", pull->pipeline, what),
 			 errdetail("It is %s, and was to be %s.", before, now),
-			 errhint("Choose another name for the new pipeline, or forget what this one has read with SELECT etl_watermark_reset(%s).",
+			 errhint("Choose another name for the new pipeline, or forget what this one has read with SELECT etl_watermark_reset(%s). To go on from the same place, set it again with etl_watermark_set().",
 					 quote_literal_cstr(pull->pipeline))));
 }
 
@@ -303,28 +171,37 @@ open_relations(EtlPull *pull)
 	if (pull->source_id == pull->target_id)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("source and target are the same relation")));
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(pull->source_id)))
+		refuse_gone(pull, "source", pull->source_id);
 	etl_check_select_privilege(pull->source_id);
-	pull->source = open_existing(pull->source_id, pull->flag_column == NULL ?
-													  AccessShareLock :
-													  RowExclusiveLock);
+	pull->source = try_relation_open(pull->source_id, pull->flag_column == NULL ?
+														  AccessShareLock :
+														  RowExclusiveLock);
+	if (pull->source == NULL)
+		refuse_gone(pull, "source", pull->source_id);
 	if (RELATION_IS_OTHER_TEMP(pull->source))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot access temporary tables of other sessions")));
-	pull->target = open_existing(pull->target_id, AccessShareLock);
+	pull->target = try_relation_open(pull->target_id, AccessShareLock);
+	if (pull->target == NULL)
+		refuse_gone(pull, "target", pull->target_id);
 	etl_sink_check_kind(pull->target);
 }
 
-/* A regclass may name what is no more. */
-static Relation
-open_existing(Oid relid, LOCKMODE lockmode)
+/* A regclass, and a call that is remembered, may name what is no more. */
+static void
+refuse_gone(EtlPull *pull, const char *what, Oid relid)
 {
-	Relation rel = try_relation_open(relid, lockmode);
-
-	if (rel == NULL)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-						errmsg("relation with OID %u does not exist", relid)));
-	return rel;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("the %s of pipeline \"%s\" does not exist", what,
+					pull->pipeline),
+			 errdetail("It is the relation with OID %u.", relid),
+			 OidIsValid(pull->watermark.source) ?
+				 errhint("Forget the pipeline with SELECT etl_watermark_reset(%s), and pull with another %s. To go on from the same place, set it again with etl_watermark_set().",
+						 quote_literal_cstr(pull->pipeline), what) :
+				 0));
 }
 
 /* Finds out which rows are to be read. */
@@ -367,18 +244,14 @@ own_literal(EtlPull *pull, const char *text, const char *parameter)
 		.callback = literal_context,
 		.arg = unconstify(char *, parameter),
 	};
-	Oid type = pull->cursor.type;
-	Oid input;
-	Oid param;
-	Datum value;
+	char *literal;
 
 	if (text == NULL)
 		return NULL;
 	error_context_stack = &context;
-	getTypeInputInfo(type, &input, &param);
-	value = OidInputFunctionCall(input, unconstify(char *, text), param, -1);
+	literal = etl_plain_literal(pull->cursor.type, text);
 	error_context_stack = context.previous;
-	return etl_plain_text(type, value);
+	return literal;
 }
 
 /* Says which value a type's input function has complained about. */
@@ -394,10 +267,24 @@ literal_context(void *arg)
 static void
 apply_rows(EtlPull *pull)
 {
+	ErrorContextCallback context = {
+		.previous = error_context_stack,
+		.callback = apply_context,
+		.arg = pull,
+	};
+
+	error_context_stack = &context;
 	if (pull->apply == ETL_APPLY_APPEND && pull->keys == NIL)
 		etl_pull_append(pull);
 	else
 		etl_pull_merge(pull);
+	error_context_stack = context.previous;
+}
+
+static void
+apply_context(void *arg)
+{
+	errcontext("pipeline \"%s\"", ((EtlPull *) arg)->pipeline);
 }
 
 /* ------------------------------------------------------------------ */
@@ -442,6 +329,12 @@ move_watermark(EtlPull *pull)
 static void
 finish_run(EtlPull *pull)
 {
+	if (pull->skipped)
+		ereport(NOTICE,
+				(errmsg("pipeline \"%s\" gave up waiting and has read nothing",
+						pull->pipeline),
+				 errhint(
+					 "Pull again when that transaction has ended, or with a longer \"max_wait\".")));
 	etl_run_finish(pull->run, pull->skipped ? "skipped" : "succeeded",
 				   run_detail(pull));
 }
@@ -498,8 +391,9 @@ jsonb_of(StringInfo json)
 		DirectFunctionCall1(jsonb_in, CStringGetDatum(json->data)));
 }
 
-static Datum
-result_row(EtlPull *pull, TupleDesc desc)
+/* The row that a pull and a backfill return. */
+Datum
+etl_pull_result(EtlPull *pull, TupleDesc desc)
 {
 	const EtlRun *run = pull->run;
 	Datum values[9];

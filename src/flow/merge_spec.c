@@ -42,7 +42,6 @@ static Relation open_source(Oid relid);
 static void check_may_write(Relation target);
 static void set_columns(EtlMerge *merge, const EtlMergeNames *names);
 static bool is_read(const EtlMergeNames *names, const char *column);
-static bool has_name(List *names, const char *name);
 static void set_keys(EtlMerge *merge, const EtlMergeNames *names);
 static void set_times(EtlMerge *merge, const EtlMergeNames *names);
 pg_noreturn static void refuse_second_role(const EtlMergeColumn *column,
@@ -235,21 +234,10 @@ set_columns(EtlMerge *merge, const EtlMergeNames *names)
 static bool
 is_read(const EtlMergeNames *names, const char *column)
 {
-	return !names->columns_given || has_name(names->columns, column) ||
-		   has_name(names->keys, column) ||
+	return !names->columns_given || etl_has_name(names->columns, column) ||
+		   etl_has_name(names->keys, column) ||
 		   (names->sequence_by != NULL &&
 			strcmp(names->sequence_by, column) == 0);
-}
-
-static bool
-has_name(List *names, const char *name)
-{
-	ListCell *lc;
-
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	return false;
 }
 
 static void

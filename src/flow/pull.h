@@ -41,7 +41,6 @@ typedef enum EtlNullCursor
 /* The words of these, in the order of the enums; in pull_call.c. */
 extern const char *const etl_safety_words[];
 extern const char *const etl_apply_words[];
-extern const char *const etl_null_cursor_words[];
 
 /* One side of a range; a value of NULL is no limit. */
 typedef struct EtlBound
@@ -123,26 +122,34 @@ typedef struct EtlPull
 	bool more;		/* batch_rows has cut it */
 	bool skipped;	/* gave up waiting: nothing is read */
 	int64 null_cursor_rows;
-	const char *limit; /* that safety has set, exclusive */
-	const char *reach; /* what it can become by waiting, or NULL */
-	EtlHolder holder;  /* who has set it, or was waited for */
-	bool has_holder;   /* is it so now? */
-	bool has_waited;   /* or begun to; for the holder */
+	const char *limit;		/* that safety has set, exclusive */
+	const char *reach;		/* what it can become by waiting, or NULL */
+	EtlHolder holder;		/* who has set it, or was waited for */
+	bool has_holder;		/* is it so now? */
+	bool has_waited;		/* or begun to; for the holder */
+	TimestampTz wait_start; /* of the first wait, or 0 */
 	int64 waited_us;
 	const char *way;	   /* how rows were written */
 	Tuplestorestate *rows; /* all columns of the source, or NULL: the range */
 	const char *merge_detail; /* JSON of a merge, or NULL */
 } EtlPull;
 
+/* in incremental_pull.c: a run, and the row that is returned of it */
+extern void etl_pull_run(EtlPull *pull);
+extern Datum etl_pull_result(EtlPull *pull, TupleDesc desc);
+
 /* in pull_call.c: what a call says, as arguments and as it is remembered */
 extern EtlPull *etl_pull_from_args(FunctionCallInfo fcinfo);
 extern EtlPull *etl_pull_from_watermark(const EtlWatermark *watermark);
 extern void etl_pull_check_call(EtlPull *pull);
 extern void etl_pull_append_call(StringInfo json, EtlPull *pull);
+extern void etl_json_append_names(StringInfo json, List *names);
 extern char *etl_json_text(Jsonb *object, const char *key);
 
 /* in pull_columns.c: which columns are read, and what has changed */
 extern void etl_pull_set_columns(EtlPull *pull);
+extern AttrNumber etl_pull_column(EtlPull *pull, const char *name,
+								  const char *parameter);
 extern void etl_pull_append_columns(StringInfo json, EtlPull *pull);
 extern const char *etl_cursor_type_name(Oid source, const char *column);
 

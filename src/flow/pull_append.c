@@ -15,9 +15,7 @@
 #include "access/relation.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/memutils.h"
 
 #include "flow/assign.h"
 #include "flow/pull.h"
@@ -48,6 +46,7 @@ typedef struct PullAppend
 	bool in_place;		  /* all columns, each as it is and where it is */
 	TupleTableSlot *seen; /* the last one that was looked at */
 	bool takes_seen;	  /* may its tuples go in as they are? */
+	int current;		  /* column whose value is assigned, or -1 */
 } PullAppend;
 
 static void set_columns(PullAppend *append);
@@ -67,11 +66,15 @@ static void append_context(void *arg);
 void
 etl_pull_append(EtlPull *pull)
 {
-	PullAppend append = {.pull = pull, .run_context = CurrentMemoryContext};
+	PullAppend append = {
+		.pull = pull,
+		.run_context = CurrentMemoryContext,
+		.current = -1,
+	};
 	ErrorContextCallback context = {
 		.previous = error_context_stack,
 		.callback = append_context,
-		.arg = pull,
+		.arg = &append,
 	};
 
 	pull->target = relation_open(pull->target_id, RowExclusiveLock);
@@ -106,6 +109,12 @@ set_columns(PullAppend *append)
 		Form_pg_attribute to_att;
 
 		column->target = attnameAttNum(pull->target, lfirst(lc), false);
+		if (column->target == InvalidAttrNumber) /* it has gone in a wait */
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of relation \"%s\" does not exist",
+							(char *) lfirst(lc),
+							RelationGetRelationName(pull->target))));
 		to_att = TupleDescAttr(target, column->target - 1);
 		column->typlen = to_att->attlen;
 		column->typbyval = to_att->attbyval;
@@ -221,7 +230,11 @@ add_values(PullAppend *append, TupleTableSlot *slot)
 		bool isnull = slot->tts_isnull[i];
 
 		if (column->assign != NULL)
+		{
+			append->current = i;
 			value = assigned(append, column, value, &isnull);
+			append->current = -1;
+		}
 		if (!isnull && !column->typbyval)
 		{
 			value = datumCopy(value, false, column->typlen);
@@ -252,8 +265,21 @@ flush(PullAppend *append)
 	MemoryContextSwitchTo(oldcontext);
 }
 
+/*
+ * Says which column a value does not fit into, and what to do where a row is
+ * there already: mostly it has been pulled before, and has changed since.
+ */
 static void
 append_context(void *arg)
 {
-	errcontext("pipeline \"%s\"", ((EtlPull *) arg)->pipeline);
+	PullAppend *append = arg;
+	EtlPull *pull = append->pull;
+
+	if (append->current >= 0)
+		errcontext("column \"%s\" of relation \"%s\"",
+				   (char *) list_nth(pull->columns, append->current),
+				   RelationGetRelationName(pull->target));
+	if (geterrcode() == ERRCODE_UNIQUE_VIOLATION)
+		errhint(
+			"If rows change at the source, pass \"keys\" and apply => 'upsert'; if they are only read again, \"keys\".");
 }

@@ -12,6 +12,8 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/json.h"
@@ -44,7 +46,10 @@ const char *const etl_safety_words[] = {"auto", "horizon", "lock_wait",
 										"lag",	"none",	   NULL};
 const char *const etl_apply_words[] = {"append", "upsert", "scd1",
 									   "scd2",	 "scd3",   NULL};
-const char *const etl_null_cursor_words[] = {"error", "ignore", "include", NULL};
+static const char *const null_cursor_words[] = {"error", "ignore", "include",
+												NULL};
+
+#define KEYS_HINT "Name the columns of the key, for example keys => '{id}'."
 
 static Interval *arg_interval(FunctionCallInfo fcinfo, int arg,
 							  const char *parameter);
@@ -54,6 +59,7 @@ static void append_text(StringInfo json, const char *key, const char *value);
 static void append_interval(StringInfo json, const char *key,
 							const Interval *interval);
 static Interval *json_interval(Jsonb *object, const char *key);
+static void refuse_other_callers(const EtlWatermark *watermark);
 static List *json_names(Jsonb *object, const char *key);
 
 /* ------------------------------------------------------------------ */
@@ -99,7 +105,7 @@ etl_pull_from_args(FunctionCallInfo fcinfo)
 	}
 	pull->null_cursor = etl_option_word("null_cursor",
 										etl_arg_text(fcinfo, ARG_NULL_CURSOR),
-										etl_null_cursor_words);
+										null_cursor_words);
 	pull->typed_safety = pull->safety;
 	return pull;
 }
@@ -144,19 +150,22 @@ etl_pull_check_call(EtlPull *pull)
 	if (pull->keys == NIL && pull->apply != ETL_APPLY_APPEND)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("apply '%s' requires parameter \"keys\"",
-							   etl_apply_words[pull->apply])));
+							   etl_apply_words[pull->apply]),
+						errhint(KEYS_HINT)));
 	if (pull->keys == NIL && pull->lookback != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameter \"lookback\" requires parameter \"keys\""),
 				 errdetail(
-					 "Rows are read again, and must be told from new ones.")));
+					 "Rows are read again, and must be told from new ones."),
+				 errhint(KEYS_HINT)));
 	if (pull->keys == NIL && pull->null_cursor == ETL_NULL_CURSOR_INCLUDE)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("null_cursor 'include' requires parameter \"keys\""),
 				 errdetail(
-					 "Rows without a cursor value are read in every run, and must be told from new ones.")));
+					 "Rows without a cursor value are read in every run, and must be told from new ones."),
+				 errhint(KEYS_HINT)));
 	etl_pull_check_options(pull);
 }
 
@@ -193,18 +202,10 @@ check_flag_call(EtlPull *pull)
 void
 etl_pull_append_call(StringInfo json, EtlPull *pull)
 {
-	const char *separator = "";
-	ListCell *lc;
-
-	appendStringInfoString(json, "\"keys\": [");
-	foreach(lc, pull->keys)
-	{
-		appendStringInfoString(json, separator);
-		escape_json(json, lfirst(lc));
-		separator = ", ";
-	}
-	appendStringInfo(json, "], \"null_cursor\": \"%s\", \"batch_rows\": ",
-					 etl_null_cursor_words[pull->null_cursor]);
+	appendStringInfoString(json, "\"keys\": ");
+	etl_json_append_names(json, pull->keys);
+	appendStringInfo(json, ", \"null_cursor\": \"%s\", \"batch_rows\": ",
+					 null_cursor_words[pull->null_cursor]);
 	if (pull->batch_rows > 0)
 		appendStringInfo(json, "\"" INT64_FORMAT "\"", pull->batch_rows);
 	else
@@ -223,6 +224,23 @@ etl_pull_append_call(StringInfo json, EtlPull *pull)
 		(void) JsonbToCString(json, &pull->apply_options->root,
 							  VARSIZE(pull->apply_options));
 	}
+}
+
+/* A list of C strings as an array. */
+void
+etl_json_append_names(StringInfo json, List *names)
+{
+	const char *separator = "";
+	ListCell *lc;
+
+	appendStringInfoChar(json, '[');
+	foreach(lc, names)
+	{
+		appendStringInfoString(json, separator);
+		escape_json(json, lfirst(lc));
+		separator = ", ";
+	}
+	appendStringInfoChar(json, ']');
 }
 
 static void
@@ -244,6 +262,30 @@ append_interval(StringInfo json, const char *key, const Interval *interval)
 					etl_plain_text(INTERVALOID, IntervalPGetDatum(interval)));
 }
 
+/*
+ * What is remembered, such as an expression, is the owner's: it must not run
+ * with rights that the owner does not have.
+ */
+static void
+refuse_other_callers(const EtlWatermark *watermark)
+{
+	char *owner = GetUserNameFromId(watermark->role, true);
+
+	if (has_privs_of_role(watermark->role, GetUserId()))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("the call of pipeline \"%s\" can be repeated by its owner only",
+					watermark->pipeline),
+			 errdetail(
+				 "It would run what the owner has passed with your rights."),
+			 owner != NULL ?
+				 errhint("Use SET ROLE %s, or call etl_incremental_pull() with all its parameters.",
+						 quote_identifier(owner)) :
+				 errhint(
+					 "The owner was dropped. Call etl_incremental_pull() with all its parameters.")));
+}
+
 /* The last call of a pipeline. */
 EtlPull *
 etl_pull_from_watermark(const EtlWatermark *watermark)
@@ -259,6 +301,7 @@ etl_pull_from_watermark(const EtlWatermark *watermark)
 				 errmsg("pipeline \"%s\" has never run", watermark->pipeline),
 				 errhint(
 					 "Call etl_incremental_pull() once; the call is remembered.")));
+	refuse_other_callers(watermark);
 	pull->pipeline = watermark->pipeline;
 	pull->source_id = watermark->source;
 	pull->target_id = watermark->target;
@@ -283,7 +326,7 @@ etl_pull_from_watermark(const EtlWatermark *watermark)
 		pull->batch_rows = pg_strtoint64(batch_rows);
 	pull->null_cursor = etl_option_word("null_cursor",
 										etl_json_text(call, "null_cursor"),
-										etl_null_cursor_words);
+										null_cursor_words);
 	return pull;
 }
 

@@ -11,7 +11,6 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
@@ -19,7 +18,6 @@
 
 #include "flow/pull.h"
 
-static bool has_name(List *names, const char *name);
 static bool can_be_written(Relation target, const char *name);
 static void check_listed(EtlPull *pull, List *listed);
 static void check_drift(EtlPull *pull);
@@ -47,7 +45,7 @@ etl_pull_set_columns(EtlPull *pull)
 		if (pull->flag_column != NULL && strcmp(name, pull->flag_column) == 0)
 			continue;
 		if (can_be_written(pull->target, name) &&
-			(listed == NIL || has_name(listed, name)))
+			(listed == NIL || etl_has_name(listed, name)))
 			pull->columns = lappend(pull->columns, name);
 		else
 			pull->unread = lappend(pull->unread, name);
@@ -63,15 +61,25 @@ etl_pull_set_columns(EtlPull *pull)
 		check_drift(pull);
 }
 
-static bool
-has_name(List *names, const char *name)
+/*
+ * A column of the source that the call needs.  The call of a pipeline that has
+ * run before was right once, so that the column has another name now.
+ */
+AttrNumber
+etl_pull_column(EtlPull *pull, const char *name, const char *parameter)
 {
-	ListCell *lc;
+	AttrNumber attnum = get_attnum(RelationGetRelid(pull->source), name);
 
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	return false;
+	if (attnum <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
+						RelationGetRelationName(pull->source)),
+				 OidIsValid(pull->watermark.source) ?
+					 errhint("If it was renamed, forget the pipeline with SELECT etl_watermark_reset(%s), set the same place again with etl_watermark_set(), and pull with the new name in \"%s\".",
+							 quote_literal_cstr(pull->pipeline), parameter) :
+					 errhint("It is named in parameter \"%s\".", parameter)));
+	return attnum;
 }
 
 static bool
@@ -200,7 +208,10 @@ etl_cursor_type_name(Oid source, const char *column)
 	return name;
 }
 
-/* A column that was read, and that the target still has, must be there. */
+/*
+ * A column that was read, and that the target still has, must be there.  The
+ * cursor is looked for with a hint of its own.
+ */
 static void
 check_gone(EtlPull *pull, Jsonb *known)
 {
@@ -218,7 +229,9 @@ check_gone(EtlPull *pull, Jsonb *known)
 		name = pnstrdup(value.val.string.val, value.val.string.len);
 		if (get_attnum(RelationGetRelid(pull->source), name) > 0 ||
 			!can_be_written(pull->target, name) ||
-			(listed != NIL && !has_name(listed, name)))
+			(listed != NIL && !etl_has_name(listed, name)) ||
+			(pull->cursor_column != NULL &&
+			 strcmp(name, pull->cursor_column) == 0))
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -272,15 +285,8 @@ etl_pull_append_columns(StringInfo json, EtlPull *pull)
 						get_atttype(relid, get_attnum(relid, lfirst(lc)))));
 		separator = ", ";
 	}
-	separator = "";
-	appendStringInfoString(json, "}, \"unread\": [");
-	foreach(lc, pull->unread)
-	{
-		appendStringInfoString(json, separator);
-		escape_json(json, lfirst(lc));
-		separator = ", ";
-	}
-	appendStringInfoChar(json, ']');
+	appendStringInfoString(json, "}, \"unread\": ");
+	etl_json_append_names(json, pull->unread);
 	if (pull->cursor_column != NULL)
 	{
 		appendStringInfoString(json, ", \"cursor_type\": ");

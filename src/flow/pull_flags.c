@@ -14,15 +14,12 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/snapmgr.h"
 
 #include "flow/pull.h"
 
@@ -80,16 +77,9 @@ etl_pull_take_flagged(EtlPull *pull)
 static AttrNumber
 find_flag(EtlPull *pull)
 {
-	AttrNumber flag = get_attnum(RelationGetRelid(pull->source),
-								 pull->flag_column);
+	AttrNumber flag = etl_pull_column(pull, pull->flag_column, "flag_column");
 	bool all_here;
 
-	if (flag <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist",
-						pull->flag_column, RelationGetRelationName(pull->source)),
-				 errhint("It is named in parameter \"%s\".", "flag_column")));
 	if (getBaseType(get_atttype(RelationGetRelid(pull->source), flag)) != BOOLOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -104,7 +94,9 @@ find_flag(EtlPull *pull)
 				 errmsg("the source of a pull with flags must be a table of this database: \"%s\"",
 						RelationGetRelationName(pull->source)),
 				 errdetail(
-					 "Elsewhere the flags and the rows could not be committed together.")));
+					 "Elsewhere the flags and the rows could not be committed together."),
+				 errhint(
+					 "Pull from the table itself if it is here, or use \"cursor_column\".")));
 	return flag;
 }
 

@@ -4,8 +4,13 @@
  *	  etl_pipeline_lag(): how far a pipeline is behind its source.
  *
  * Everything is answered without waiting, and without an error where it cannot
- * be known: the source may be gone, or not the caller's to read, and one
+ * be known: the source may be gone or locked, or not to be read, and one
  * pipeline must not hide the others.
+ *
+ * A source may be a view that calls any function, and whoever looks at the lag
+ * of all pipelines may have more rights than their owners.  So it is asked with
+ * the rights of the pipeline's role, as a security-restricted operation, and
+ * settings that are changed meanwhile are set back.
  *
  * Locks: AccessShareLock on the source.
  *
@@ -19,15 +24,31 @@
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "flow/pull.h"
 
 PG_FUNCTION_INFO_V1(etl_pipeline_lag);
 
+/* A look at a pipeline's source. */
+typedef struct Look
+{
+	const EtlWatermark *watermark;
+	bool done;
+	bool waits; /* is there any row? */
+	double rows;
+	TimestampTz since;
+	int pid;
+} Look;
+
+static void look_as_role(Look *look);
+static void look_at_source(void *arg);
 static bool can_look(const EtlWatermark *watermark);
 static bool same_column(const EtlWatermark *watermark);
 static char *waiting_rows(EtlPull *pull, const char *tail);
@@ -47,51 +68,81 @@ etl_pipeline_lag(PG_FUNCTION_ARGS)
 	Datum values[3] = {0};
 	TimestampTz now = GetCurrentTimestamp();
 	EtlWatermark watermark;
-	char **first;
-	List *answer;
-	EtlPull *pull;
-	int pid;
+	Look look = {.watermark = &watermark};
 
 	etl_watermark_read(&watermark, text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
-	if (!can_look(&watermark))
-		PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
-
-	pull = etl_pull_from_watermark(&watermark);
-	pull->watermark = watermark;
-	pull->source = relation_open(watermark.source, AccessShareLock);
-	pull->site = etl_site_open(pull->source);
-	if (pull->site->is_wrapped)
+	look_as_role(&look);
+	if (look.done)
 	{
-		etl_site_close(pull->site);
-		relation_close(pull->source, NoLock);
-		PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
-	}
-	if (pull->cursor_column != NULL)
-		etl_pull_set_cursor(pull);
-
-	answer = etl_site_ask(pull->site, waiting_rows(pull, "LIMIT 1"), "v");
-	nulls[0] = nulls[1] = false;
-	values[0] = Int64GetDatum(0);
-	values[1] = Float8GetDatum(0);
-	if (answer != NIL)
-	{
-		first = linitial(answer);
-		values[0] = Int64GetDatum((int64) estimate(pull));
+		nulls[0] = nulls[1] = false;
+		values[0] = Int64GetDatum(look.waits ? (int64) look.rows : 0);
 		values[1] = Float8GetDatum(
-			(double) (now - waiting_since(pull, first[0], watermark.updated_at)) /
-			USECS_PER_SEC);
+			look.waits ? (double) (now - look.since) / USECS_PER_SEC : 0);
+		values[2] = Int32GetDatum(look.pid);
+		nulls[2] = look.pid == 0;
 	}
-	pid = etl_safety_holder(pull);
-	values[2] = Int32GetDatum(pid);
-	nulls[2] = pid == 0;
-
-	etl_site_close(pull->site);
-	relation_close(pull->source, NoLock);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 
+/* An error leaves what is not known yet as it is. */
+static void
+look_as_role(Look *look)
+{
+	EtlGuard guard = {0};
+	ErrorData *error;
+	int guc_level;
+	int context;
+	Oid user;
+
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(look->watermark->role)))
+		return;
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(look->watermark->role,
+						   context | SECURITY_LOCAL_USERID_CHANGE |
+							   SECURITY_RESTRICTED_OPERATION);
+	guc_level = NewGUCNestLevel();
+	if (etl_guard_call(&guard, look_at_source, look, &error))
+		etl_guard_release(&guard);
+	AtEOXact_GUC(false, guc_level);
+	SetUserIdAndSecContext(user, context);
+}
+
+static void
+look_at_source(void *arg)
+{
+	Look *look = arg;
+	const EtlWatermark *watermark = look->watermark;
+	EtlPull *pull;
+	List *answer;
+
+	if (!can_look(watermark) ||
+		!ConditionalLockRelationOid(watermark->source, AccessShareLock))
+		return;
+	pull = etl_pull_from_watermark(watermark);
+	pull->watermark = *watermark;
+	pull->source = relation_open(watermark->source, NoLock);
+	pull->site = etl_site_open(pull->source);
+	if (!pull->site->is_wrapped)
+	{
+		if (pull->cursor_column != NULL)
+			etl_pull_set_cursor(pull);
+		answer = etl_site_ask(pull->site, waiting_rows(pull, "LIMIT 1"), "v");
+		look->waits = answer != NIL;
+		if (look->waits)
+		{
+			look->rows = estimate(pull);
+			look->since = waiting_since(pull, ((char **) linitial(answer))[0],
+										watermark->updated_at);
+		}
+		look->pid = etl_safety_holder(pull);
+		look->done = true;
+	}
+	etl_site_close(pull->site);
+	relation_close(pull->source, NoLock);
+}
+
 /*
- * Is there something to be found out, and may the caller?  Other servers are
+ * Is there something to be found out, and may the role?  Other servers are
  * not asked, through views and partitions neither: a look at a view must not
  * hang on a connection.
  */

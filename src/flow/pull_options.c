@@ -20,7 +20,6 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
-#include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -68,6 +67,9 @@ typedef struct Signature
 } Signature;
 
 static void check_object(EtlPull *pull);
+static void read_arguments(const MergeFunction *merge, FunctionCallInfo fcinfo,
+						   EtlMergeCall *call);
+static void function_context(void *arg);
 static Oid find_sibling(Oid function, const char *name);
 static FunctionCallInfo make_arguments(EtlPull *pull, Oid function);
 static void set_defaults(FunctionCallInfo fcinfo, HeapTuple tuple);
@@ -134,9 +136,10 @@ etl_pull_merge_call(EtlPull *pull, EtlMergeCall *call)
 
 	check_object(pull);
 	if (merge->name != NULL)
-		merge->read(make_arguments(pull,
-								   find_sibling(pull->function, merge->name)),
-					call);
+		read_arguments(merge,
+					   make_arguments(pull,
+									  find_sibling(pull->function, merge->name)),
+					   call);
 	else
 	{
 		Signature none = {0};
@@ -162,6 +165,28 @@ check_object(EtlPull *pull)
 				 errmsg("parameter \"%s\" must be a JSON object",
 						"apply_options"),
 				 errhint("For example {\"delete_when\": \"is_deleted\"}.")));
+}
+
+/* Says of which parameters, which are not the pull's own, an error speaks. */
+static void
+read_arguments(const MergeFunction *merge, FunctionCallInfo fcinfo,
+			   EtlMergeCall *call)
+{
+	ErrorContextCallback context = {
+		.previous = error_context_stack,
+		.callback = function_context,
+		.arg = unconstify(char *, merge->name),
+	};
+
+	error_context_stack = &context;
+	merge->read(fcinfo, call);
+	error_context_stack = context.previous;
+}
+
+static void
+function_context(void *arg)
+{
+	errcontext("parameters of %s() in \"apply_options\"", (char *) arg);
 }
 
 /* ------------------------------------------------------------------ */

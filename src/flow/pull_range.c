@@ -72,17 +72,10 @@ void
 etl_pull_set_cursor(EtlPull *pull)
 {
 	EtlCursor *cursor = &pull->cursor;
-	AttrNumber attnum = get_attnum(RelationGetRelid(pull->source),
-								   pull->cursor_column);
+	AttrNumber attnum = etl_pull_column(pull, pull->cursor_column,
+										"cursor_column");
 	Form_pg_attribute att;
 
-	if (attnum <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist",
-						pull->cursor_column,
-						RelationGetRelationName(pull->source)),
-				 errhint("It is named in parameter \"%s\".", "cursor_column")));
 	check_cursor_privilege(pull, attnum);
 	att = TupleDescAttr(RelationGetDescr(pull->source), attnum - 1);
 	cursor->name = pull->cursor_column;
@@ -126,8 +119,10 @@ check_cursor_type(EtlPull *pull, Form_pg_attribute att)
 
 	if (OidIsValid(type->lt_opr))
 		procedure = get_opcode(type->lt_opr);
+	/* a row cannot be compared with a literal; money depends on the locale */
 	if (!OidIsValid(procedure) ||
-		get_func_namespace(procedure) != PG_CATALOG_NAMESPACE)
+		get_func_namespace(procedure) != PG_CATALOG_NAMESPACE ||
+		type_is_rowtype(att->atttypid) || getBaseType(att->atttypid) == MONEYOID)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("column \"%s\" of type %s cannot be a cursor",
@@ -322,7 +317,7 @@ find_edges(EtlPull *pull, Edges *edges)
 							  pull->batch_rows > 0 ? "nvnn" : "nv");
 	edges->last = checked(pull, answer[n++]);
 	edges->null_rows = counts_nulls ? pg_strtoint64(answer[n]) :
-									  (strcmp(answer[n], "t") == 0 ? 1 : 0);
+									  (etl_site_yes(answer[n]) ? 1 : 0);
 	n++;
 	if (pull->batch_rows > 0)
 	{

@@ -31,6 +31,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -73,9 +75,9 @@
  * CHAIN, each one starts when the message came.  Between two of them none is in
  * progress, and the start of the message counts.
  */
-#define START_OF                    \
-	"coalesce(a.xact_start,"        \
-	" CASE WHEN a.state = 'active'" \
+#define START_OF                                                 \
+	"coalesce(a.xact_start,"                                     \
+	" CASE WHEN a.state IN ('active', 'fastpath function call')" \
 	" AND a.backend_type = 'client backend' THEN a.query_start END)"
 
 static void refuse(EtlPull *pull, const char *hint);
@@ -213,7 +215,9 @@ check_choice(EtlPull *pull)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameter \"lag\" has no meaning with safety '%s'",
 						etl_safety_words[pull->safety]),
-				 errhint("Pass safety => 'lag'.")));
+				 errhint(pull->cursor.is_time ?
+							 "Pass safety => 'lag', too, or leave it out." :
+							 "Leave it out.")));
 }
 
 /*
@@ -252,10 +256,10 @@ check_server(EtlPull *pull)
 						   "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_subscription_rel r"
 						   " JOIN family f ON r.srrelid = f.relid)");
 	answer = etl_site_ask_server_row(pull->site, sql.data, "vv");
-	if (strcmp(answer[0], "t") == 0)
+	if (etl_site_yes(answer[0]))
 		refuse(pull,
 			   "Its server is a standby, where the transactions that write it cannot be seen. Pass safety => 'lag'.");
-	if (strcmp(answer[1], "t") == 0)
+	if (etl_site_yes(answer[1]))
 		refuse(pull,
 			   "A subscription writes it, and the transactions that gave its rows their values cannot be seen. Pass safety => 'lag'.");
 }
@@ -297,15 +301,15 @@ check_sequences(EtlPull *pull)
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("sequence %s does not hand out values in increasing order",
 					row[0]),
-			 strcmp(row[1], "t") == 0 ?
+			 etl_site_yes(row[1]) ?
 				 errdetail(
 					 "Each session takes several of its values at once and uses them later.") :
 				 0,
 			 errhint("Use ALTER SEQUENCE %s %s, or pass safety => 'none' if rows are never committed late.",
 					 row[0],
-					 strcmp(row[1], "t") == 0 ? "CACHE 1" :
-					 strcmp(row[2], "t") == 0 ? "INCREMENT 1" :
-												"NO CYCLE")));
+					 etl_site_yes(row[1]) ? "CACHE 1" :
+					 etl_site_yes(row[2]) ? "INCREMENT 1" :
+											"NO CYCLE")));
 }
 
 /* ------------------------------------------------------------------ */
@@ -364,7 +368,7 @@ set_horizon(EtlPull *pull)
 			pull->reach = limit_of_time(pull, own);
 			return;
 		}
-		if (!wait_for(pull, prepared))
+		if (!wait_for(pull, prepared) || wait_left(pull) <= 0)
 		{
 			pull->skipped = true;
 			return;
@@ -404,7 +408,7 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 	 * Between getting a statement and showing its start a backend may be kept
 	 * from running.
 	 */
-	if (strcmp(answer[3], "t") == 0)
+	if (etl_site_yes(answer[3]))
 		limit -= etl_horizon_guard * INT64CONST(1000);
 	pull->has_holder = false;
 	*own = clock;
@@ -414,7 +418,7 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 	{
 		TimestampTz oldest = time_of(pull, answer[0]);
 
-		if (oldest < Min(limit, *own))
+		if (oldest < Min(limit, *own) && answer[1] != NULL)
 		{
 			pull->has_holder = true;
 			pull->holder.pid = pid_of(answer[1]);
@@ -430,14 +434,14 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 static void
 check_activity(EtlPull *pull, char **answer)
 {
-	if (strcmp(answer[6], "t") != 0)
+	if (!etl_site_yes(answer[6]))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("safety 'horizon' is not possible: the server of relation \"%s\" does not show when transactions started",
 						RelationGetRelationName(pull->source)),
 				 errhint(
 					 "Grant the role pg_read_all_stats on that server to the user of the connection, or pass safety => 'lag'.")));
-	if (strcmp(answer[5], "t") != 0 || answer[4] != NULL)
+	if (!etl_site_yes(answer[5]) || answer[4] != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg(
@@ -700,8 +704,13 @@ still_there(EtlPull *pull, List *those)
 		char **writer = lfirst(lc);
 
 		foreach(lc2, those)
-			if (strcmp(writer[0], ((char **) lfirst(lc2))[0]) == 0)
+		{
+			const char *other = ((char **) lfirst(lc2))[0];
+
+			if (writer[0] != NULL && other != NULL &&
+				strcmp(writer[0], other) == 0)
 				return writer;
+		}
 	}
 	return NULL;
 }
@@ -711,7 +720,6 @@ static bool
 nap(EtlPull *pull, long *ms)
 {
 	int64 left = wait_left(pull);
-	TimestampTz start = GetCurrentTimestamp();
 
 	if (left <= 0)
 		return false;
@@ -719,20 +727,27 @@ nap(EtlPull *pull, long *ms)
 					 (long) Min(*ms, left), PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	pull->waited_us += GetCurrentTimestamp() - start;
+	pull->waited_us = GetCurrentTimestamp() - pull->wait_start;
 	*ms = Min(*ms * 2, LONGEST_NAP_MS);
 	return true;
 }
 
-/* How many milliseconds of max_wait are left. */
+/*
+ * How many milliseconds of max_wait are left.  The time of the questions in
+ * between counts, too: a server may take long to answer them.
+ */
 static int64
 wait_left(EtlPull *pull)
 {
 	const Interval *wait = pull->max_wait;
-	int64 us = wait->time + wait->day * USECS_PER_DAY +
-			   wait->month * (DAYS_PER_MONTH * USECS_PER_DAY);
+	TimestampTz now = GetCurrentTimestamp();
+	double us = (double) wait->time + (double) wait->day * USECS_PER_DAY +
+				(double) wait->month * DAYS_PER_MONTH * USECS_PER_DAY;
 
-	return (us - pull->waited_us + 999) / 1000;
+	if (pull->wait_start == 0)
+		pull->wait_start = now;
+	us -= (double) (now - pull->wait_start);
+	return us < (double) INT_MAX * 1000 ? (int64) ceil(us / 1000) : INT_MAX;
 }
 
 /* Says who is waited for. */
@@ -748,10 +763,12 @@ tell(EtlPull *pull)
 	else if (pull->safety == ETL_SAFETY_HORIZON)
 		ereport(NOTICE,
 				(errmsg("pipeline \"%s\" waits for the transaction of process %d, in progress since %s",
-						pull->pipeline, pull->holder.pid, pull->holder.since)));
+						pull->pipeline, pull->holder.pid, pull->holder.since),
+				 errhint("It waits no longer than \"max_wait\".")));
 	else
 		ereport(NOTICE,
 				(errmsg("pipeline \"%s\" waits for the transaction of process %d, which writes to \"%s\"",
 						pull->pipeline, pull->holder.pid,
-						RelationGetRelationName(pull->source))));
+						RelationGetRelationName(pull->source)),
+				 errhint("It waits no longer than \"max_wait\".")));
 }

@@ -46,26 +46,21 @@ etl_watermark_set(PG_FUNCTION_ARGS)
 }
 
 /*
- * What the caller wrote means what it means in the caller's session, and is
- * kept so that it means the same in all.  Of a pipeline that has never run, or
- * whose source is gone, the type is not known: its text is kept as it is.
+ * Of a pipeline that has never run, or whose source is gone, the type is not
+ * known: then the text is kept as it is.
  */
 static char *
 own_value(const EtlWatermark *watermark, char *value)
 {
 	AttrNumber attnum;
-	Oid type;
-	Oid input;
-	Oid param;
 
 	if (!OidIsValid(watermark->source) || watermark->cursor_column == NULL)
 		return value;
 	attnum = get_attnum(watermark->source, watermark->cursor_column);
 	if (attnum <= 0)
 		return value;
-	type = getBaseType(get_atttype(watermark->source, attnum));
-	getTypeInputInfo(type, &input, &param);
-	return etl_plain_text(type, OidInputFunctionCall(input, value, param, -1));
+	return etl_plain_literal(getBaseType(get_atttype(watermark->source, attnum)),
+							 value);
 }
 
 /* Forget a pipeline; tells whether there was something to forget. */

@@ -140,8 +140,8 @@ typedef struct EtlWatermark
 	TimestampTz updated_at;
 	int64 run_id; /* 0: set by hand */
 	Jsonb *detail;
-	Oid target;			 /* InvalidOid: not read yet */
-	ItemPointerData tid; /* of its row, if there is one */
+	Oid target;			   /* InvalidOid: not read yet */
+	ItemPointerData place; /* of the row, if it exists */
 } EtlWatermark;
 
 extern void etl_watermark_read(EtlWatermark *watermark, const char *pipeline,

@@ -98,7 +98,7 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 	{
 		heap_deform_tuple(tuple, etl_ledger_desc(rel), values, nulls);
 		watermark->exists = true;
-		watermark->tid = tuple->t_self;
+		watermark->place = tuple->t_self;
 		watermark->role = DatumGetObjectId(values[MARK_ROLE]);
 		if (!nulls[MARK_SOURCE])
 			watermark->source = DatumGetObjectId(values[MARK_SOURCE]);
@@ -125,26 +125,25 @@ etl_watermark_read(EtlWatermark *watermark, const char *pipeline, bool lock)
 }
 
 /*
- * Find the row again, NULL if there was none.  The lock keeps other sessions
- * from it, but not a trigger or a function that our own run has called.
+ * The row of a watermark that was read with a lock, NULL if it had none.  The
+ * lock does not keep out what the run itself calls, as a trigger of the target.
  */
 static HeapTuple
-find_same(Relation rel, const EtlWatermark *watermark)
+find_same_row(Relation rel, const EtlWatermark *watermark)
 {
-	HeapTuple now = find_row(rel, watermark->pipeline);
+	HeapTuple tuple = find_row(rel, watermark->pipeline);
 
-	if (watermark->exists ?
-			now == NULL ||
-				!ItemPointerEquals(&now->t_self, unconstify(ItemPointerData *,
-															&watermark->tid)) :
-			now != NULL)
+	if (HeapTupleIsValid(tuple) != watermark->exists ||
+		(HeapTupleIsValid(tuple) &&
+		 !ItemPointerEquals(&tuple->t_self,
+							unconstify(ItemPointerData *, &watermark->place))))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("pipeline \"%s\" was moved while it ran",
+				 errmsg("pipeline \"%s\" was changed by what its own run has called",
 						watermark->pipeline),
 				 errhint(
-					 "A trigger or a function that a run calls must leave the run's own pipeline alone.")));
-	return now;
+					 "Triggers and functions that a run calls must not pull, set or reset its pipeline.")));
+	return tuple;
 }
 
 /*
@@ -155,10 +154,10 @@ void
 etl_watermark_move(const EtlWatermark *watermark)
 {
 	Relation rel = etl_ledger_open("watermark", MARK_NATTS, RowExclusiveLock);
+	HeapTuple old = find_same_row(rel, watermark);
 	Datum values[MARK_NATTS] = {0};
 	bool nulls[MARK_NATTS] = {0};
 	NameData cursor_column;
-	HeapTuple now;
 
 	values[MARK_PIPELINE] = CStringGetTextDatum(watermark->pipeline);
 	values[MARK_ROLE] = ObjectIdGetDatum(watermark->role);
@@ -180,13 +179,12 @@ etl_watermark_move(const EtlWatermark *watermark)
 	values[MARK_TARGET] = ObjectIdGetDatum(watermark->target);
 	nulls[MARK_TARGET] = !OidIsValid(watermark->target);
 
-	now = find_same(rel, watermark);
-	if (now != NULL)
+	if (HeapTupleIsValid(old))
 	{
 		bool replace[MARK_NATTS];
 
 		memset(replace, true, sizeof(replace));
-		etl_ledger_update(rel, now, values, nulls, replace);
+		etl_ledger_update(rel, old, values, nulls, replace);
 	}
 	else
 		etl_ledger_insert(rel, values, nulls);
@@ -198,11 +196,11 @@ void
 etl_watermark_forget(const EtlWatermark *watermark)
 {
 	Relation rel = etl_ledger_open("watermark", MARK_NATTS, RowExclusiveLock);
-	HeapTuple now = find_same(rel, watermark);
+	HeapTuple old = find_same_row(rel, watermark);
 
-	if (now != NULL)
+	if (HeapTupleIsValid(old))
 	{
-		CatalogTupleDelete(rel, &now->t_self);
+		CatalogTupleDelete(rel, &old->t_self);
 		CommandCounterIncrement();
 	}
 	table_close(rel, NoLock);

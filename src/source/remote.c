@@ -221,8 +221,8 @@ describe_source(EtlRemoteSite *site, Relation source)
 				 errhint("See the options schema_name and table_name of foreign table \"%s\".",
 						 RelationGetRelationName(source))));
 	row = linitial(answer);
-	site->can_lock = row[0][0] == 't';
-	site->pub.shows_writers = row[1][0] == 't';
+	site->can_lock = etl_site_yes(row[0]);
+	site->pub.shows_writers = etl_site_yes(row[1]);
 	site->pub.tables = psprintf("%s::pg_catalog.oid[]",
 								quote_literal_cstr(row[2]));
 	for (char *p = row[3]; p != NULL && *p != '\0';)

@@ -77,7 +77,6 @@ extern PGresult *etl_remote_query(EtlRemote *remote, const char *sql,
 								  ExecStatusType expected);
 extern void etl_remote_clear(EtlRemote *remote);
 extern int etl_remote_copy_data(EtlRemote *remote);
-pg_noreturn extern void etl_remote_throw(EtlRemote *remote);
 
 /* in remote_copy.c */
 extern int64 etl_remote_rows(EtlSite *site, const char *where,

@@ -31,7 +31,6 @@
 #include "commands/defrem.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
@@ -62,6 +61,7 @@ static void check_password_given(const Settings *settings, UserMapping *mapping)
 static void wait_until_connected(EtlRemote *remote);
 static TimestampTz connect_deadline(PGconn *conn);
 static void check_password_used(EtlRemote *remote, UserMapping *mapping);
+pg_noreturn static void throw_remote(EtlRemote *remote);
 static void ignore_notice(void *arg, const PGresult *result);
 static void flush_query(EtlRemote *remote);
 static PGresult *next_result(EtlRemote *remote);
@@ -320,7 +320,7 @@ etl_remote_query(EtlRemote *remote, const char *sql, ExecStatusType expected)
 
 	etl_remote_clear(remote);
 	if (!PQsendQuery(remote->conn, sql))
-		etl_remote_throw(remote);
+		throw_remote(remote);
 	flush_query(remote);
 	while ((result = next_result(remote)) != NULL)
 	{
@@ -351,7 +351,7 @@ static void
 check_result(EtlRemote *remote, ExecStatusType expected)
 {
 	if (remote->result == NULL || is_error(remote->result))
-		etl_remote_throw(remote);
+		throw_remote(remote);
 	if (PQresultStatus(remote->result) != expected)
 		ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
 						errmsg("server \"%s\" has sent an unexpected result",
@@ -396,13 +396,13 @@ etl_remote_copy_data(EtlRemote *remote)
 		if (has_read)
 			wait_for(remote, WL_SOCKET_READABLE, -1);
 		if (!PQconsumeInput(remote->conn))
-			etl_remote_throw(remote);
+			throw_remote(remote);
 		has_read = true;
 	}
 	if (len > 0)
 		return len;
 	if (len < -1)
-		etl_remote_throw(remote);
+		throw_remote(remote);
 
 	etl_remote_clear(remote);
 	while ((result = next_result(remote)) != NULL)
@@ -434,10 +434,10 @@ flush_query(EtlRemote *remote)
 							  -1);
 
 		if ((events & WL_SOCKET_READABLE) && !PQconsumeInput(remote->conn))
-			etl_remote_throw(remote);
+			throw_remote(remote);
 	}
 	if (rc < 0)
-		etl_remote_throw(remote);
+		throw_remote(remote);
 }
 
 /* The next result of what was sent, or NULL at the end. */
@@ -454,7 +454,7 @@ read_more(EtlRemote *remote)
 {
 	if ((wait_for(remote, WL_SOCKET_READABLE, -1) & WL_SOCKET_READABLE) &&
 		!PQconsumeInput(remote->conn))
-		etl_remote_throw(remote);
+		throw_remote(remote);
 }
 
 /* Waits for the socket; answers to cancel. */
@@ -478,8 +478,8 @@ wait_for(EtlRemote *remote, int events, long timeout)
  * Throws what the last result, or else the connection, says.  If the server
  * has ended the session or is gone, that is what the caller must know.
  */
-void
-etl_remote_throw(EtlRemote *remote)
+static void
+throw_remote(EtlRemote *remote)
 {
 	const PGresult *result = is_error(remote->result) ? remote->result : NULL;
 	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);

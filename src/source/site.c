@@ -101,6 +101,12 @@ etl_site_bad_answer(EtlSite *site)
 					site->from)));
 }
 
+bool
+etl_site_yes(const char *value)
+{
+	return value != NULL && strcmp(value, "t") == 0;
+}
+
 void
 etl_site_begin(EtlSite *site)
 {

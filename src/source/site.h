@@ -53,7 +53,8 @@ struct EtlSite
  */
 
 /*
- * Finds the site of a source; checks that the caller may read the source.
+ * Finds the site of a source.  One that leaves this database checks before
+ * that the caller may read the source; here each query does.
  */
 extern EtlSite *etl_site_open(Relation source);
 
@@ -89,6 +90,9 @@ extern char **etl_site_ask_server_row(EtlSite *site, const char *sql,
 extern void etl_site_check_answer(EtlSite *site, List *answer,
 								  const char *columns);
 pg_noreturn extern void etl_site_bad_answer(EtlSite *site);
+
+/* Is a boolean value of an answer true? */
+extern bool etl_site_yes(const char *value);
 
 /*
  * What is asked and read from now on is not older than now; on a remote

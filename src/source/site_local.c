@@ -204,11 +204,7 @@ run_query(const char *sql, SPIPlanPtr plan, MemoryContext context)
 		char **values = palloc0(sizeof(char *) * desc->natts);
 
 		for (int i = 0; i < desc->natts; i++)
-		{
-			char *value = SPI_getvalue(SPI_tuptable->vals[row], desc, i + 1);
-
-			values[i] = value;
-		}
+			values[i] = SPI_getvalue(SPI_tuptable->vals[row], desc, i + 1);
 		result = lappend(result, values);
 	}
 	MemoryContextSwitchTo(oldcontext);

@@ -62,6 +62,7 @@ for my $safety ('horizon', 'lock_wait')
 	# No time to wait: it is named nevertheless.
 	is($pulls->now($impatient), 0, "$safety: no time to wait");
 	like($pulls->{notice}, qr/NOTICE.*\b$pid\b/, "$safety: a notice even so");
+	like($pulls->{notice}, qr/NOTICE.*gave up/, "$safety: and one that nothing was read");
 	is($pulls->last_run($held), "skipped $pid", "$safety: a run even so");
 
 	# As a role that may not see what others do
