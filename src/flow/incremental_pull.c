@@ -95,8 +95,6 @@ etl_pull_run(EtlPull *pull)
 		tuplestore_end(pull->rows);
 	if (pull->site != NULL)
 		etl_site_close(pull->site);
-	if (pull->rows != NULL)
-		tuplestore_end(pull->rows);
 	relation_close(pull->source, NoLock);
 }
 
