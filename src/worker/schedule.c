@@ -154,7 +154,7 @@ refuse_here(const Reader *reader, const char *expected, const char *hint)
 {
 	const char *at = reader->at;
 
-	if (*at == '\0')
+	if (*at == '\0' || is_space(*at))
 		refuse(reader, at, psprintf("%s is missing", expected), hint);
 	refuse(reader, at,
 		   psprintf("unexpected \"%s\" where %s should be",
@@ -229,7 +229,7 @@ scan_value(Reader *reader, const Field *field)
 	if (is_letter(*begin))
 		return scan_word(reader, field);
 	if (!is_digit(*begin))
-		refuse_here(reader, psprintf("a %s", field->name), field->hint);
+		refuse_here(reader, psprintf("the %s", field->name), field->hint);
 	value = scan_number(reader);
 	if (value < field->min || value > field->highest)
 		refuse(reader, begin,
@@ -248,7 +248,7 @@ scan_step(Reader *reader, const Field *field)
 	int step;
 
 	if (!is_digit(*begin))
-		refuse_here(reader, "a step", field->hint);
+		refuse_here(reader, "the step", field->hint);
 	step = scan_number(reader);
 	if (step == 0)
 		refuse(reader, begin, "a step must not be 0", field->hint);
@@ -507,9 +507,11 @@ scan_time(Reader *reader, int *micros)
 	if (*reader->at == 'T' || *reader->at == 't')
 		reader->at++;
 	else
+	{
 		skip_spaces(reader);
-	if (*reader->at == '\0')
-		return 0;
+		if (*reader->at == '\0')
+			return 0;
+	}
 
 	seconds = scan_part(reader, "hour", 2, 2, 0, 23) * SECS_PER_HOUR;
 	scan_mark(reader, ':');
@@ -532,7 +534,10 @@ scan_time(Reader *reader, int *micros)
 static bool
 scan_offset(Reader *reader, int *offset)
 {
+	const char *begin;
 	int sign;
+	int hours;
+	int minutes = 0;
 
 	skip_spaces(reader);
 	if (*reader->at == 'Z' || *reader->at == 'z')
@@ -543,13 +548,27 @@ scan_offset(Reader *reader, int *offset)
 	}
 	if (*reader->at != '+' && *reader->at != '-')
 		return false;
+	begin = reader->at;
 	sign = (*reader->at++ == '-') ? -1 : 1;
-	*offset = scan_part(reader, "offset", 2, 2, 0, 15) * SECS_PER_HOUR;
-	if (*reader->at == ':')
-		reader->at++;
-	if (is_digit(*reader->at))
-		*offset += scan_part(reader, "offset", 2, 2, 0, 59) * SECS_PER_MINUTE;
-	*offset *= sign;
+	if (strspn(reader->at, "0123456789") == 4)
+	{
+		int both = scan_number(reader);
+
+		hours = both / 100;
+		minutes = both % 100;
+	}
+	else
+	{
+		hours = scan_part(reader, "offset", 2, 2, 0, 99);
+		if (*reader->at == ':')
+		{
+			reader->at++;
+			minutes = scan_part(reader, "offset", 2, 2, 0, 99);
+		}
+	}
+	if (hours > 15 || minutes > 59)
+		refuse(reader, begin, "the offset is out of range", HINT_AT);
+	*offset = sign * (hours * SECS_PER_HOUR + minutes * SECS_PER_MINUTE);
 	return true;
 }
 
@@ -579,8 +598,6 @@ parse_at(Reader *reader, EtlSchedule *schedule)
 	day = scan_part(reader, "day", 2, 2, 1, 31);
 	if (day > day_tab[isleap(year)][month - 1])
 		refuse(reader, day_begin, "the month has no such day", HINT_AT);
-	if (is_digit(*reader->at))
-		refuse_here(reader, "the end of the day", HINT_AT);
 	local = (int64) (date2j(year, month, day) - UNIX_EPOCH_JDATE) * SECS_PER_DAY +
 			scan_time(reader, &micros);
 

@@ -314,6 +314,7 @@ every_next(const EtlSchedule *schedule, TimestampTz start, TimestampTz after,
 
 	if (TIMESTAMP_NOT_FINITE(start))
 		start = -EPOCH_SECONDS * USECS_PER_SEC;
+	start %= schedule->interval; /* as good, and far from all limits */
 	after = Max(after, MIN_TIMESTAMP - 1);
 	if (pg_sub_s64_overflow(after, start, &elapsed))
 		return false;
