@@ -127,6 +127,11 @@ OBJS += \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 
+# worker: when things run
+OBJS += \
+	src/worker/schedule.o \
+	src/worker/schedule_next.o
+
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
 	src/etl_patterns.sql \
@@ -138,7 +143,8 @@ SQL_PARTS = \
 	src/flow/upsert.sql \
 	src/flow/scd2_tools.sql \
 	src/flow/watermark.sql \
-	src/flow/incremental_pull.sql
+	src/flow/incremental_pull.sql \
+	src/worker/schedule.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)

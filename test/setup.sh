@@ -163,6 +163,8 @@ optional_missing()
 		echo "mariadb-server-core: MariaDB's server"
 	command -v mariadb >/dev/null ||
 		echo "mariadb-client-core: MariaDB's client"
+	/usr/bin/python3 -c 'import croniter' 2>/dev/null ||
+		echo "python3-croniter: another implementation of cron"
 }
 
 # Installs that where it can be, for a PostgreSQL that is Debian's.
@@ -547,6 +549,7 @@ torture()
 	export ROUNDS=${ROUNDS:-300} SEED=${SEED:-$RANDOM}
 
 	packages
+	optional_packages
 	build_house
 	say "ROUNDS=$ROUNDS SEED=$SEED"
 	suite tap PROVE_TESTS='test/t/*_torture.pl'
