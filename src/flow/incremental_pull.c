@@ -41,6 +41,7 @@ PG_FUNCTION_INFO_V1(etl_incremental_pull);
 PG_FUNCTION_INFO_V1(etl_incremental_drain);
 PG_FUNCTION_INFO_V1(etl_backfill);
 
+static void prepare_run(EtlPull *pull);
 static void run_pull(EtlPull *pull);
 static bool has_work(EtlPull *pull);
 static void check_same_pipeline(EtlPull *pull);
@@ -74,6 +75,7 @@ etl_incremental_pull(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("etl_incremental_pull()");
 	pull->function = fcinfo->flinfo->fn_oid;
 	etl_pull_check_call(pull);
+	prepare_run(pull);
 	etl_watermark_read(&pull->watermark, pull->pipeline, true);
 	check_same_pipeline(pull);
 	run_pull(pull);
@@ -116,6 +118,7 @@ etl_backfill(PG_FUNCTION_ARGS)
 	pull->range.low.value = etl_arg_text(fcinfo, 1);
 	pull->range.low.inclusive = true;
 	pull->end_value = etl_arg_text(fcinfo, 2);
+	prepare_run(pull);
 	run_pull(pull);
 	PG_RETURN_DATUM(result_row(pull, desc));
 }
@@ -199,12 +202,22 @@ drain_batch(const char *pipeline, Oid function)
 	pull->is_drain = pull->batch_rows == 0;
 	if (pull->is_drain)
 		pull->batch_rows = DRAIN_BATCH_ROWS;
+	prepare_run(pull);
 	run_pull(pull);
 	return pull->more;
 }
 
 /* ------------------------------------------------------------------ */
 /* a run                                                                */
+
+/* Shows that the pull is there, and waits for its turn. */
+static void
+prepare_run(EtlPull *pull)
+{
+	pull->run = etl_run_prepare(pull->is_backfill ? "backfill" :
+													"incremental_pull",
+								pull->pipeline, pull->target_id);
+}
 
 /* The call has been checked, and the watermark has been read. */
 static void
@@ -214,9 +227,7 @@ run_pull(EtlPull *pull)
 	etl_pull_set_columns(pull);
 	/* A wait must not keep others from it, and it is locked anew to write. */
 	relation_close(pull->target, AccessShareLock);
-	pull->run = etl_run_start(pull->is_backfill ? "backfill" :
-												  "incremental_pull",
-							  pull->pipeline, pull->target_id);
+	etl_run_start(pull->run);
 	if (pull->flag_column != NULL)
 		etl_pull_take_flagged(pull);
 	else
