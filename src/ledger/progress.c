@@ -39,17 +39,19 @@
 
 /* The numbers that COPY has no use for, see the view in ledger.sql. */
 #define PARAM_SKIPPED	 6 /* PostgreSQL 17 and later: rows that were bad */
-#define PARAM_TOTAL		 7
-#define PARAM_ROLE		 8
+#define PARAM_INDEXES	 7 /* done of them, when that is the unit */
+#define PARAM_TOTAL		 8
 #define PARAM_NAME		 9
 #define PARAM_WHAT		 17
 #define PARAM_RUN_ID	 18
 #define PARAM_STARTED_AT 19
 
-/* The upper half of PARAM_WHAT; in the lower: operation, phase, unit. */
-#define MARK			UINT64CONST(0x45544c50)
-#define OPERATION_SHIFT 16
-#define PHASE_SHIFT		8
+/* PARAM_WHAT: a byte each for the mark and three numbers, then the role. */
+#define MARK			UINT64CONST(0x45)
+#define MARK_SHIFT		56
+#define OPERATION_SHIFT 48
+#define PHASE_SHIFT		40
+#define UNIT_SHIFT		32
 
 /* The name: in each number a mark, which makes it negative, and 7 bytes. */
 #define NAME_WORDS	   (PARAM_WHAT - PARAM_NAME)
@@ -171,7 +173,7 @@ is_shown(Oid target)
 	return entry != NULL &&
 		   entry->st_progress_command == PROGRESS_COMMAND_COPY &&
 		   entry->st_progress_command_target == target &&
-		   (uint64) entry->st_progress_param[PARAM_WHAT] >> 32 == MARK;
+		   (uint64) entry->st_progress_param[PARAM_WHAT] >> MARK_SHIFT == MARK;
 }
 
 /* Shows all there is to say about a run. */
@@ -182,26 +184,36 @@ show(EtlRun *run)
 	int64 params[PGSTAT_NUM_PROGRESS_PARAM] = {0};
 
 	params[PROGRESS_COPY_COMMAND] = PROGRESS_COPY_COMMAND_FROM;
-	params[PROGRESS_COPY_TYPE] = PROGRESS_COPY_TYPE_CALLBACK;
-	params[PROGRESS_COPY_TUPLES_PROCESSED] = progress->done;
-	if (progress->unit == ETL_UNIT_BYTES)
+	if (progress->unit == ETL_UNIT_BYTES || progress->unit == ETL_UNIT_INDEXES)
 	{
 		params[PROGRESS_COPY_TYPE] = PROGRESS_COPY_TYPE_FILE;
-		params[PROGRESS_COPY_BYTES_PROCESSED] = progress->done;
-		params[PROGRESS_COPY_BYTES_TOTAL] = Max(progress->total, 0);
+		params[PROGRESS_COPY_BYTES_PROCESSED] = run->bytes_read;
+		params[PROGRESS_COPY_BYTES_TOTAL] = run->bytes_read;
 		params[PROGRESS_COPY_TUPLES_PROCESSED] = run->rows_read -
 												 run->rows_rejected;
 	}
+	else
+	{
+		params[PROGRESS_COPY_TYPE] = PROGRESS_COPY_TYPE_CALLBACK;
+		params[PROGRESS_COPY_TUPLES_PROCESSED] = progress->done;
+	}
+	if (progress->unit == ETL_UNIT_BYTES)
+	{
+		params[PROGRESS_COPY_BYTES_PROCESSED] = progress->done;
+		params[PROGRESS_COPY_BYTES_TOTAL] = Max(progress->total, 0);
+	}
 	params[PARAM_SKIPPED] = run->rows_rejected;
+	if (progress->unit == ETL_UNIT_INDEXES)
+		params[PARAM_INDEXES] = progress->done;
 	params[PARAM_TOTAL] = progress->total;
-	params[PARAM_ROLE] = run->role;
 	if (run->name != NULL)
 		set_name(params + PARAM_NAME, run->name);
-	params[PARAM_WHAT] = (int64) (MARK << 32 |
+	params[PARAM_WHAT] = (int64) (MARK << MARK_SHIFT |
 								  operation_number(run->operation)
 									  << OPERATION_SHIFT |
 								  (uint64) progress->phase << PHASE_SHIFT |
-								  (uint64) progress->unit);
+								  (uint64) progress->unit << UNIT_SHIFT |
+								  run->role);
 	params[PARAM_RUN_ID] = run->run_id;
 	params[PARAM_STARTED_AT] = run->started_at;
 
