@@ -44,6 +44,7 @@ typedef struct FilterScan
 	bool rescanning;
 	double tuples;	 /* of the target: an estimate */
 	int64 n_scanned; /* of them, by the scan that runs */
+	int64 n_fresh;	 /* rows of new keys */
 	TupleTableSlot *target_slot;
 	TupleTableSlot *input_slot;
 	EtlChange *change;
@@ -98,6 +99,8 @@ etl_merge_by_scan(EtlMerge *merge, EtlScope *scope)
 	if (scope != NULL)
 		etl_scope_done(scope);
 	scan_target(scan);
+	etl_progress_set(merge->run, ETL_PHASE_DECIDING, ETL_UNIT_ROWS, 0,
+					 ETL_TOTAL_UNKNOWN);
 	etl_filter_finish(scan->filter);
 	merge->counts.unchanged += etl_filter_unchanged(scan->filter);
 	etl_merge_writer_in_order(merge->writer, false);
@@ -324,6 +327,7 @@ settle_fresh(void *arg, uint64 source)
 	FilterScan *scan = arg;
 	EtlGroup group = {0};
 
+	etl_progress_row(scan->merge->run, ++scan->n_fresh);
 	get_change(scan, source);
 	group.complete = true;
 	group.changes = scan->change;
