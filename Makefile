@@ -32,6 +32,7 @@ OBJS += \
 # ledger: what ran, how far, what was rejected
 OBJS += \
 	src/ledger/ledger.o \
+	src/ledger/progress.o \
 	src/ledger/run.o \
 	src/ledger/dead_letter.o \
 	src/ledger/loaded_file.o \

@@ -277,6 +277,26 @@ check_reject_ratio(EtlBulkCopy *bulk)
 					 "See the rejected rows with dry_run => true and no limit.")));
 }
 
+/*
+ * How many bytes there are to be read, as stored.  A file that has gone since
+ * is missed when its turn comes.
+ */
+static int64
+total_bytes(EtlBulkCopy *bulk)
+{
+	int64 bytes = 0;
+	ListCell *lc;
+
+	foreach(lc, bulk->paths)
+	{
+		struct stat st;
+
+		if (stat(lfirst(lc), &st) == 0)
+			bytes += (int64) st.st_size;
+	}
+	return bytes;
+}
+
 /* Load all files and make the indexes whole again. */
 static void
 load_files(void *arg)
@@ -284,12 +304,13 @@ load_files(void *arg)
 	EtlBulkCopy *bulk = arg;
 	ListCell *lc;
 
+	bulk->bytes_total = total_bytes(bulk);
 	foreach(lc, bulk->paths)
 		etl_bulk_load_file(bulk, lfirst(lc));
 	if (bulk->loading)
 		etl_load_end(&bulk->load);
 	if (bulk->loading && bulk->defer_indexes)
-		etl_indexes_rebuild(bulk->target);
+		etl_indexes_rebuild(bulk->target, bulk->run);
 	check_reject_ratio(bulk);
 }
 
@@ -389,11 +410,12 @@ etl_bulk_copy(PG_FUNCTION_ARGS)
 	bulk->file_context = AllocSetContextCreate(CurrentMemoryContext,
 											   "etl_patterns file",
 											   ALLOCSET_DEFAULT_SIZES);
+	bulk->run = etl_run_prepare("bulk_copy", NULL, bulk->target_oid);
 	open_target(bulk);
 	bulk->paths = etl_files_expand(bulk->source);
 	settle_indexes(bulk);
 
-	bulk->run = etl_run_start("bulk_copy", NULL, bulk->target_oid);
+	etl_run_start(bulk->run);
 	etl_guard_scope(bulk->dry_run ? load_files_dry : load_files, bulk);
 	etl_run_finish(bulk->run, bulk->dry_run ? "dry_run" : "succeeded",
 				   run_detail(bulk));

@@ -45,6 +45,7 @@ typedef struct EtlBulkCopy
 	const char *indexes_reason;
 	int64 files_loaded;
 	int64 files_skipped;
+	int64 bytes_total; /* of the files that are not known to be skipped */
 	MemoryContext load_context; /* lives as long as the call */
 	MemoryContext file_context; /* reset for every file */
 } EtlBulkCopy;

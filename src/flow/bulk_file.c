@@ -12,15 +12,25 @@
 
 #include "flow/bulk_copy.h"
 
+/* Shows how many bytes of all files have been read. */
+static void
+show_phase(EtlBulkCopy *bulk, EtlPhase phase)
+{
+	etl_progress_set(bulk->run, phase, ETL_UNIT_BYTES, bulk->run->bytes_read,
+					 (double) bulk->bytes_total);
+}
+
 /* Is the file in the target?  Fills content_hash when it had to be computed. */
 static bool
-is_loaded(EtlLoadedFile *file)
+is_loaded(EtlBulkCopy *bulk, EtlLoadedFile *file)
 {
+	show_phase(bulk, ETL_PHASE_WAITING);
 	switch (etl_loaded_file_look(file))
 	{
 		case ETL_FILE_LOADED:
 			return true;
 		case ETL_FILE_SAME_SIZE:
+			show_phase(bulk, ETL_PHASE_HASHING);
 			etl_file_hash(file->path, file->content_hash);
 			return etl_loaded_file_has_content(file);
 		case ETL_FILE_NEW:
@@ -124,6 +134,8 @@ load_new_file(EtlBulkCopy *bulk, const EtlFileInfo *info, EtlLoadedFile *file)
 	load->source_name = info->path;
 	load->file_id = file->file_id;
 	load->reader = reader;
+	load->stream = stream;
+	show_phase(bulk, ETL_PHASE_COPYING);
 	etl_load_records(load);
 
 	etl_csv_close(reader);
@@ -153,8 +165,11 @@ etl_bulk_load_file(EtlBulkCopy *bulk, const char *path)
 	file.path = path;
 	file.size_bytes = info.size_bytes;
 	file.modified_at = info.modified_at;
-	if (!bulk->force && is_loaded(&file))
+	if (!bulk->force && is_loaded(bulk, &file))
+	{
 		bulk->files_skipped++;
+		bulk->bytes_total -= info.size_bytes;
+	}
 	else
 	{
 		load_new_file(bulk, &info, &file);

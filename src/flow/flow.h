@@ -98,6 +98,7 @@ typedef struct EtlLoad
 	/* The file that is being read. */
 	const char *source_name;
 	int64 file_id;
+	const EtlStream *stream;
 	EtlCsvReader *reader;
 	EtlConverter *converter;
 	AttrNumber *attnums; /* the columns of the fields */

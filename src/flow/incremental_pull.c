@@ -63,6 +63,7 @@ etl_incremental_pull(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("etl_incremental_pull()");
 	pull->function = fcinfo->flinfo->fn_oid;
 	etl_pull_check_call(pull);
+	etl_pull_prepare(pull);
 	etl_watermark_read(&pull->watermark, pull->pipeline, true);
 	check_same_pipeline(pull);
 	etl_pull_run(pull);
@@ -72,6 +73,15 @@ etl_incremental_pull(PG_FUNCTION_ARGS)
 /* ------------------------------------------------------------------ */
 /* a run                                                                */
 
+/* Shows that the pull is there, and waits for its turn. */
+void
+etl_pull_prepare(EtlPull *pull)
+{
+	pull->run = etl_run_prepare(pull->is_backfill ? "backfill" :
+													"incremental_pull",
+								pull->pipeline, pull->target_id);
+}
+
 /* The call has been checked, and the watermark has been read. */
 void
 etl_pull_run(EtlPull *pull)
@@ -80,9 +90,7 @@ etl_pull_run(EtlPull *pull)
 	etl_pull_set_columns(pull);
 	/* A wait must not keep others from it, and it is locked anew to write. */
 	relation_close(pull->target, AccessShareLock);
-	pull->run = etl_run_start(pull->is_backfill ? "backfill" :
-												  "incremental_pull",
-							  pull->pipeline, pull->target_id);
+	etl_run_start(pull->run);
 	if (pull->flag_column != NULL)
 		etl_pull_take_flagged(pull);
 	else

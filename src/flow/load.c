@@ -176,6 +176,8 @@ flush_batch(EtlLoad *load)
 	if (load->letters != NULL)
 		etl_dead_letters_flush(load->letters);
 	load->batch_rejects = 0;
+	etl_progress_done(load->run, load->run->bytes_read +
+									 etl_stream_file_bytes(load->stream));
 }
 
 /*

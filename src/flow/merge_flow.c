@@ -65,14 +65,20 @@ etl_merge_read_relations(FunctionCallInfo fcinfo, EtlMergeCall *call)
 EtlMerge *
 etl_merge_begin(EtlMergeCall *call, EtlRun *run)
 {
+	EtlRun *prepared = NULL;
 	EtlMerge *merge;
 
 	PreventCommandIfReadOnly(psprintf("etl_%s()", call->operation));
+	if (run == NULL)
+		run = prepared = etl_run_prepare(call->operation, NULL, call->target);
+	else
+		etl_progress_set(run, ETL_PHASE_WAITING, ETL_UNIT_NONE, 0,
+						 ETL_TOTAL_UNKNOWN);
 	merge = etl_merge_open(call->target, call->source, &call->names,
 						   call->versioned);
-	merge->run = run != NULL ?
-					 run :
-					 etl_run_start(call->operation, NULL, call->target);
+	if (prepared != NULL)
+		etl_run_start(prepared);
+	merge->run = run;
 	merge->decide = call->decide;
 	merge->absent = call->absent;
 	merge->duplicates = call->duplicates;

@@ -135,6 +135,7 @@ typedef struct EtlPull
 } EtlPull;
 
 /* in incremental_pull.c: a run, and the row that is returned of it */
+extern void etl_pull_prepare(EtlPull *pull);
 extern void etl_pull_run(EtlPull *pull);
 extern Datum etl_pull_result(EtlPull *pull, TupleDesc desc);
 

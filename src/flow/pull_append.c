@@ -51,6 +51,7 @@ typedef struct PullAppend
 
 static void set_columns(PullAppend *append);
 static void append_rows(void *arg);
+static void show_copying(PullAppend *append);
 static void add_row(void *arg, TupleTableSlot *slot);
 static bool takes_tuple(PullAppend *append, TupleTableSlot *slot);
 static void add_values(PullAppend *append, TupleTableSlot *slot);
@@ -77,6 +78,8 @@ etl_pull_append(EtlPull *pull)
 		.arg = &append,
 	};
 
+	etl_progress_set(pull->run, ETL_PHASE_WAITING, ETL_UNIT_NONE, 0,
+					 ETL_TOTAL_UNKNOWN);
 	pull->target = relation_open(pull->target_id, RowExclusiveLock);
 	set_columns(&append);
 	error_context_stack = &context;
@@ -135,6 +138,7 @@ append_rows(void *arg)
 	PullAppend *append = arg;
 	EtlPull *pull = append->pull;
 
+	show_copying(append);
 	if (pull->rows != NULL)
 		add_stored_rows(append);
 	else
@@ -152,6 +156,17 @@ append_rows(void *arg)
 	pull->run->rows_unchanged = append->rows - append->sink->counts.inserted;
 	pull->way = append->sink->ops->name;
 	etl_sink_close(append->sink);
+}
+
+static void
+show_copying(PullAppend *append)
+{
+	EtlPull *pull = append->pull;
+	double total = pull->rows != NULL ?
+					   (double) tuplestore_tuple_count(pull->rows) :
+					   pull->site->planned;
+
+	etl_progress_set(pull->run, ETL_PHASE_COPYING, ETL_UNIT_ROWS, 0, total);
 }
 
 /* Rows with all columns of the source. */
@@ -191,7 +206,9 @@ add_row(void *arg, TupleTableSlot *slot)
 {
 	PullAppend *append = arg;
 
-	append->rows++;
+	/* now the reader knows how many are coming */
+	if (append->rows++ == 0)
+		show_copying(append);
 	if (append->in_place && takes_tuple(append, slot))
 		append->bytes += etl_sink_add_tuple(append->sink, slot);
 	else
@@ -263,6 +280,7 @@ flush(PullAppend *append)
 	etl_sink_flush(append->sink);
 	append->bytes = 0;
 	MemoryContextSwitchTo(oldcontext);
+	etl_progress_done(append->pull->run, append->rows);
 }
 
 /*

@@ -62,6 +62,8 @@ etl_pull_take_flagged(EtlPull *pull)
 			 SPI_result_code_string(SPI_result));
 	options.dest = &receiver.pub;
 	options.must_return_tuples = true;
+	etl_progress_set(pull->run, ETL_PHASE_READING, ETL_UNIT_ROWS, 0,
+					 ETL_TOTAL_UNKNOWN);
 	rc = SPI_execute_plan_extended(plan, &options);
 	if (rc < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",
@@ -182,7 +184,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 				 errhint(
 					 "A trigger that sets it should leave alone an update that changes it from true to false.")));
 	tuplestore_puttupleslot(receiver->pull->rows, row);
-	receiver->rows++;
+	etl_progress_row(receiver->pull->run, ++receiver->rows);
 	return true;
 }
 

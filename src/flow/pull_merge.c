@@ -43,6 +43,8 @@ typedef struct Fetch
 	int natts;
 	Datum *values; /* a row as the source has it */
 	bool *nulls;
+	EtlRun *run;
+	int64 n_rows;
 } Fetch;
 
 static Bitmapset *needed_columns(EtlPull *pull, EtlMerge *merge,
@@ -196,6 +198,9 @@ fetch_rows(EtlPull *pull, Bitmapset *needed, Tuplestorestate *rows)
 	fetch.nulls = palloc(sizeof(bool) * desc->natts);
 	memset(fetch.nulls, true, sizeof(bool) * desc->natts);
 
+	fetch.run = pull->run;
+	etl_progress_set(pull->run, ETL_PHASE_READING, ETL_UNIT_ROWS, 0,
+					 ETL_TOTAL_UNKNOWN);
 	etl_site_begin(pull->site);
 	(void) etl_site_rows(pull->site, etl_pull_condition(pull), attnums,
 						 fetch.natts, keep_row, &fetch);
@@ -206,6 +211,7 @@ keep_row(void *arg, TupleTableSlot *slot)
 {
 	Fetch *fetch = arg;
 
+	etl_progress_row(fetch->run, ++fetch->n_rows);
 	slot_getallattrs(slot);
 	for (int i = 0; i < fetch->natts; i++)
 	{

@@ -67,6 +67,7 @@ etl_backfill(PG_FUNCTION_ARGS)
 	pull->range.low.value = etl_arg_text(fcinfo, 1);
 	pull->range.low.inclusive = true;
 	pull->end_value = etl_arg_text(fcinfo, 2);
+	etl_pull_prepare(pull);
 	etl_pull_run(pull);
 	PG_RETURN_DATUM(etl_pull_result(pull, desc));
 }
@@ -155,6 +156,7 @@ drain_batch(const char *pipeline, Oid function)
 	pull->is_drain = pull->batch_rows == 0;
 	if (pull->is_drain)
 		pull->batch_rows = DRAIN_BATCH_ROWS;
+	etl_pull_prepare(pull);
 	etl_pull_run(pull);
 	return pull->more;
 }

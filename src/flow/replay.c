@@ -57,6 +57,7 @@ typedef struct Replay
 	EtlRun *run;
 	int64 replayed;
 	int64 rejected;
+	int64 expected; /* so many letters in all */
 
 	/* The group of letters that is being replayed. */
 	Oid target_oid;
@@ -170,7 +171,7 @@ find_groups(Replay *replay, List **targets, List **files)
 	*files = NIL;
 	fill_query(&query, replay, 0, NULL, NULL);
 	etl_ledger_enter(&scope);
-	if (SPI_execute_with_args("SELECT target, coalesce(file_id, 0)" LETTERS_TO_REPLAY
+	if (SPI_execute_with_args("SELECT target, coalesce(file_id, 0), count(*)" LETTERS_TO_REPLAY
 							  " AND EXISTS (SELECT FROM pg_class c WHERE c.oid = target)"
 							  " GROUP BY 1, 2 ORDER BY min(dead_letter_id)",
 							  query.nargs, query.types, query.values,
@@ -189,6 +190,7 @@ find_groups(Replay *replay, List **targets, List **files)
 								   SPI_getbinval(tuple, desc, 1, &null)));
 		*file_id = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &null));
 		*files = lappend(*files, file_id);
+		replay->expected += DatumGetInt64(SPI_getbinval(tuple, desc, 3, &null));
 		MemoryContextSwitchTo(spi_context);
 	}
 	etl_ledger_leave(&scope);
@@ -469,6 +471,9 @@ begin_group(Replay *replay)
 	AttrNumber *attnums;
 	Jsonb *layout;
 
+	etl_progress_target(replay->run, replay->target_oid);
+	etl_progress_set(replay->run, ETL_PHASE_WAITING, ETL_UNIT_NONE, 0,
+					 ETL_TOTAL_UNKNOWN);
 	replay->target = try_table_open(replay->target_oid, RowExclusiveLock);
 	if (replay->target == NULL)
 	{
@@ -522,6 +527,9 @@ replay_group(Replay *replay)
 
 	if (!begin_group(replay))
 		return;
+	etl_progress_set(replay->run, ETL_PHASE_COPYING, ETL_UNIT_ROWS,
+					 replay->replayed + replay->rejected,
+					 (double) replay->expected);
 	for (;;)
 	{
 		MemoryContextReset(replay->batch_context);
@@ -545,6 +553,7 @@ replay_group(Replay *replay)
 		etl_converter_end_batch(replay->converter);
 		etl_sink_flush(replay->sink);
 		settle_letters(replay);
+		etl_progress_done(replay->run, replay->replayed + replay->rejected);
 	}
 	end_group(replay);
 }
@@ -586,9 +595,10 @@ etl_dead_letter_replay(PG_FUNCTION_ARGS)
 	replay->target_filter = PG_GETARG_DATUM(0);
 	replay->all_ids = PG_ARGISNULL(1);
 	replay->id_filter = PG_GETARG_DATUM(1);
-	replay->run = etl_run_start("dead_letter_replay", NULL,
-								replay->all_targets ? InvalidOid :
-													  PG_GETARG_OID(0));
+	replay->run = etl_run_prepare("dead_letter_replay", NULL,
+								  replay->all_targets ? InvalidOid :
+														PG_GETARG_OID(0));
+	etl_run_start(replay->run);
 	replay->batch_context = AllocSetContextCreate(CurrentMemoryContext,
 												  "etl_patterns replay",
 												  ALLOCSET_DEFAULT_SIZES);

@@ -13,6 +13,7 @@
 
 #include "access/htup.h"
 #include "base/base.h"
+#include "ledger/progress.h"
 #include "storage/lockdefs.h"
 #include "utils/jsonb.h"
 
@@ -48,7 +49,7 @@ extern void etl_ledger_set_int64(Datum *value, bool *null, int64 number,
  * One execution.  A flow counts into it while it runs; the counts must add
  * up: rows_read = inserted + updated + deleted + unchanged + rejected.
  */
-typedef struct EtlRun
+struct EtlRun
 {
 	int64 run_id;
 	const char *operation;
@@ -65,10 +66,12 @@ typedef struct EtlRun
 	int64 bytes_read;
 	const char *watermark_low;
 	const char *watermark_high;
-} EtlRun;
+	EtlProgress progress;
+};
 
-extern EtlRun *etl_run_start(const char *operation, const char *name,
-							 Oid target);
+extern EtlRun *etl_run_prepare(const char *operation, const char *name,
+							   Oid target);
+extern void etl_run_start(EtlRun *run);
 extern void etl_run_finish(EtlRun *run, const char *status, Jsonb *detail);
 
 /* ------------------------------------------------------------------ */

@@ -96,6 +96,55 @@ CREATE INDEX loaded_file_target_size_idx
 CREATE INDEX loaded_file_target_content_idx
     ON etl_patterns.loaded_file (target, content_hash);
 
+-- What runs now, from the numbers that progress.c leaves where COPY's are: it
+-- says which is which, and has the words in the same order.  Of the runs of
+-- other roles the function shows nothing, unless the caller may read them.
+CREATE VIEW etl_patterns.progress WITH (security_invoker = true) AS
+SELECT
+    s.pid,
+    (s.param18 OPERATOR(pg_catalog.&) 4294967295)::pg_catalog.oid::pg_catalog.regrole AS role,
+    NULLIF(s.param19, 0) AS run_id,
+    (ARRAY['bulk_copy', 'dead_letter_replay', 'upsert', 'scd1_merge',
+           'scd2_merge', 'scd3_merge', 'incremental_pull', 'backfill'])
+        [((s.param18 OPERATOR(pg_catalog.>>) 48) OPERATOR(pg_catalog.&) 255)::int]
+        AS operation,
+    CASE WHEN GREATEST(s.param10, s.param11, s.param12, s.param13,
+                       s.param14, s.param15, s.param16, s.param17)
+              OPERATOR(pg_catalog.<) 0
+    THEN pg_catalog.convert_from(pg_catalog.rtrim(
+        pg_catalog.substr(pg_catalog.int8send(s.param10), 2)
+        OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.int8send(s.param11), 2)
+        OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.int8send(s.param12), 2)
+        OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.int8send(s.param13), 2)
+        OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.int8send(s.param14), 2)
+        OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.int8send(s.param15), 2)
+        OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.int8send(s.param16), 2)
+        OPERATOR(pg_catalog.||) pg_catalog.substr(pg_catalog.int8send(s.param17), 2),
+        '\x00'::bytea), pg_catalog.getdatabaseencoding())
+        COLLATE pg_catalog."default"
+    END AS name,
+    NULLIF(s.relid, 0::pg_catalog.oid)::pg_catalog.regclass AS target,
+    (ARRAY['waiting', 'hashing', 'copying', 'indexes',
+           'reading', 'comparing', 'deciding', 'writing'])
+        [((s.param18 OPERATOR(pg_catalog.>>) 40) OPERATOR(pg_catalog.&) 255)::int]
+        AS phase,
+    CASE (s.param18 OPERATOR(pg_catalog.>>) 32) OPERATOR(pg_catalog.&) 255
+        WHEN 1 THEN s.param1 WHEN 2 THEN s.param3 WHEN 3 THEN s.param8 END AS done,
+    NULLIF(s.param9, -1) AS total,
+    (ARRAY['bytes', 'rows', 'indexes'])
+        [((s.param18 OPERATOR(pg_catalog.>>) 32) OPERATOR(pg_catalog.&) 255)::int] AS unit,
+    '2000-01-01 00:00:00+00'::timestamptz OPERATOR(pg_catalog.+)
+        ('1 microsecond'::interval OPERATOR(pg_catalog.*) s.param20::float8)
+        AS started_at
+FROM pg_catalog.pg_stat_get_progress_info('COPY') AS s
+WHERE s.datid OPERATOR(pg_catalog.=) (
+        SELECT d.oid FROM pg_catalog.pg_database d
+        WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+    AND (s.param18 OPERATOR(pg_catalog.>>) 56) OPERATOR(pg_catalog.=) 69;
+COMMENT ON VIEW etl_patterns.progress IS
+    'one row per run that is under way in this database: what it does now, and how far it has come';
+GRANT SELECT ON etl_patterns.progress TO PUBLIC;
+
 -- Users read their own rows, members of pg_monitor read all.
 DO $$
 DECLARE

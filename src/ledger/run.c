@@ -45,26 +45,36 @@ enum
 };
 
 /*
- * Begin a run of an operation ("bulk_copy"), with the name that the user gave
- * it (a pipeline, or NULL) and the table that it writes (or InvalidOid).  The
- * result lives in the current memory context; the strings are not copied.
+ * A run of an operation ("bulk_copy"), with the name that the user gave it (a
+ * pipeline, or NULL) and the table that it writes (or InvalidOid).  From here
+ * on others see it, as waiting for its locks.  The result lives in the current
+ * memory context; the strings are not copied.
  */
 EtlRun *
-etl_run_start(const char *operation, const char *name, Oid target)
+etl_run_prepare(const char *operation, const char *name, Oid target)
 {
 	EtlRun *run = palloc0(sizeof(EtlRun));
 
-	run->run_id = etl_ledger_next_id("run_id_seq");
 	run->operation = operation;
 	run->name = name;
 	run->target = target;
 	run->role = GetUserId();
 	run->started_at = GetCurrentTimestamp();
+	etl_progress_begin(run);
 	return run;
 }
 
+/* Begin the run, once it is known that it can be: it gets its number. */
+void
+etl_run_start(EtlRun *run)
+{
+	run->run_id = etl_ledger_next_id("run_id_seq");
+	run->started_at = GetCurrentTimestamp();
+	etl_progress_done(run, 0);
+}
+
 /*
- * Write the run's row.  Status is 'succeeded', 'skipped' or 'dry_run'; detail
+ * Write the run's row, and no longer show it as running.  Status is 'succeeded', 'skipped' or 'dry_run'; detail
  * may be NULL.  A run whose counts do not add up is a bug, and is refused.
  */
 void
@@ -111,4 +121,5 @@ etl_run_finish(EtlRun *run, const char *status, Jsonb *detail)
 	rel = etl_ledger_open("run", RUN_NATTS, RowExclusiveLock);
 	etl_ledger_insert(rel, values, nulls);
 	table_close(rel, NoLock);
+	etl_progress_end(run);
 }

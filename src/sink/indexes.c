@@ -84,11 +84,12 @@ etl_indexes_can_defer(Relation target, const char **reason)
 	return *reason == NULL;
 }
 
-/* Builds the indexes that were left out. */
+/* Builds the indexes that were left out of a run. */
 void
-etl_indexes_rebuild(Relation target)
+etl_indexes_rebuild(Relation target, EtlRun *run)
 {
 	List *indexes = deferrable_indexes(target);
+	int total = list_length(indexes);
 	ListCell *lc;
 
 	CheckTableNotInUse(target, "REINDEX");
@@ -97,6 +98,8 @@ etl_indexes_rebuild(Relation target)
 		ReindexParams params = {0};
 
 		CHECK_FOR_INTERRUPTS();
+		etl_progress_set(run, ETL_PHASE_INDEXES, ETL_UNIT_INDEXES,
+						 foreach_current_index(lc), total);
 		etl_reindex_index(lfirst_oid(lc), target->rd_rel->relpersistence,
 						  &params);
 		CommandCounterIncrement();

@@ -42,6 +42,9 @@ typedef struct FilterScan
 	EtlPrint input_print; /* of rows that need not be made changes */
 	EtlPrint target_print;
 	bool rescanning;
+	double tuples;	 /* of the target: an estimate */
+	int64 n_scanned; /* of them, by the scan that runs */
+	int64 n_fresh;	 /* rows of new keys */
 	TupleTableSlot *target_slot;
 	TupleTableSlot *input_slot;
 	EtlChange *change;
@@ -49,6 +52,7 @@ typedef struct FilterScan
 
 static void read_input(FilterScan *scan);
 static void scan_target(FilterScan *scan);
+static void scan_heap(FilterScan *scan);
 static bool add_input_row(void *arg, TupleTableSlot *slot);
 static void add_input(void *arg, EtlChange *change, TupleTableSlot *slot);
 static void add_target(void *arg, TupleTableSlot *slot);
@@ -95,6 +99,8 @@ etl_merge_by_scan(EtlMerge *merge, EtlScope *scope)
 	if (scope != NULL)
 		etl_scope_done(scope);
 	scan_target(scan);
+	etl_progress_set(merge->run, ETL_PHASE_DECIDING, ETL_UNIT_ROWS, 0,
+					 ETL_TOTAL_UNKNOWN);
 	etl_filter_finish(scan->filter);
 	merge->counts.unchanged += etl_filter_unchanged(scan->filter);
 	etl_merge_writer_in_order(merge->writer, false);
@@ -116,7 +122,6 @@ read_input(FilterScan *scan)
 	EtlMerge *merge = scan->merge;
 	bool as_they_are;
 	BlockNumber pages;
-	double tuples;
 	double visible;
 	uint64 seed;
 
@@ -127,8 +132,8 @@ read_input(FilterScan *scan)
 				  (scan->scope == NULL ||
 				   (merge->n_scope == 0 && merge->input.time == 0));
 	etl_input_scan(merge, as_they_are ? add_input_row : NULL, add_input, scan);
-	estimate_rel_size(merge->target, NULL, &pages, &tuples, &visible);
-	etl_filter_source_done(scan->filter, tuples);
+	estimate_rel_size(merge->target, NULL, &pages, &scan->tuples, &visible);
+	etl_filter_source_done(scan->filter, scan->tuples);
 }
 
 static void
@@ -140,6 +145,17 @@ scan_target(FilterScan *scan)
 	scan->target_print.others_matter = merge->absent != ETL_ABSENT_IGNORE ||
 									   merge->max_delete_fraction >= 0;
 	etl_merge_writer_in_order(merge->writer, true);
+	scan_heap(scan);
+}
+
+static void
+scan_heap(FilterScan *scan)
+{
+	EtlMerge *merge = scan->merge;
+
+	scan->n_scanned = 0;
+	etl_progress_set(merge->run, ETL_PHASE_COMPARING, ETL_UNIT_ROWS, 0,
+					 scan->tuples);
 	etl_heap_rows(merge->target, GetActiveSnapshot(), add_target, scan);
 }
 
@@ -182,6 +198,7 @@ add_target(void *arg, TupleTableSlot *slot)
 	EtlFilterRow row;
 	int flags;
 
+	etl_progress_row(scan->merge->run, ++scan->n_scanned);
 	if (!etl_print_target_row(&scan->target_print, slot, &row))
 		return;
 	flags = (int) (row.word & 0xffff);
@@ -310,6 +327,7 @@ settle_fresh(void *arg, uint64 source)
 	FilterScan *scan = arg;
 	EtlGroup group = {0};
 
+	etl_progress_row(scan->merge->run, ++scan->n_fresh);
 	get_change(scan, source);
 	group.complete = true;
 	group.changes = scan->change;
@@ -382,6 +400,6 @@ rescan(void *arg)
 	FilterScan *scan = arg;
 
 	scan->rescanning = true;
-	etl_heap_rows(scan->merge->target, GetActiveSnapshot(), add_target, scan);
+	scan_heap(scan);
 	scan->rescanning = false;
 }

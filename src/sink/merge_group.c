@@ -62,6 +62,7 @@ struct EtlGroups
 	TupleTableSlot *got;
 	Tuplesortstate *sort;
 	int64 n_stored;
+	int64 n_rows; /* stored and changes */
 };
 
 /* A run of rows of one hash, in the group context. */
@@ -274,6 +275,7 @@ put_row(EtlGroups *groups, Datum *values, bool *nulls)
 	}
 	ExecStoreVirtualTuple(slot);
 	tuplesort_puttupleslot(groups->sort, slot);
+	groups->n_rows++;
 	ExecClearTuple(slot);
 }
 
@@ -306,12 +308,16 @@ etl_groups_each(EtlGroups *groups, EtlGroupCall call, void *arg)
 	Tuplesortstate *sort = groups->sort;
 	HashRun run = {0};
 	uint64 hash = 0;
+	int64 n_rows = 0;
 	bool any = false;
 
+	etl_progress_set(groups->merge->run, ETL_PHASE_DECIDING, ETL_UNIT_ROWS, 0,
+					 (double) groups->n_rows);
 	tuplesort_performsort(sort);
 	while (tuplesort_gettupleslot(sort, true, false, groups->got, NULL))
 	{
 		CHECK_FOR_INTERRUPTS();
+		etl_progress_row(groups->merge->run, n_rows++);
 		MemoryContextSwitchTo(group_context);
 		if (any && got_hash(groups) != hash)
 		{

@@ -66,6 +66,8 @@ etl_input_scan(EtlMerge *merge, EtlSlotCall first, EtlChangeCall call, void *arg
 	scan.first = first;
 	scan.call = call;
 	scan.arg = arg;
+	etl_progress_set(merge->run, ETL_PHASE_READING, ETL_UNIT_ROWS, 0,
+					 merge->input.rows);
 	if (merge->input.relation != NULL)
 		etl_heap_rows(merge->input.relation, GetActiveSnapshot(), input_row,
 					  &scan);
@@ -96,12 +98,15 @@ input_row(void *arg, TupleTableSlot *slot)
 
 	if (scan->first != NULL && scan->first(scan->arg, slot))
 	{
-		merge->counts.read++;
+		etl_progress_row(merge->run, ++merge->counts.read);
 		return;
 	}
 	etl_input_convert(merge, slot, change);
 	if (change->is_new)
+	{
 		change->number = ++merge->counts.read;
+		etl_progress_row(merge->run, change->number);
+	}
 	if (merge->input.number != 0)
 		change->number = DatumGetInt64(slot->tts_values[merge->input.number - 1]);
 	if (!settle_unfit(merge, change))

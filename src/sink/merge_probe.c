@@ -59,6 +59,7 @@ struct EtlProbe
 	double n_changes;
 	bloom_filter *hashes; /* of the keys of the input */
 	bool all_read;		  /* the groups have the stored rows */
+	int64 n_scanned;	  /* so many of them, among others */
 };
 
 static Relation choose_index(EtlMerge *merge);
@@ -266,6 +267,8 @@ add_input(void *arg, EtlChange *change, TupleTableSlot *slot)
 static void
 read_all(EtlProbe *probe)
 {
+	etl_progress_set(probe->merge->run, ETL_PHASE_COMPARING, ETL_UNIT_ROWS, 0,
+					 probe->merge->target->rd_rel->reltuples);
 	etl_heap_rows(probe->merge->target, GetActiveSnapshot(), add_target, probe);
 	probe->all_read = true;
 }
@@ -276,6 +279,7 @@ add_target(void *arg, TupleTableSlot *slot)
 	EtlProbe *probe = arg;
 	EtlMerge *merge = probe->merge;
 
+	etl_progress_row(merge->run, ++probe->n_scanned);
 	slot_getallattrs(slot);
 	if (!etl_key_is_null(merge, slot->tts_isnull))
 	{

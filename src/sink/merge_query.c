@@ -33,6 +33,7 @@ typedef struct QueryScan
 	int first;	   /* position of the first column */
 	Datum *values; /* a row of the target in its layout */
 	bool *nulls;
+	int64 n_scanned; /* rows of the target */
 } QueryScan;
 
 static void add_input(void *arg, EtlChange *change, TupleTableSlot *slot);
@@ -59,6 +60,8 @@ etl_merge_by_query(EtlMerge *merge, EtlScope *scope)
 	if (scope != NULL)
 		etl_scope_done(scope);
 	query.text = target_query(&scan);
+	etl_progress_set(merge->run, ETL_PHASE_COMPARING, ETL_UNIT_ROWS, 0,
+					 merge->target->rd_rel->reltuples);
 	etl_query_rows(&query, add_target, &scan);
 	bloom_free(scan.keys);
 	etl_groups_decide(scan.groups);
@@ -123,6 +126,7 @@ add_target(void *arg, TupleTableSlot *slot)
 	ItemPointerData tid;
 	Oid table = RelationGetRelid(merge->target);
 
+	etl_progress_row(merge->run, ++scan->n_scanned);
 	slot_getallattrs(slot);
 	ItemPointerSetInvalid(&tid);
 	if (scan->first > 0)

@@ -38,6 +38,7 @@
 /* "<"(oid, oid), which PostgreSQL gives no name */
 #define OID_LESS_OPERATOR 609
 
+static void show_writing(EtlMergeWriter *writer);
 static int supplied_columns(EtlMerge *merge, bool kept, AttrNumber *attnums);
 static void check_privilege(Relation target, AclMode mode);
 static bool is_stored_apart(EtlValueOps *ops, Datum stored, Datum value);
@@ -235,6 +236,7 @@ etl_merge_writer_finish(EtlMergeWriter *writer)
 	CurrentResourceOwner = writer->owner;
 	if (!writer->merge->dry_run)
 	{
+		show_writing(writer);
 		if (writer->edits != NULL)
 		{
 			tuplesort_performsort(writer->edits);
@@ -255,6 +257,19 @@ etl_merge_writer_finish(EtlMergeWriter *writer)
 	CurrentResourceOwner = oldowner;
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextDelete(writer->context);
+}
+
+/* Shows how many rows there are to be written. */
+static void
+show_writing(EtlMergeWriter *writer)
+{
+	int64 rows = writer->n_queued;
+
+	for (int i = 0; i < (int) lengthof(writer->inserts); i++)
+		if (writer->inserts[i] != NULL)
+			rows += tuplestore_tuple_count(writer->inserts[i]);
+	etl_progress_set(writer->merge->run, ETL_PHASE_WRITING, ETL_UNIT_ROWS, 0,
+					 (double) rows);
 }
 
 /* The columns of new rows, by number. */
@@ -450,6 +465,7 @@ write_inserts(EtlMergeWriter *writer, bool kept)
 	while (tuplestore_gettupleslot(store, true, false, queued))
 	{
 		CHECK_FOR_INTERRUPTS();
+		etl_progress_row(merge->run, writer->n_written++);
 		copy_row(sink, queued, row, attnums, natts);
 		if (sink->batch_rows == sink->batch_limit)
 			etl_sink_flush(sink);

@@ -58,6 +58,7 @@ struct EtlMergeWriter
 	Tuplesortstate *edits; /* NULL: none */
 	int64 n_edits[ETL_NUM_EDIT_STEPS];
 	int64 n_queued;
+	int64 n_written; /* of what was left to the end */
 
 	/* inserts without and with KEPT columns */
 	Tuplestorestate *inserts[2];

@@ -157,6 +157,7 @@ etl_merge_heap_apply(EtlMergeHeap *heap)
 		ItemPointerData tid;
 
 		CHECK_FOR_INTERRUPTS();
+		etl_progress_row(writer->merge->run, writer->n_written++);
 		slot_getallattrs(edit);
 		place = DatumGetInt64(edit->tts_values[ETL_EDIT_PLACE]);
 		ItemPointerSet(&tid, (BlockNumber) (place >> 16),

@@ -121,6 +121,8 @@ run_step(EtlMergeWriter *writer, EtlEditStep step, Tuplestorestate *store)
 
 	if (statement == NULL)
 		return;
+	etl_progress_done(writer->merge->run, writer->n_written);
+	writer->n_written += writer->n_edits[step];
 	SPI_connect();
 	etl_register_rows(EDITS, writer->edit_desc, store);
 	rc = SPI_execute(statement, false, 0);

@@ -14,6 +14,7 @@
 
 #include "base/base.h"
 #include "executor/tuptable.h"
+#include "ledger/progress.h"
 
 typedef enum EtlConflictAction
 {
@@ -98,6 +99,6 @@ extern void etl_sink_close(EtlSink *sink);
 
 /* in indexes.c */
 extern bool etl_indexes_can_defer(Relation target, const char **reason);
-extern void etl_indexes_rebuild(Relation target);
+extern void etl_indexes_rebuild(Relation target, EtlRun *run);
 
 #endif /* ETL_SINK_H */

@@ -119,6 +119,7 @@ etl_query_rows(const EtlQuery *query, EtlRowCall call, void *arg)
 {
 	RowReceiver receiver = {0};
 	SPIExecuteOptions options = {0};
+	SPIPlanPtr plan;
 	int rc;
 
 	receiver.pub.receiveSlot = receive_row;
@@ -135,7 +136,11 @@ etl_query_rows(const EtlQuery *query, EtlRowCall call, void *arg)
 	options.read_only = true;
 	options.must_return_tuples = true;
 	options.dest = &receiver.pub;
-	rc = SPI_execute_plan_extended(prepare(query), &options);
+	plan = prepare(query);
+	/* Without parameters there is one plan, which is made only once. */
+	if (query->planned != NULL && query->nargs == 0)
+		*query->planned = planned_rows(plan);
+	rc = SPI_execute_plan_extended(plan, &options);
 	if (rc < 0)
 		elog(ERROR, "SPI_execute_plan_extended failed: %s",
 			 SPI_result_code_string(rc));

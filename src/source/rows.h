@@ -35,6 +35,9 @@ typedef struct EtlQuery
 	const char *rows_name;
 	TupleDesc rows_desc;
 	Tuplestorestate *rows;
+
+	/* told how many rows the planner expects, before the first; or NULL */
+	double *planned;
 } EtlQuery;
 
 /* in rows.c */

@@ -117,6 +117,7 @@ int64
 etl_site_rows(EtlSite *site, const char *where, const AttrNumber *attnums,
 			  int natts, EtlRowCall call, void *arg)
 {
+	site->planned = -1;
 	return site->ops->rows(site, where, attnums, natts, call, arg);
 }
 

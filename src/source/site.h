@@ -43,6 +43,7 @@ struct EtlSite
 	bool shows_writers;	  /* sessions there show who may still add rows */
 	bool is_wrapped; /* a wrapper may pass conditions to what is no PostgreSQL */
 	const char *tables; /* SQL there: an oid[] of the tables it reads */
+	double planned;		/* rows that are coming: an estimate, or -1 */
 };
 
 /*

@@ -236,6 +236,7 @@ local_rows(EtlSite *site, const char *where, const AttrNumber *attnums,
 		appendStringInfo(&sql, " WHERE %s", where);
 	query.text = sql.data;
 	query.serial = true;
+	query.planned = &site->planned;
 
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
