@@ -110,6 +110,7 @@ OBJS += \
 	src/flow/pull_columns.o \
 	src/flow/pull_range.o \
 	src/flow/pull_safety.o \
+	src/flow/pull_wait.o \
 	src/flow/pull_append.o \
 	src/flow/pull_options.o \
 	src/flow/pull_merge.o \

@@ -165,9 +165,41 @@ extern const char *etl_pull_reached(EtlPull *pull);
 /* in pull_safety.c: how far it is safe to read */
 extern void etl_safety_choose(EtlPull *pull);
 extern void etl_safety_set_limit(EtlPull *pull);
-extern bool etl_safety_wait_for_writers(EtlPull *pull);
-extern bool etl_safety_wait_for_holder(EtlPull *pull);
-extern int etl_safety_holder(EtlPull *pull);
+
+/*
+ * family: the tables and everything that inherits from them; lineage: these
+ * and what they are partitions of.  Whoever inserts into a partitioned table
+ * has the values before it locks the partition.
+ */
+#define ETL_SQL_FAMILY                                                       \
+	"WITH RECURSIVE family(relid) AS (SELECT pg_catalog.unnest(%s)"          \
+	" UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i"                 \
+	" JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.relid),"         \
+	" lineage(relid) AS (SELECT relid FROM family"                           \
+	" UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i"                \
+	" JOIN lineage l ON i.inhrelid OPERATOR(pg_catalog.=) l.relid"           \
+	" JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid" \
+	" AND c.relispartition) "
+
+/*
+ * The start of what a backend does, in terms of pg_stat_activity.
+ *
+ * Of several transactions in one message of a client, or chained by COMMIT AND
+ * CHAIN, each one starts when the message came.  Between two of them none is in
+ * progress, and the start of the message counts.
+ */
+#define ETL_SQL_START                                            \
+	"coalesce(a.xact_start,"                                     \
+	" CASE WHEN a.state IN ('active', 'fastpath function call')" \
+	" AND a.backend_type = 'client backend' THEN a.query_start END)"
+
+/* in pull_wait.c: who keeps a pull from reading on */
+extern bool etl_wait_for_writers(EtlPull *pull);
+extern bool etl_wait_for_holder(EtlPull *pull);
+extern bool etl_wait_has_prepared(EtlPull *pull);
+extern bool etl_wait_for_prepared(EtlPull *pull);
+extern int etl_wait_holder(EtlPull *pull);
+extern int etl_wait_pid(const char *text);
 
 /* in pull_append.c: rows into a table, as they are */
 extern void etl_pull_append(EtlPull *pull);

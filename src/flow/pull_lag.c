@@ -134,7 +134,7 @@ look_at_source(void *arg)
 			look->since = waiting_since(pull, ((char **) linitial(answer))[0],
 										watermark->updated_at);
 		}
-		look->pid = etl_safety_holder(pull);
+		look->pid = etl_wait_holder(pull);
 		look->done = true;
 	}
 	etl_site_close(pull->site);

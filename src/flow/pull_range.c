@@ -187,7 +187,7 @@ etl_pull_find_range(EtlPull *pull)
 		if (edges.last != NULL || again || !pull->has_holder ||
 			!keeps_rows_back(pull))
 			break;
-		if (!etl_safety_wait_for_holder(pull))
+		if (!etl_wait_for_holder(pull))
 		{
 			pull->skipped = true;
 			break;
@@ -203,7 +203,7 @@ etl_pull_find_range(EtlPull *pull)
 		look_back(pull);
 	if (!pull->has_rows)
 		return;
-	if (!etl_safety_wait_for_writers(pull))
+	if (!etl_wait_for_writers(pull))
 	{
 		pull->skipped = true;
 		pull->has_rows = false;

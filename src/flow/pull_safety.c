@@ -21,64 +21,25 @@
  * The order of these steps is what makes them right.  All of it is asked as
  * SQL at the source's site, so that a remote PostgreSQL is treated as this one.
  *
- * Waiting means asking again, since there is nothing to queue for: a lock on
- * the table would stop its writers.  So no wait can become part of a deadlock,
- * and none is longer than max_wait.
- *
  * Locks: none.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "pgtime.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/fmgrprotos.h"
-#include "utils/wait_event.h"
 
 #include "etl_patterns.h"
 #include "flow/pull.h"
 
 /* Without a word from the caller, rows are committed within this time. */
 #define DEFAULT_LAG_MINUTES 5
-
-/* How long to sleep between two looks, in milliseconds. */
-#define FIRST_NAP_MS   1
-#define LONGEST_NAP_MS 50
-
-/*
- * family: the tables and everything that inherits from them; lineage: these
- * and what they are partitions of.  Whoever inserts into a partitioned table
- * has the values before it locks the partition.
- */
-#define FAMILY                                                               \
-	"WITH RECURSIVE family(relid) AS (SELECT pg_catalog.unnest(%s)"          \
-	" UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i"                 \
-	" JOIN family f ON i.inhparent OPERATOR(pg_catalog.=) f.relid),"         \
-	" lineage(relid) AS (SELECT relid FROM family"                           \
-	" UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i"                \
-	" JOIN lineage l ON i.inhrelid OPERATOR(pg_catalog.=) l.relid"           \
-	" JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.inhrelid" \
-	" AND c.relispartition) "
-
-/*
- * The start of what a backend does, in terms of pg_stat_activity.
- *
- * Of several transactions in one message of a client, or chained by COMMIT AND
- * CHAIN, each one starts when the message came.  Between two of them none is in
- * progress, and the start of the message counts.
- */
-#define START_OF                                                 \
-	"coalesce(a.xact_start,"                                     \
-	" CASE WHEN a.state IN ('active', 'fastpath function call')" \
-	" AND a.backend_type = 'client backend' THEN a.query_start END)"
 
 static void refuse(EtlPull *pull, const char *hint);
 static bool had_lag(EtlPull *pull);
@@ -93,15 +54,8 @@ static TimestampTz oldest_start(EtlPull *pull, TimestampTz *own);
 static void check_activity(EtlPull *pull, char **answer);
 static TimestampTz site_clock(EtlPull *pull);
 static TimestampTz time_of(EtlPull *pull, const char *text);
-static int pid_of(const char *text);
 static char *limit_of_time(EtlPull *pull, TimestampTz time);
 static Timestamp local_limit(TimestampTz time);
-static List *writers(EtlPull *pull, bool prepared_only);
-static bool wait_for(EtlPull *pull, List *those);
-static char **still_there(EtlPull *pull, List *those);
-static int64 wait_left(EtlPull *pull);
-static bool nap(EtlPull *pull, long *ms);
-static void tell(EtlPull *pull);
 
 /* ------------------------------------------------------------------ */
 /* the choice                                                           */
@@ -251,7 +205,7 @@ check_server(EtlPull *pull)
 	char **answer;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, FAMILY, pull->site->tables);
+	appendStringInfo(&sql, ETL_SQL_FAMILY, pull->site->tables);
 	appendStringInfoString(&sql,
 						   "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_subscription_rel r"
 						   " JOIN family f ON r.srrelid = f.relid)");
@@ -273,7 +227,7 @@ check_sequences(EtlPull *pull)
 	char **row;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, FAMILY, pull->site->tables);
+	appendStringInfo(&sql, ETL_SQL_FAMILY, pull->site->tables);
 	appendStringInfo(&sql,
 					 ", columns(relid, attnum) AS (SELECT a.attrelid, a.attnum"
 					 " FROM pg_attribute a JOIN lineage l ON a.attrelid = l.relid"
@@ -350,8 +304,6 @@ set_lag_limit(EtlPull *pull)
 static void
 set_horizon(EtlPull *pull)
 {
-	List *prepared;
-
 	for (;;)
 	{
 		TimestampTz own;
@@ -361,14 +313,13 @@ set_horizon(EtlPull *pull)
 		 * A prepared transaction shows no start.  One that was prepared before
 		 * the look at the starts is found now; the others are among those.
 		 */
-		prepared = writers(pull, true);
-		if (prepared == NIL)
+		if (!etl_wait_has_prepared(pull))
 		{
 			pull->limit = limit_of_time(pull, limit);
 			pull->reach = limit_of_time(pull, own);
 			return;
 		}
-		if (!wait_for(pull, prepared) || wait_left(pull) <= 0)
+		if (!etl_wait_for_prepared(pull))
 		{
 			pull->skipped = true;
 			return;
@@ -397,7 +348,7 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 								" max(a.pid) FILTER (WHERE a.state = 'disabled'),"
 								" current_setting('track_activities')::boolean,"
 								" pg_has_role('pg_read_all_stats', 'USAGE')"
-								" FROM pg_stat_activity a, LATERAL (SELECT " START_OF
+								" FROM pg_stat_activity a, LATERAL (SELECT " ETL_SQL_START
 								" AS start) s"
 								" WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
 								" AND a.backend_type <> 'autovacuum worker'",
@@ -421,7 +372,7 @@ oldest_start(EtlPull *pull, TimestampTz *own)
 		if (oldest < Min(limit, *own) && answer[1] != NULL)
 		{
 			pull->has_holder = true;
-			pull->holder.pid = pid_of(answer[1]);
+			pull->holder.pid = etl_wait_pid(answer[1]);
 			pull->holder.gid = NULL;
 			pull->holder.since = answer[0];
 		}
@@ -477,13 +428,6 @@ time_of(EtlPull *pull, const char *text)
 	return time;
 }
 
-/* 0 for nobody. */
-static int
-pid_of(const char *text)
-{
-	return text == NULL ? 0 : pg_strtoint32(text);
-}
-
 /*
  * A time as a value of the cursor's column.  It is rounded as the column rounds
  * what it gets: a transaction that has just begun may round down.
@@ -529,246 +473,4 @@ local_limit(TimestampTz time)
 		result = Min(result, time_t_to_timestamptz(change) +
 								 offset_after * USECS_PER_SEC);
 	return result;
-}
-
-/* ------------------------------------------------------------------ */
-/* waiting                                                              */
-
-/*
- * Waits until no transaction is left that could have a value below the end of
- * the range, which has been found already.  Returns false if max_wait is over.
- */
-bool
-etl_safety_wait_for_writers(EtlPull *pull)
-{
-	List *those;
-
-	if (pull->safety != ETL_SAFETY_LOCK_WAIT || pull->is_backfill)
-		return true;
-	those = writers(pull, false);
-	if (those == NIL)
-		return true;
-	if (!wait_for(pull, those))
-		return false;
-	/* On older servers, what is prepared goes on under another number. */
-	return wait_for(pull, writers(pull, true));
-}
-
-/*
- * Waits until the transaction that sets the horizon has ended.  Returns false
- * if max_wait is over.
- */
-bool
-etl_safety_wait_for_holder(EtlPull *pull)
-{
-	char *sql = psprintf("SELECT 1 FROM pg_stat_activity a WHERE pid = %d"
-						 " AND " START_OF " = %s",
-						 pull->holder.pid,
-						 quote_literal_cstr(pull->holder.since));
-	long ms = FIRST_NAP_MS;
-
-	tell(pull);
-	for (;;)
-	{
-		List *answer = etl_site_ask_server(pull->site, sql, "v");
-
-		if (answer == NIL)
-			return true;
-		list_free_deep(answer);
-		if (!nap(pull, &ms))
-			return false;
-	}
-}
-
-/*
- * The pid of a transaction that would keep a pull from reading on now, 0 if
- * there is none or it has none.
- */
-int
-etl_safety_holder(EtlPull *pull)
-{
-	const char *chosen = etl_json_text(pull->watermark.detail, "chosen");
-	List *answer = NIL;
-	char **row;
-
-	if (!pull->site->shows_writers || chosen == NULL)
-		return 0;
-	if (strcmp(chosen, etl_safety_words[ETL_SAFETY_LOCK_WAIT]) == 0)
-		answer = writers(pull, false);
-	else if (strcmp(chosen, etl_safety_words[ETL_SAFETY_HORIZON]) == 0)
-		answer = etl_site_ask_server(pull->site,
-									 "SELECT NULL, pid FROM pg_stat_activity"
-									 " WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
-									 " AND backend_type <> 'autovacuum worker'"
-									 " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
-									 " ORDER BY xact_start LIMIT 1",
-									 "nn");
-	if (answer == NIL)
-		return 0;
-	row = linitial(answer);
-	return pid_of(row[1]);
-}
-
-/*
- * The other transactions that hold a lock to write to the source's tables, the
- * oldest first: virtual transaction, pid, gid and start.  Whoever waits for
- * such a lock has no value yet.
- *
- * A table that is about to become a child of the source is not known as such
- * yet, but whoever makes it one holds a lock on its parent.  It is the lock
- * that VACUUM takes, too, which however changes nothing as a rule.
- */
-static List *
-writers(EtlPull *pull, bool prepared_only)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfo(&sql, FAMILY, pull->site->tables);
-	appendStringInfo(&sql,
-					 "SELECT DISTINCT l.virtualtransaction, l.pid, p.gid,"
-					 " COALESCE(a.xact_start, p.prepared)"
-					 " FROM pg_locks l LEFT JOIN (pg_locks x"
-					 " JOIN pg_prepared_xacts p ON p.transaction = x.transactionid)"
-					 " ON l.pid IS NULL AND x.virtualtransaction = l.virtualtransaction"
-					 " LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
-					 " WHERE l.locktype = 'relation' AND l.granted"
-					 " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-					 " AND l.relation IN (SELECT relid FROM lineage)"
-					 " AND (l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock',"
-					 " 'ExclusiveLock', 'AccessExclusiveLock')"
-					 " OR (l.mode = 'ShareUpdateExclusiveLock' AND EXISTS (SELECT FROM pg_locks c"
-					 " WHERE c.locktype = 'transactionid' AND c.mode = 'ExclusiveLock'"
-					 " AND c.virtualtransaction = l.virtualtransaction)))"
-					 " AND %s ORDER BY 4, 1",
-					 prepared_only ? "l.pid IS NULL" :
-									 "l.pid IS DISTINCT FROM pg_backend_pid()");
-	return etl_site_ask_server(pull->site, sql.data, "vnnn");
-}
-
-/*
- * Waits until these have ended; returns false if max_wait is over.  Tells
- * whom it waits for whenever that changes.
- */
-static bool
-wait_for(EtlPull *pull, List *those)
-{
-	MemoryContext outer = CurrentMemoryContext;
-	MemoryContext look;
-	long ms = FIRST_NAP_MS;
-	bool told = false;
-	char **writer;
-
-	if (those == NIL)
-		return true;
-	look = AllocSetContextCreate(outer, "etl wait", ALLOCSET_DEFAULT_SIZES);
-	for (;;)
-	{
-		int pid;
-
-		MemoryContextReset(look);
-		MemoryContextSwitchTo(look);
-		writer = still_there(pull, those);
-		MemoryContextSwitchTo(outer);
-		if (writer == NULL)
-			break;
-		pid = pid_of(writer[1]);
-		if (!told || pid != pull->holder.pid)
-		{
-			pull->has_holder = true;
-			pull->holder.pid = pid;
-			pull->holder.gid = writer[2] == NULL ? NULL : pstrdup(writer[2]);
-			pull->holder.since = writer[3] == NULL ? NULL : pstrdup(writer[3]);
-			tell(pull);
-			told = true;
-		}
-		if (!nap(pull, &ms))
-			break;
-	}
-	MemoryContextDelete(look);
-	return writer == NULL;
-}
-
-/*
- * One of them that is still there, as it is now: a session may have prepared
- * its transaction.
- */
-static char **
-still_there(EtlPull *pull, List *those)
-{
-	ListCell *lc;
-	ListCell *lc2;
-
-	foreach(lc, writers(pull, false))
-	{
-		char **writer = lfirst(lc);
-
-		foreach(lc2, those)
-		{
-			const char *other = ((char **) lfirst(lc2))[0];
-
-			if (writer[0] != NULL && other != NULL &&
-				strcmp(writer[0], other) == 0)
-				return writer;
-		}
-	}
-	return NULL;
-}
-
-/* Sleeps a while; returns false, and does not, if max_wait is over. */
-static bool
-nap(EtlPull *pull, long *ms)
-{
-	int64 left = wait_left(pull);
-
-	if (left <= 0)
-		return false;
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 (long) Min(*ms, left), PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-	pull->waited_us = GetCurrentTimestamp() - pull->wait_start;
-	*ms = Min(*ms * 2, LONGEST_NAP_MS);
-	return true;
-}
-
-/*
- * How many milliseconds of max_wait are left.  The time of the questions in
- * between counts, too: a server may take long to answer them.
- */
-static int64
-wait_left(EtlPull *pull)
-{
-	const Interval *wait = pull->max_wait;
-	TimestampTz now = GetCurrentTimestamp();
-	double us = (double) wait->time + (double) wait->day * USECS_PER_DAY +
-				(double) wait->month * DAYS_PER_MONTH * USECS_PER_DAY;
-
-	if (pull->wait_start == 0)
-		pull->wait_start = now;
-	us -= (double) (now - pull->wait_start);
-	return us < (double) INT_MAX * 1000 ? (int64) ceil(us / 1000) : INT_MAX;
-}
-
-/* Says who is waited for. */
-static void
-tell(EtlPull *pull)
-{
-	pull->has_waited = true;
-	if (pull->holder.gid != NULL)
-		ereport(NOTICE,
-				(errmsg("pipeline \"%s\" waits for prepared transaction \"%s\"",
-						pull->pipeline, pull->holder.gid),
-				 errhint("Use COMMIT PREPARED or ROLLBACK PREPARED.")));
-	else if (pull->safety == ETL_SAFETY_HORIZON)
-		ereport(NOTICE,
-				(errmsg("pipeline \"%s\" waits for the transaction of process %d, in progress since %s",
-						pull->pipeline, pull->holder.pid, pull->holder.since),
-				 errhint("It waits no longer than \"max_wait\".")));
-	else
-		ereport(NOTICE,
-				(errmsg("pipeline \"%s\" waits for the transaction of process %d, which writes to \"%s\"",
-						pull->pipeline, pull->holder.pid,
-						RelationGetRelationName(pull->source)),
-				 errhint("It waits no longer than \"max_wait\".")));
 }
