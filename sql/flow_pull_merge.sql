@@ -359,4 +359,18 @@ SELECT * FROM append_many('64MB', 'general');
 DROP FUNCTION append_many;
 DROP TABLE many, many_target;
 
+-- Keys that differ although all their hashes are the same.
+CREATE TABLE folded (id int, k bigint[], i interval);
+CREATE TABLE folded_target (LIKE folded);
+INSERT INTO folded_target VALUES (1, '{1}', '1 microsecond');
+INSERT INTO folded VALUES (1, '{4294967296}', 4294967296 * interval '1 microsecond'), (2, '{1}', '1 microsecond');
+SELECT pull($$'folded', 'folded', 'folded_target', 'id', safety => 'none', keys => '{k}'$$);
+DELETE FROM folded_target WHERE k <> '{1}';
+SELECT pull($$'folded i', 'folded', 'folded_target', 'id', safety => 'none', keys => '{i}'$$);
+TABLE folded_target ORDER BY k, id;
+DELETE FROM folded_target WHERE k <> '{1}';
+SELECT pull($$'folded up', 'folded', 'folded_target', 'id', apply => 'upsert', safety => 'none', keys => '{k}'$$);
+TABLE folded_target ORDER BY k, id;
+DROP TABLE folded, folded_target;
+
 \i :end

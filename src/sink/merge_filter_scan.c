@@ -6,7 +6,9 @@
  * The filter (merge_filter.c) is told the hash of each row's key, and a
  * fingerprint of its key and all compared columns, which is seeded at random.
  * Rows that are equal in both, 128 bits in all, are unchanged and never looked
- * at again.  The others are fetched and decided with their values at hand: a
+ * at again, unless the hash function of a key's type may give two keys the same
+ * hash with every seed, as that of intervals does: then only their equality
+ * counts.  The others are fetched and decided with their values at hand: a
  * pair of a changed row and the open one, a row of a new key, an absent key;
  * or, where that is not enough, with all the rows of the key brought together
  * by merge_group.c.
@@ -29,6 +31,7 @@
 
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "executor/nodeHash.h"
 #include "miscadmin.h"
 #include "optimizer/plancat.h"
@@ -56,6 +59,7 @@ typedef struct FilterScan
 	EtlGroups *groups;	  /* made for the first key that needs it */
 	bool as_they_are;	  /* rows of the input need not be made changes */
 	EtlPrint input_print; /* of those */
+	bool hashes_tell;	  /* keys of the same hashes are the same */
 	EtlPrint target_print;
 	bool rescanning;
 	EtlKnown *known; /* or NULL: all rows go through the filter */
@@ -67,7 +71,8 @@ typedef struct FilterScan
 } FilterScan;
 
 static void make_prints(FilterScan *scan);
-static bool may_write_at_once(EtlMerge *merge, double target_rows);
+static bool hashes_tell(const EtlMerge *merge);
+static bool may_write_at_once(FilterScan *scan);
 static bool has_own_triggers(Relation rel);
 static void know_target(FilterScan *scan);
 static void know_row(void *arg, TupleTableSlot *slot);
@@ -124,7 +129,7 @@ etl_merge_by_scan(EtlMerge *merge, EtlScope *scope)
 	scan->change = etl_change_create(merge);
 
 	make_prints(scan);
-	if (may_write_at_once(merge, scan->target_rows))
+	if (may_write_at_once(scan))
 		know_target(scan);
 	read_input(scan);
 	if (scope != NULL)
@@ -147,10 +152,33 @@ make_prints(FilterScan *scan)
 
 	if (!pg_strong_random(&seed, sizeof(seed)))
 		elog(ERROR, "could not generate a random seed");
+	scan->hashes_tell = hashes_tell(merge);
 	etl_print_target(&scan->target_print, merge, seed);
 	scan->as_they_are = etl_print_input(&scan->input_print, merge, seed) &&
 						(scan->scope == NULL ||
 						 (merge->n_scope == 0 && merge->input.time == 0));
+}
+
+/*
+ * Do keys that differ have different hashes, as far as chance allows?  The
+ * seed changes nothing where a type's function has folded the value before:
+ * a bigint in an array, or the time of an interval.  So only of types where
+ * equality is that of the bytes, and of a few others, is it known.
+ */
+static bool
+hashes_tell(const EtlMerge *merge)
+{
+	for (int i = 0; i < merge->n_keys; i++)
+	{
+		const EtlValueOps *ops = &merge->columns[merge->keys[i]].ops;
+
+		if (!ops->image_equal && ops->type != NUMERICOID &&
+			ops->type != FLOAT4OID && ops->type != FLOAT8OID &&
+			ops->type != TEXTOID && ops->type != VARCHAROID &&
+			ops->type != BPCHAROID)
+			return false;
+	}
+	return true;
 }
 
 static void
@@ -198,13 +226,15 @@ scan_target(FilterScan *scan)
  * the keys of the target before?  Triggers might change the keys.
  */
 static bool
-may_write_at_once(EtlMerge *merge, double target_rows)
+may_write_at_once(FilterScan *scan)
 {
+	EtlMerge *merge = scan->merge;
+	double rows = merge->input.rows;
+
 	return etl_merge_appends(merge) && !merge->dry_run &&
-		   merge->settled == NULL &&
-		   target_rows <= merge->input.rows * KNOWN_MAX_RATIO &&
-		   etl_known_suits(get_hash_memory_limit(),
-						   target_rows + merge->input.rows) &&
+		   merge->settled == NULL && scan->hashes_tell &&
+		   scan->target_rows <= rows * KNOWN_MAX_RATIO &&
+		   etl_known_suits(get_hash_memory_limit(), scan->target_rows + rows) &&
 		   !has_own_triggers(merge->target);
 }
 
@@ -359,7 +389,7 @@ add_target(void *arg, TupleTableSlot *slot)
 	if (!etl_print_target_row(&scan->target_print, slot, &row))
 		return;
 	flags = (int) (row.word & 0xffff);
-	if (is_new(scan, slot))
+	if (!scan->hashes_tell || is_new(scan, slot))
 		flags |= ETL_FILTER_TOUCH;
 	if ((flags & ETL_FILTER_OPEN) != 0 && !scan->rescanning)
 		scan->merge->counts.open++;
