@@ -80,6 +80,7 @@ OBJS += \
 	src/sink/merge_filter_scan.o \
 	src/sink/merge_print.o \
 	src/sink/merge_filter.o \
+	src/sink/merge_known.o \
 	src/sink/merge_group.o \
 	src/sink/merge_tie.o \
 	src/sink/merge_upsert.o \

@@ -324,4 +324,53 @@ RESET ROLE;
 DROP OWNED BY regress_etl_puller;
 DROP ROLE regress_etl_puller;
 
+-- More keys than the memory for them: those that are new are told by bits, and
+-- the others looked at again.  The first row of a key counts, a key may be
+-- stored twice, and numbers are equal whatever digits they show.
+CREATE TABLE many (id int, k numeric, note text);
+INSERT INTO many SELECT n, (n * 7919 % 60000) / 10.0, 'row ' || n
+  FROM generate_series(1, 80000) n;
+CREATE TABLE many_target (k numeric, note text, id int);
+CREATE FUNCTION append_many(memory text, path text,
+                            OUT read bigint, OUT inserted bigint, OUT unchanged bigint, OUT duplicates text,
+                            OUT wrong bigint) AS $$
+DECLARE
+    pull record;
+BEGIN
+    PERFORM set_config('work_mem', memory, true), set_config('etl_patterns.merge_path', path, true);
+    TRUNCATE many_target;
+    INSERT INTO many_target SELECT k * 1.000, 'stored', -1 FROM many WHERE id <= 60000 AND id % 3 = 0;
+    INSERT INTO many_target SELECT k, 'stored', -1 FROM many WHERE id = 3;
+    ANALYZE many_target;
+    PERFORM public.etl_watermark_reset('many');
+    SELECT * INTO pull FROM public.etl_incremental_pull('many', 'many', 'many_target', 'id', safety => 'none', keys => '{k}');
+    SELECT r.rows_read, r.rows_inserted, r.rows_unchanged, r.detail -> 'merge' ->> 'duplicates'
+      INTO read, inserted, unchanged, duplicates FROM etl_patterns.run r WHERE r.run_id = pull.run_id;
+    SELECT count(*) INTO wrong
+      FROM (SELECT t.k, min(t.note) AS note, min(t.id) AS id, count(*) AS n FROM many_target t GROUP BY 1) t
+      FULL JOIN (SELECT s.k, min(s.id) AS id FROM many s GROUP BY 1) s USING (k)
+     WHERE (t.n, t.id, t.note) IS DISTINCT FROM
+           (1 + (s.id = 3)::int, CASE WHEN s.id % 3 = 0 THEN -1 ELSE s.id END,
+            CASE WHEN s.id % 3 = 0 THEN 'stored' ELSE 'row ' || s.id END);
+END $$ LANGUAGE plpgsql;
+SELECT * FROM append_many('64MB', 'auto');
+SELECT * FROM append_many('64kB', 'auto');
+SELECT * FROM append_many('64MB', 'general');
+DROP FUNCTION append_many;
+DROP TABLE many, many_target;
+
+-- Keys that differ although all their hashes are the same.
+CREATE TABLE folded (id int, k bigint[], i interval);
+CREATE TABLE folded_target (LIKE folded);
+INSERT INTO folded_target VALUES (1, '{1}', '1 microsecond');
+INSERT INTO folded VALUES (1, '{4294967296}', 4294967296 * interval '1 microsecond'), (2, '{1}', '1 microsecond');
+SELECT pull($$'folded', 'folded', 'folded_target', 'id', safety => 'none', keys => '{k}'$$);
+DELETE FROM folded_target WHERE k <> '{1}';
+SELECT pull($$'folded i', 'folded', 'folded_target', 'id', safety => 'none', keys => '{i}'$$);
+TABLE folded_target ORDER BY k, id;
+DELETE FROM folded_target WHERE k <> '{1}';
+SELECT pull($$'folded up', 'folded', 'folded_target', 'id', apply => 'upsert', safety => 'none', keys => '{k}'$$);
+TABLE folded_target ORDER BY k, id;
+DROP TABLE folded, folded_target;
+
 \i :end

@@ -287,7 +287,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 		input->is_delete = ++position;
 	}
 	else
-		appendStringInfoString(&sql, "NULL");
+		sql.len -= strlen(", "); /* there is a key, and so a column */
 	appendStringInfo(&sql, " FROM %s AS etl_s",
 					 names->rows != NULL ? ROWS_NAME :
 										   etl_relation_name(merge->source));

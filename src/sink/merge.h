@@ -132,6 +132,7 @@ typedef struct EtlStored
 	ItemPointerData tid;
 	Datum *values;
 	bool *nulls;
+	bool is_new; /* this merge has inserted it, for an earlier change */
 } EtlStored;
 
 /* What became of a row of the input. */
@@ -275,6 +276,7 @@ extern bool etl_merge_is_endless(EtlMerge *merge, Datum time);
 /* in merge_upsert.c */
 extern bool etl_decide_upsert(EtlMerge *merge, EtlGroup *group);
 extern bool etl_decide_append(EtlMerge *merge, EtlGroup *group);
+extern bool etl_merge_appends(const EtlMerge *merge);
 
 /* in merge_scd2.c */
 extern bool etl_decide_scd2(EtlMerge *merge, EtlGroup *group);
@@ -297,13 +299,18 @@ extern bool etl_decide_scd2(EtlMerge *merge, EtlGroup *group);
  * NONE are never set.  A stored row is changed once at the most, and says how
  * it was before.  With in_order the rows to be updated and deleted, of the one
  * heap that is the target, come in the order of their places or while their
- * pages are at hand, and may be written at once.
+ * pages are at hand, and may be written at once.  So may new rows once
+ * at_once was called, by a merge that does nothing but insert; then a row of
+ * the input that lies in a slot can be given as it is, if that is possible.
  */
 extern void etl_merge_check_privileges(EtlMerge *merge, bool deletes);
 extern EtlMergeWriter *etl_merge_writer_open(EtlMerge *merge);
 extern void etl_merge_writer_in_order(EtlMergeWriter *writer, bool in_order);
 extern void etl_merge_insert(EtlMergeWriter *writer, Datum *values, bool *nulls,
 							 bool kept);
+extern void etl_merge_writer_at_once(EtlMergeWriter *writer);
+extern bool etl_merge_insert_slot(EtlMergeWriter *writer, TupleTableSlot *slot);
+extern void etl_merge_writer_flush(EtlMergeWriter *writer);
 extern void etl_merge_update(EtlMergeWriter *writer, const EtlStored *stored,
 							 Datum *values, bool *nulls, int flags);
 extern void etl_merge_delete(EtlMergeWriter *writer, const EtlStored *stored);

@@ -205,17 +205,19 @@ begin_sort(EtlGroups *groups, const int *columns, int n_columns)
 
 /* Adds a row of the target; the key's columns are not null. */
 void
-etl_groups_add_stored(EtlGroups *groups, uint64 hash, Oid table,
-					  ItemPointer tid, Datum *values, bool *nulls)
+etl_groups_add_stored(EtlGroups *groups, uint64 hash, const EtlStored *stored)
 {
 	TupleTableSlot *slot = groups->put;
+	ItemPointerData tid = stored->tid;
 
 	start_row(groups, hash, KIND_STORED, groups->n_stored++);
-	slot->tts_values[COL_TABLE] = ObjectIdGetDatum(table);
+	slot->tts_values[COL_TABLE] = ObjectIdGetDatum(stored->table);
 	slot->tts_isnull[COL_TABLE] = false;
-	slot->tts_values[COL_TID] = PointerGetDatum(tid);
+	slot->tts_values[COL_TID] = PointerGetDatum(&tid);
 	slot->tts_isnull[COL_TID] = false;
-	put_row(groups, values, nulls);
+	slot->tts_values[COL_IS_NEW] = BoolGetDatum(stored->is_new);
+	slot->tts_isnull[COL_IS_NEW] = false;
+	put_row(groups, stored->values, stored->nulls);
 }
 
 /* Adds a row of the input; the key's columns are not null. */
@@ -372,6 +374,7 @@ add_to_run(EtlGroups *groups, HashRun *run)
 		stored = &run->stored[run->n_stored++];
 		stored->table = DatumGetObjectId(values[COL_TABLE]);
 		stored->tid = *(ItemPointer) DatumGetPointer(values[COL_TID]);
+		stored->is_new = DatumGetBool(values[COL_IS_NEW]);
 		stored->values = values + NUM_COLS;
 		stored->nulls = nulls + NUM_COLS;
 	}

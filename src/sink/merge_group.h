@@ -26,8 +26,8 @@ typedef void (*EtlGroupCall)(EtlMerge *merge, EtlGroup *group, void *arg);
 extern EtlGroups *etl_groups_create(EtlMerge *merge);
 extern EtlGroups *etl_groups_create_ordered(EtlMerge *merge, const int *columns,
 											int n_columns);
-extern void etl_groups_add_stored(EtlGroups *groups, uint64 hash, Oid table,
-								  ItemPointer tid, Datum *values, bool *nulls);
+extern void etl_groups_add_stored(EtlGroups *groups, uint64 hash,
+								  const EtlStored *stored);
 extern void etl_groups_add_change(EtlGroups *groups, uint64 hash,
 								  const EtlChange *change);
 extern void etl_groups_each(EtlGroups *groups, EtlGroupCall call, void *arg);

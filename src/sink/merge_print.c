@@ -60,8 +60,8 @@ etl_print_input(EtlPrint *print, EtlMerge *merge, uint64 seed)
 {
 	const EtlMergeInput *input = &merge->input;
 
-	if (input->relation == NULL || OidIsValid(input->time_fit.fn_oid) ||
-		input->tombstone != 0 || input->is_new != 0 || input->number != 0)
+	if (OidIsValid(input->time_fit.fn_oid) || input->tombstone != 0 ||
+		input->is_new != 0 || input->number != 0)
 		return false;
 	for (int i = 0; i < merge->natts; i++)
 	{
@@ -89,8 +89,8 @@ etl_print_input(EtlPrint *print, EtlMerge *merge, uint64 seed)
 }
 
 /*
- * Fills row from a row of the input as it is.  Returns false if there is
- * something about it, so that it has to be made a change.
+ * Fills row from a row of the input as it is, but for its address.  Returns
+ * false if there is something about it, so that it has to be made a change.
  */
 bool
 etl_print_input_row(const EtlPrint *print, TupleTableSlot *slot,
@@ -101,7 +101,7 @@ etl_print_input_row(const EtlPrint *print, TupleTableSlot *slot,
 	const bool *nulls = slot->tts_isnull;
 
 	slot_getsomeattrs(slot, print->last);
-	row->word = etl_tid_address(&slot->tts_tid) << 16;
+	row->word = 0;
 	if (lacks_key(print, nulls) || lacks_time(print, values, nulls))
 		return false;
 	row->hash = etl_row_hash(print->keys, print->n_keys, values, nulls,

@@ -287,10 +287,15 @@ add_target(void *arg, TupleTableSlot *slot)
 
 		if (!bloom_lacks_element(probe->hashes, (unsigned char *) &hash,
 								 sizeof(hash)))
-			etl_groups_add_stored(probe->groups, hash,
-								  RelationGetRelid(merge->target),
-								  &slot->tts_tid, slot->tts_values,
-								  slot->tts_isnull);
+		{
+			EtlStored stored = {0};
+
+			stored.table = RelationGetRelid(merge->target);
+			stored.tid = slot->tts_tid;
+			stored.values = slot->tts_values;
+			stored.nulls = slot->tts_isnull;
+			etl_groups_add_stored(probe->groups, hash, &stored);
+		}
 	}
 }
 

@@ -123,16 +123,18 @@ add_target(void *arg, TupleTableSlot *slot)
 {
 	QueryScan *scan = arg;
 	EtlMerge *merge = scan->merge;
-	ItemPointerData tid;
-	Oid table = RelationGetRelid(merge->target);
+	EtlStored stored = {0};
 
 	etl_progress_row(merge->run, ++scan->n_scanned);
 	slot_getallattrs(slot);
-	ItemPointerSetInvalid(&tid);
+	stored.table = RelationGetRelid(merge->target);
+	ItemPointerSetInvalid(&stored.tid);
+	stored.values = scan->values;
+	stored.nulls = scan->nulls;
 	if (scan->first > 0)
 	{
-		table = DatumGetObjectId(slot->tts_values[0]);
-		tid = *(ItemPointer) DatumGetPointer(slot->tts_values[1]);
+		stored.table = DatumGetObjectId(slot->tts_values[0]);
+		stored.tid = *(ItemPointer) DatumGetPointer(slot->tts_values[1]);
 	}
 	for (int i = scan->first; i < slot->tts_tupleDescriptor->natts; i++)
 	{
@@ -145,15 +147,11 @@ add_target(void *arg, TupleTableSlot *slot)
 		uint64 hash = etl_key_hash(merge, scan->values);
 		bool known = !bloom_lacks_element(scan->keys, (unsigned char *) &hash,
 										  sizeof(hash));
-		EtlStored stored = {0};
 
-		stored.values = scan->values;
-		stored.nulls = scan->nulls;
 		if (!merge->versioned || etl_stored_is_open(merge, &stored))
 			merge->counts.open++;
 		if (known || (merge->absent != ETL_ABSENT_IGNORE &&
 					  etl_scope_has(scan->scope, scan->values, scan->nulls)))
-			etl_groups_add_stored(scan->groups, hash, table, &tid, scan->values,
-								  scan->nulls);
+			etl_groups_add_stored(scan->groups, hash, &stored);
 	}
 }

@@ -63,7 +63,7 @@ etl_decide_upsert(EtlMerge *merge, EtlGroup *group)
 /*
  * Decides about one key that is only ever inserted; always does.  As if the
  * changes came one by one: the first of a new key is stored, and those that
- * find their key there change nothing.
+ * find their key there change nothing.  How often it is there does not matter.
  */
 bool
 etl_decide_append(EtlMerge *merge, EtlGroup *group)
@@ -80,7 +80,8 @@ etl_decide_append(EtlMerge *merge, EtlGroup *group)
 
 		CHECK_FOR_INTERRUPTS();
 		if (group->n_stored > 0)
-			change->outcome = ETL_UNCHANGED;
+			change->outcome = group->stored[0].is_new ? ETL_DUPLICATE :
+														ETL_UNCHANGED;
 		else if (change != first)
 			change->outcome = ETL_DUPLICATE;
 		else
@@ -89,6 +90,13 @@ etl_decide_append(EtlMerge *merge, EtlGroup *group)
 	}
 	MemoryContextSwitchTo(oldcontext);
 	return true;
+}
+
+/* Does the merge do nothing but insert? */
+bool
+etl_merge_appends(const EtlMerge *merge)
+{
+	return merge->decide == etl_decide_append;
 }
 
 /*

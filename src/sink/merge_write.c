@@ -32,8 +32,12 @@
 #include "miscadmin.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+
+/* A batch that is written at once holds no more bytes. */
+#define MAX_BATCH_BYTES (1024 * 1024)
 
 /* "<"(oid, oid), which PostgreSQL gives no name */
 #define OID_LESS_OPERATOR 609
@@ -48,6 +52,9 @@ static void edit_row(EtlMergeWriter *writer, const EtlStored *stored,
 					 EtlEditStep step);
 static void queue_edit(EtlMergeWriter *writer, const EtlStored *stored,
 					   EtlEditStep step);
+static void insert_at_once(EtlMergeWriter *writer, Datum *values);
+static bool is_in_place(EtlMerge *merge);
+static void flush_if_full(EtlMergeWriter *writer);
 static void write_inserts(EtlMergeWriter *writer, bool kept);
 static void copy_row(EtlSink *sink, TupleTableSlot *from, TupleTableSlot *row,
 					 const AttrNumber *attnums, int natts);
@@ -124,7 +131,7 @@ etl_merge_insert(EtlMergeWriter *writer, Datum *values, bool *nulls, bool kept)
 	CHECK_FOR_INTERRUPTS();
 	if (merge->dry_run)
 		return;
-	if (writer->inserts[which] == NULL)
+	if (writer->inserts[which] == NULL && writer->sink == NULL)
 	{
 		MemoryContext oldcontext = MemoryContextSwitchTo(writer->context);
 
@@ -139,6 +146,11 @@ etl_merge_insert(EtlMergeWriter *writer, Datum *values, bool *nulls, bool kept)
 
 		writer->insert_nulls[i] = nulls[i] || role == ETL_ROLE_NONE ||
 								  (role == ETL_ROLE_KEPT && !kept);
+	}
+	if (writer->sink != NULL)
+	{
+		insert_at_once(writer, values);
+		return;
 	}
 	tuplestore_putvalues(writer->inserts[which],
 						 RelationGetDescr(writer->target), values,
@@ -247,6 +259,8 @@ etl_merge_writer_finish(EtlMergeWriter *writer)
 			tuplesort_end(writer->edits);
 		}
 		CommandCounterIncrement();
+		if (writer->sink != NULL)
+			etl_sink_close(writer->sink);
 		write_inserts(writer, false);
 		write_inserts(writer, true);
 		if (writer->heap != NULL)
@@ -436,6 +450,111 @@ queue_edit(EtlMergeWriter *writer, const EtlStored *stored, EtlEditStep step)
 	ExecStoreVirtualTuple(scratch);
 	tuplesort_puttupleslot(writer->edits, scratch);
 	ExecClearTuple(scratch);
+}
+
+/* From now on new rows do not wait.  None of them sets KEPT columns. */
+void
+etl_merge_writer_at_once(EtlMergeWriter *writer)
+{
+	EtlMerge *merge = writer->merge;
+	EtlSinkOptions options = {.general = merge->general};
+	MemoryContext oldcontext = MemoryContextSwitchTo(writer->context);
+
+	writer->sink_attnums = palloc(sizeof(AttrNumber) * (merge->natts + 1));
+	writer->sink_natts = supplied_columns(merge, false, writer->sink_attnums);
+	writer->in_place = is_in_place(merge);
+	etl_sink_check_privileges(writer->target, writer->sink_attnums,
+							  writer->sink_natts, &options);
+	writer->sink = etl_sink_open(writer->target, writer->sink_attnums,
+								 writer->sink_natts, &options, NULL, NULL);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* Has the input all columns of the target, each in its place and as it is? */
+static bool
+is_in_place(EtlMerge *merge)
+{
+	for (int i = 0; i < merge->natts; i++)
+	{
+		EtlMergeColumn *column = &merge->columns[i];
+
+		if (column->input != i + 1 || column->typmod >= 0 ||
+			column->assign != NULL ||
+			(column->role != ETL_ROLE_KEY && column->role != ETL_ROLE_PLAIN))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Inserts a row of the input as it lies in its slot.  Returns false if that is
+ * not possible; new rows are written at once.
+ */
+bool
+etl_merge_insert_slot(EtlMergeWriter *writer, TupleTableSlot *slot)
+{
+	if (!writer->in_place)
+		return false;
+	if (slot != writer->seen)
+	{
+		writer->seen = slot;
+		writer->takes_seen = etl_sink_takes_tuples(writer->sink, slot);
+	}
+	if (!writer->takes_seen)
+		return false;
+	writer->sink_bytes += etl_sink_add_tuple(writer->sink, slot);
+	flush_if_full(writer);
+	return true;
+}
+
+/* A copy of the values, and insert_nulls, into the batch. */
+static void
+insert_at_once(EtlMergeWriter *writer, Datum *values)
+{
+	TupleTableSlot *slot = etl_sink_next_slot(writer->sink);
+	TupleDesc desc = RelationGetDescr(writer->target);
+	MemoryContext oldcontext;
+
+	oldcontext = MemoryContextSwitchTo(writer->sink->batch_context);
+	for (int i = 0; i < writer->sink_natts; i++)
+	{
+		int column = writer->sink_attnums[i] - 1;
+		Form_pg_attribute att = TupleDescAttr(desc, column);
+		Datum value = values[column];
+		bool isnull = writer->insert_nulls[column];
+
+		if (!isnull && !att->attbyval)
+		{
+			value = datumCopy(value, false, att->attlen);
+			writer->sink_bytes += datumGetSize(value, false, att->attlen);
+		}
+		slot->tts_values[column] = value;
+		slot->tts_isnull[column] = isnull;
+	}
+	MemoryContextSwitchTo(oldcontext);
+	flush_if_full(writer);
+}
+
+static void
+flush_if_full(EtlMergeWriter *writer)
+{
+	if (writer->sink->batch_rows == writer->sink->batch_limit ||
+		writer->sink_bytes > MAX_BATCH_BYTES)
+		etl_merge_writer_flush(writer);
+}
+
+/* Writes what waits for its batch to be full, to be seen from now on. */
+void
+etl_merge_writer_flush(EtlMergeWriter *writer)
+{
+	ResourceOwner oldowner = CurrentResourceOwner;
+	MemoryContext oldcontext = MemoryContextSwitchTo(writer->context);
+
+	CurrentResourceOwner = writer->owner;
+	etl_sink_flush(writer->sink);
+	writer->sink_bytes = 0;
+	CurrentResourceOwner = oldowner;
+	MemoryContextSwitchTo(oldcontext);
 }
 
 /* Writes the new rows of one kind. */

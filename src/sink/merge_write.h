@@ -64,6 +64,15 @@ struct EtlMergeWriter
 	Tuplestorestate *inserts[2];
 	bool has_kept;
 	bool *insert_nulls;
+
+	/* or a sink for them, if they are written at once */
+	EtlSink *sink;
+	AttrNumber *sink_attnums;
+	int sink_natts;
+	Size sink_bytes;	  /* of the batch, about */
+	bool in_place;		  /* the input has the columns of the target */
+	TupleTableSlot *seen; /* the input's slot that was looked at last */
+	bool takes_seen;	  /* may its tuples go in as they are? */
 };
 
 /* Does an update set a column of this role? */
