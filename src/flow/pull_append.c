@@ -15,20 +15,14 @@
 #include "access/relation.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "utils/datum.h"
 
 #include "flow/assign.h"
 #include "flow/pull.h"
-
-/* A batch holds no more bytes, so that its memory stays small. */
-#define MAX_BATCH_BYTES (1024 * 1024)
 
 /* A column on its way. */
 typedef struct AppendColumn
 {
 	AttrNumber target;
-	int16 typlen;
-	bool typbyval;
 	ExprState *assign; /* or NULL: as it is */
 } AppendColumn;
 
@@ -41,19 +35,15 @@ typedef struct PullAppend
 	int natts;
 	ExprContext *context; /* for assign */
 	MemoryContext run_context;
-	Size bytes; /* of the batch, about */
 	int64 rows;
-	bool in_place;		  /* all columns, each as it is and where it is */
-	TupleTableSlot *seen; /* the last one that was looked at */
-	bool takes_seen;	  /* may its tuples go in as they are? */
-	int current;		  /* column whose value is assigned, or -1 */
+	bool in_place; /* all columns, each as it is and where it is */
+	int current;   /* column whose value is assigned, or -1 */
 } PullAppend;
 
 static void set_columns(PullAppend *append);
 static void append_rows(void *arg);
 static void show_copying(PullAppend *append);
 static void add_row(void *arg, TupleTableSlot *slot);
-static bool takes_tuple(PullAppend *append, TupleTableSlot *slot);
 static void add_values(PullAppend *append, TupleTableSlot *slot);
 static Datum assigned(PullAppend *append, AppendColumn *column, Datum value,
 					  bool *isnull);
@@ -119,8 +109,6 @@ set_columns(PullAppend *append)
 							(char *) lfirst(lc),
 							RelationGetRelationName(pull->target))));
 		to_att = TupleDescAttr(target, column->target - 1);
-		column->typlen = to_att->attlen;
-		column->typbyval = to_att->attbyval;
 		column->assign = etl_assignment(from_att, to_att);
 		append->source_attnums[append->natts] = from;
 		attnums[append->natts++] = column->target;
@@ -209,25 +197,10 @@ add_row(void *arg, TupleTableSlot *slot)
 	/* now the reader knows how many are coming */
 	if (append->rows++ == 0)
 		show_copying(append);
-	if (append->in_place && takes_tuple(append, slot))
-		append->bytes += etl_sink_add_tuple(append->sink, slot);
-	else
+	if (!append->in_place || !etl_sink_add_tuple(append->sink, slot))
 		add_values(append, slot);
-	if (append->sink->batch_rows == append->sink->batch_limit ||
-		append->bytes > MAX_BATCH_BYTES)
+	if (etl_sink_is_full(append->sink))
 		flush(append);
-}
-
-/* A table that is scanned gives its own rows, in one slot. */
-static bool
-takes_tuple(PullAppend *append, TupleTableSlot *slot)
-{
-	if (slot != append->seen)
-	{
-		append->seen = slot;
-		append->takes_seen = etl_sink_takes_tuples(append->sink, slot);
-	}
-	return append->takes_seen;
 }
 
 /* The values of a row have to outlive the slot. */
@@ -242,7 +215,6 @@ add_values(PullAppend *append, TupleTableSlot *slot)
 	for (int i = 0; i < append->natts; i++)
 	{
 		AppendColumn *column = &append->columns[i];
-		int to = column->target - 1;
 		Datum value = slot->tts_values[i];
 		bool isnull = slot->tts_isnull[i];
 
@@ -252,13 +224,7 @@ add_values(PullAppend *append, TupleTableSlot *slot)
 			value = assigned(append, column, value, &isnull);
 			append->current = -1;
 		}
-		if (!isnull && !column->typbyval)
-		{
-			value = datumCopy(value, false, column->typlen);
-			append->bytes += datumGetSize(value, false, column->typlen);
-		}
-		row->tts_values[to] = value;
-		row->tts_isnull[to] = isnull;
+		etl_sink_add_value(append->sink, row, column->target, value, isnull);
 	}
 	MemoryContextSwitchTo(oldcontext);
 }
@@ -278,7 +244,6 @@ flush(PullAppend *append)
 	MemoryContext oldcontext = MemoryContextSwitchTo(append->run_context);
 
 	etl_sink_flush(append->sink);
-	append->bytes = 0;
 	MemoryContextSwitchTo(oldcontext);
 	etl_progress_done(append->pull->run, append->rows);
 }

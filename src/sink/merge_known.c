@@ -11,8 +11,9 @@
  * in a hash table (merge_table.c) as long as the memory suffices.  From then
  * on there are only some bits for each key, in one cache line: a key that
  * lacks one of its bits is new, and any other may be new or not.  Such rows
- * are left to the caller, and so are those of which only the first hash agrees
- * with that of a known key.
+ * are left to the caller.  So it goes, too, when there are two keys of the same
+ * first hash, of which the table can hold one: that is no more than chance, or
+ * somebody's intent.
  *
  * Invariant: when a row of a key is left to the caller, all later rows of the
  * key are, too.
@@ -95,7 +96,12 @@ etl_known_add(EtlKnown *known, const EtlFilterRow *row, bool is_stored)
 				return ETL_KEY_NEW;
 			case ETL_TABLE_KNOWN:
 				if (entry->fingerprint != key.fingerprint)
+				{
+					/* It has no place in the table, but in the bits. */
+					forget_keys(known);
+					(void) set_bits(known, row);
 					return ETL_KEY_UNSURE;
+				}
 				return (entry->word & KNOWN_STORED) != 0 ? ETL_KEY_STORED :
 														   ETL_KEY_SEEN;
 			case ETL_TABLE_FULL:

@@ -32,12 +32,8 @@
 #include "miscadmin.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
-#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-
-/* A batch that is written at once holds no more bytes. */
-#define MAX_BATCH_BYTES (1024 * 1024)
 
 /* "<"(oid, oid), which PostgreSQL gives no name */
 #define OID_LESS_OPERATOR 609
@@ -493,16 +489,8 @@ is_in_place(EtlMerge *merge)
 bool
 etl_merge_insert_slot(EtlMergeWriter *writer, TupleTableSlot *slot)
 {
-	if (!writer->in_place)
+	if (!writer->in_place || !etl_sink_add_tuple(writer->sink, slot))
 		return false;
-	if (slot != writer->seen)
-	{
-		writer->seen = slot;
-		writer->takes_seen = etl_sink_takes_tuples(writer->sink, slot);
-	}
-	if (!writer->takes_seen)
-		return false;
-	writer->sink_bytes += etl_sink_add_tuple(writer->sink, slot);
 	flush_if_full(writer);
 	return true;
 }
@@ -512,24 +500,15 @@ static void
 insert_at_once(EtlMergeWriter *writer, Datum *values)
 {
 	TupleTableSlot *slot = etl_sink_next_slot(writer->sink);
-	TupleDesc desc = RelationGetDescr(writer->target);
 	MemoryContext oldcontext;
 
 	oldcontext = MemoryContextSwitchTo(writer->sink->batch_context);
 	for (int i = 0; i < writer->sink_natts; i++)
 	{
-		int column = writer->sink_attnums[i] - 1;
-		Form_pg_attribute att = TupleDescAttr(desc, column);
-		Datum value = values[column];
-		bool isnull = writer->insert_nulls[column];
+		AttrNumber attnum = writer->sink_attnums[i];
 
-		if (!isnull && !att->attbyval)
-		{
-			value = datumCopy(value, false, att->attlen);
-			writer->sink_bytes += datumGetSize(value, false, att->attlen);
-		}
-		slot->tts_values[column] = value;
-		slot->tts_isnull[column] = isnull;
+		etl_sink_add_value(writer->sink, slot, attnum, values[attnum - 1],
+						   writer->insert_nulls[attnum - 1]);
 	}
 	MemoryContextSwitchTo(oldcontext);
 	flush_if_full(writer);
@@ -538,8 +517,7 @@ insert_at_once(EtlMergeWriter *writer, Datum *values)
 static void
 flush_if_full(EtlMergeWriter *writer)
 {
-	if (writer->sink->batch_rows == writer->sink->batch_limit ||
-		writer->sink_bytes > MAX_BATCH_BYTES)
+	if (etl_sink_is_full(writer->sink))
 		etl_merge_writer_flush(writer);
 }
 
@@ -552,7 +530,6 @@ etl_merge_writer_flush(EtlMergeWriter *writer)
 
 	CurrentResourceOwner = writer->owner;
 	etl_sink_flush(writer->sink);
-	writer->sink_bytes = 0;
 	CurrentResourceOwner = oldowner;
 	MemoryContextSwitchTo(oldcontext);
 }

@@ -69,10 +69,7 @@ struct EtlMergeWriter
 	EtlSink *sink;
 	AttrNumber *sink_attnums;
 	int sink_natts;
-	Size sink_bytes;	  /* of the batch, about */
-	bool in_place;		  /* the input has the columns of the target */
-	TupleTableSlot *seen; /* the input's slot that was looked at last */
-	bool takes_seen;	  /* may its tuples go in as they are? */
+	bool in_place; /* the input has the columns of the target */
 };
 
 /* Does an update set a column of this role? */

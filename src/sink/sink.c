@@ -19,8 +19,12 @@
 #include "nodes/value.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+
+/* A batch of copied rows holds no more bytes, so that its memory stays small. */
+#define MAX_BATCH_BYTES (1024 * 1024)
 
 /* The first that says yes serves. */
 static const EtlSinkOps *const sinks[] = {
@@ -129,30 +133,59 @@ etl_sink_drop_slot(EtlSink *sink)
 }
 
 /*
- * Can the slot's rows go in as they are, value by value in the same place?
- * The answer holds for all slots of the same descriptor and kind.
+ * The next row is a copy of this one: no value is taken out of the tuple and
+ * put back.  Returns false, and does nothing, if the slot's rows cannot go in
+ * as they are.  The caller knows that each column of the slot is the target's
+ * in the same place.
  */
 bool
-etl_sink_takes_tuples(EtlSink *sink, TupleTableSlot *slot)
-{
-	return TTS_IS_BUFFERTUPLE(slot) && sink->ops->takes_tuples != NULL &&
-		   sink->ops->takes_tuples(sink, slot->tts_tupleDescriptor);
-}
-
-/*
- * The next row is a copy of this one, with all columns: no value is taken out
- * of the tuple and put back.  Returns its size.  The caller has asked
- * etl_sink_takes_tuples(), and flushes as with etl_sink_next_slot().
- */
-Size
 etl_sink_add_tuple(EtlSink *sink, TupleTableSlot *slot)
 {
 	bool should_free;
-	HeapTuple tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
-	Size size = tuple->t_len;
+	HeapTuple tuple;
 
+	if (slot != sink->seen)
+	{
+		/* A table that is scanned gives all its rows in one slot. */
+		sink->seen = slot;
+		sink->takes_seen = TTS_IS_BUFFERTUPLE(slot) &&
+						   sink->ops->takes_tuples != NULL &&
+						   sink->ops->takes_tuples(sink,
+												   slot->tts_tupleDescriptor);
+	}
+	if (!sink->takes_seen)
+		return false;
+	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+	sink->batch_bytes += tuple->t_len;
 	ExecForceStoreHeapTuple(tuple, etl_sink_next_slot(sink), should_free);
-	return size;
+	return true;
+}
+
+/*
+ * Puts a copy of a value into a row that etl_sink_next_slot() has given.  The
+ * current memory context is the batch's.
+ */
+void
+etl_sink_add_value(EtlSink *sink, TupleTableSlot *row, AttrNumber attnum,
+				   Datum value, bool isnull)
+{
+	Form_pg_attribute att = TupleDescAttr(row->tts_tupleDescriptor, attnum - 1);
+
+	if (!isnull && !att->attbyval)
+	{
+		value = datumCopy(value, false, att->attlen);
+		sink->batch_bytes += datumGetSize(value, false, att->attlen);
+	}
+	row->tts_values[attnum - 1] = value;
+	row->tts_isnull[attnum - 1] = isnull;
+}
+
+/* Has the caller to flush now, for the rows or for the memory they take? */
+bool
+etl_sink_is_full(const EtlSink *sink)
+{
+	return sink->batch_rows == sink->batch_limit ||
+		   sink->batch_bytes > MAX_BATCH_BYTES;
 }
 
 /* Other columns from the next row on; the batch must be flushed. */
@@ -180,6 +213,7 @@ etl_sink_flush(EtlSink *sink)
 		CommandCounterIncrement();
 	}
 	MemoryContextReset(sink->batch_context);
+	sink->batch_bytes = 0;
 }
 
 /* Flushes, fires AFTER STATEMENT triggers and gives back everything. */

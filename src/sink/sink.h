@@ -55,12 +55,17 @@ struct EtlSink
 	void *reject_arg;
 
 	/* The batch: slots are filled by the caller, values of the given columns. */
-	int batch_rows;	 /* rows stored so far */
-	int batch_limit; /* the caller flushes when this many */
-	int current_row; /* being written, or -1: for error contexts */
+	int batch_rows;	  /* rows stored so far */
+	int batch_limit;  /* the caller flushes when this many */
+	int current_row;  /* being written, or -1: for error contexts */
+	Size batch_bytes; /* copied into the batch, about */
 	TupleTableSlot **slots;
 	TupleDesc slot_desc;		 /* of their own */
 	MemoryContext batch_context; /* values live here; reset by flush */
+
+	/* for etl_sink_add_tuple() */
+	TupleTableSlot *seen; /* the last one that was given */
+	bool takes_seen;	  /* may its tuples go in as they are? */
 };
 
 typedef struct EtlSinkOps
@@ -90,8 +95,10 @@ extern EtlSink *etl_sink_open(Relation target, const AttrNumber *attnums,
 							  EtlSinkRejectCall reject, void *reject_arg);
 extern TupleTableSlot *etl_sink_next_slot(EtlSink *sink);
 extern void etl_sink_drop_slot(EtlSink *sink);
-extern bool etl_sink_takes_tuples(EtlSink *sink, TupleTableSlot *slot);
-extern Size etl_sink_add_tuple(EtlSink *sink, TupleTableSlot *slot);
+extern bool etl_sink_add_tuple(EtlSink *sink, TupleTableSlot *slot);
+extern void etl_sink_add_value(EtlSink *sink, TupleTableSlot *row,
+							   AttrNumber attnum, Datum value, bool isnull);
+extern bool etl_sink_is_full(const EtlSink *sink);
 extern void etl_sink_set_columns(EtlSink *sink, const AttrNumber *attnums,
 								 int natts);
 extern void etl_sink_flush(EtlSink *sink);
