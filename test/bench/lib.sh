@@ -125,3 +125,17 @@ pair()
 			name, cw, ow, (cw / ow), pw, cc, oc, (oc + 0 ? cc / oc : 0), (rows / ow / 1000), cm, om, rejected
 	}'
 }
+
+# opponents BEST...: those that this run is to measure, and ours if it is there.
+# The benchmark sets everyone, those that may be measured, and has a function
+# have_ours.
+opponents()
+{
+	local who
+
+	[ -z "${ALL:-}" ] || set -- "${everyone[@]}"
+	for who in "$@"; do
+		[[ ! $who =~ ${ONLY:-.} ]] || printf '%s ' "$who"
+	done
+	! have_ours || printf 'ours'
+}

@@ -168,15 +168,8 @@ contest()
 	done
 }
 
-# opponents BEST...: those that this run is to measure, and ours if it is there.
-# The benchmark sets everyone, and function, the name of ours.
-opponents()
+# The benchmark sets function, the name of ours.
+have_ours()
 {
-	local who
-
-	[ -z "${ALL:-}" ] || set -- "${everyone[@]}"
-	for who in "$@"; do
-		[[ ! $who =~ ${ONLY:-.} ]] || printf '%s ' "$who"
-	done
-	! have_function "$function" || printf 'ours'
+	have_function "$function"
 }

@@ -159,20 +159,7 @@ contest()
 	done
 }
 
-# opponents BEST...: those that this run is to measure, and ours if it is there.
-# The benchmark sets everyone, those that may be measured.
-opponents()
-{
-	local who
-
-	[ -z "${ALL:-}" ] || set -- "${everyone[@]}"
-	for who in "$@"; do
-		[[ ! $who =~ ${ONLY:-.} ]] || printf '%s ' "$who"
-	done
-	! have_pull || printf 'ours'
-}
-
-have_pull()
+have_ours()
 {
 	[ "$(near -c "SELECT count(*) FROM pg_proc WHERE proname = 'etl_incremental_pull'")" != 0 ]
 }

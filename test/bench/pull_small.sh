@@ -48,7 +48,7 @@ session()
 	call="SELECT rows_read FROM etl_incremental_pull('$2_$3', 'src', '$2_ours', '$3', apply => '$2'$keys);"
 	theirs=$(timed theirs "SELECT $2_by_$3();")
 	ours=$(timed ours "$call")
-	have_pull || {
+	have_ours || {
 		call=''
 		ours=''
 	}
@@ -69,7 +69,7 @@ check()
 {
 	local query result
 
-	[ -n "$ran" ] && have_pull || return 0
+	[ -n "$ran" ] && have_ours || return 0
 	result=$(for query in "$1_theirs" "$1_ours" src; do
 		[ "$1" = upsert ] || [ "$query" != src ] || continue
 		near -c "$(counts "$query")"
@@ -127,7 +127,7 @@ for size in "${sizes[@]}"; do
 		*000000) label=${size%000000}M ;;
 		*) label=${size%000}k ;;
 	esac
-	if have_pull; then
+	if have_ours; then
 		near >"$work/answer" <<-SQL
 		SELECT etl_watermark_set('append_seq', max(seq)::text), etl_watermark_set('upsert_seq', max(seq)::text) FROM src;
 		SELECT etl_watermark_set('append_updated_at', max(updated_at)::text),
