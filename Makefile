@@ -147,6 +147,7 @@ SQL_PARTS = \
 	src/flow/scd2_tools.sql \
 	src/flow/watermark.sql \
 	src/flow/incremental_pull.sql \
+	src/worker/job_tables.sql \
 	src/worker/schedule.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql

@@ -20,6 +20,18 @@ PG_MODULE_MAGIC;
 
 int etl_merge_path = ETL_MERGE_PATH_AUTO;
 int etl_horizon_guard = 100;
+bool etl_scheduler_enabled = true;
+bool etl_superuser_jobs = true;
+int etl_max_running_jobs = 32;
+int etl_worker_idle_timeout = 2000;
+int etl_missed_after = 60;
+int etl_cancel_grace = 10;
+int etl_file_settle_time = 5000;
+int etl_job_history = 30;
+int etl_clock_offset = 0;
+char *etl_logical_time;
+char *etl_job_run_id_variable;
+char *etl_event_payload;
 
 static const struct config_enum_entry merge_path_options[] = {
 	{"auto", ETL_MERGE_PATH_AUTO, false},
@@ -28,6 +40,8 @@ static const struct config_enum_entry merge_path_options[] = {
 };
 
 void _PG_init(void);
+static void define_job_settings(void);
+static void define_job_variables(void);
 
 /*
  * Define our settings, and reserve their prefix, so that a misspelt one is an
@@ -51,5 +65,82 @@ _PG_init(void)
 							"showing the start of its transaction.",
 							&etl_horizon_guard, 100, 0, 60000, PGC_USERSET,
 							GUC_UNIT_MS, NULL, NULL, NULL);
+	define_job_settings();
+	define_job_variables();
 	MarkGUCPrefixReserved(ETL_SCHEMA);
+}
+
+/* How jobs run. */
+static void
+define_job_settings(void)
+{
+	DefineCustomBoolVariable(ETL_SCHEMA ".scheduler",
+							 "Runs jobs by the extension's own workers.", NULL,
+							 &etl_scheduler_enabled, true, PGC_SIGHUP, 0, NULL,
+							 NULL, NULL);
+	DefineCustomBoolVariable(ETL_SCHEMA ".superuser_jobs",
+							 "Runs jobs that belong to superusers.", NULL,
+							 &etl_superuser_jobs, true, PGC_SIGHUP, 0, NULL,
+							 NULL, NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".max_running_jobs",
+							"Sets how many jobs may run at once, in all "
+							"databases.",
+							"Each one also needs one of max_worker_processes.",
+							&etl_max_running_jobs, 32, 1, 1000, PGC_POSTMASTER,
+							0, NULL, NULL, NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".worker_idle_timeout",
+							"Sets how long a worker waits for another run of "
+							"the same role.",
+							"0 gives each run a process of its own.",
+							&etl_worker_idle_timeout, 2000, 0, 60000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".missed_after",
+							"Sets how late a slot must be for \"catchup\" to "
+							"decide about it.",
+							NULL, &etl_missed_after, 60, 1, 86400, PGC_USERSET,
+							GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".cancel_grace",
+							"Sets how long a run that was canceled may take to "
+							"end before its process is terminated.",
+							NULL, &etl_cancel_grace, 10, 0, 3600, PGC_SIGHUP,
+							GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".file_settle_time",
+							"Sets how long a file's size and time must stay "
+							"the same for it to have arrived.",
+							NULL, &etl_file_settle_time, 5000, 0, 86400000,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".job_history",
+							"Sets how many days runs that have ended are kept.",
+							"-1 keeps them for ever.", &etl_job_history, 30, -1,
+							36500, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".clock_offset",
+							"Sets the clock of jobs so many seconds ahead.",
+							"For tests.", &etl_clock_offset, 0, INT_MIN,
+							INT_MAX, PGC_SUSET, GUC_UNIT_S | GUC_NOT_IN_SAMPLE,
+							NULL, NULL, NULL);
+}
+
+/*
+ * What a command can ask about the run that it is.  Anybody may set these, to
+ * try a command by hand.
+ */
+static void
+define_job_variables(void)
+{
+	DefineCustomStringVariable(ETL_SCHEMA ".logical_time",
+							   "Shows the slot that a job runs for.", NULL,
+							   &etl_logical_time, "", PGC_USERSET,
+							   GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL,
+							   NULL, NULL);
+	DefineCustomStringVariable(ETL_SCHEMA ".job_run_id",
+							   "Shows the number of the run.", NULL,
+							   &etl_job_run_id_variable, "", PGC_USERSET,
+							   GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL,
+							   NULL, NULL);
+	DefineCustomStringVariable(ETL_SCHEMA ".event_payload",
+							   "Shows what came with the event that a job "
+							   "runs for: a file's name, for example.",
+							   NULL, &etl_event_payload, "", PGC_USERSET,
+							   GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL,
+							   NULL, NULL);
 }

@@ -21,5 +21,17 @@ typedef enum EtlMergePath
 /* in etl_patterns.c: settings */
 extern int etl_merge_path;
 extern int etl_horizon_guard; /* milliseconds */
+extern bool etl_scheduler_enabled;
+extern bool etl_superuser_jobs;
+extern int etl_max_running_jobs;
+extern int etl_worker_idle_timeout; /* milliseconds */
+extern int etl_missed_after;		/* seconds */
+extern int etl_cancel_grace;		/* seconds */
+extern int etl_file_settle_time;	/* milliseconds */
+extern int etl_job_history;			/* days; -1: for ever */
+extern int etl_clock_offset;		/* seconds */
+extern char *etl_logical_time;
+extern char *etl_job_run_id_variable;
+extern char *etl_event_payload;
 
 #endif /* ETL_PATTERNS_H */

@@ -1,0 +1,126 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared.h
+ *	  What launcher, schedulers, workers and sessions tell each other.
+ *
+ * All of it may be lost at any time: whatever must survive is in the state
+ * tables, and a scheduler that starts reads them.  Shared memory holds which
+ * scheduler serves which database, what it was told since it last looked, and
+ * which worker has which run.  One lock guards it all and is held for a few
+ * instructions; whoever waits, waits on a latch.
+ *
+ * Without shared_preload_libraries there is no shared memory: etl_shared is
+ * NULL, and the functions below that tell somebody something do nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETL_SHARED_H
+#define ETL_SHARED_H
+
+#include "datatype/timestamp.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+
+/* A scheduler that has more news than this reads everything anew. */
+#define ETL_NEWS_LEN 1024
+
+typedef enum EtlNewsKind
+{
+	ETL_NEWS_JOB, /* it was created, altered, or dropped */
+	ETL_NEWS_RUN  /* it was inserted, or changed by somebody else */
+} EtlNewsKind;
+
+typedef struct EtlNews
+{
+	EtlNewsKind kind;
+	int64 id;
+} EtlNews;
+
+typedef enum EtlDatabaseState
+{
+	ETL_DATABASE_FREE,	   /* the entry is unused */
+	ETL_DATABASE_STARTING, /* its scheduler was asked for */
+	ETL_DATABASE_SERVED,   /* it runs */
+	ETL_DATABASE_FAILED	   /* it ended; to be started again at retry_at */
+} EtlDatabaseState;
+
+/* One database that has a scheduler, or should. */
+typedef struct EtlSharedDatabase
+{
+	EtlDatabaseState state;
+	Oid database;
+	pid_t scheduler;
+	Latch *latch;
+	TimestampTz started_at;
+	TimestampTz heartbeat; /* the scheduler's last round */
+	TimestampTz retry_at;
+	bool armed;
+	int64 jobs;			/* active ones that it knows */
+	int64 runs_waiting; /* due, and not started */
+	int64 no_worker;	/* times that no worker was to be had */
+	int nnews;			/* more than ETL_NEWS_LEN: some are lost */
+	EtlNews news[ETL_NEWS_LEN];
+} EtlSharedDatabase;
+
+typedef enum EtlSlotState
+{
+	ETL_SLOT_FREE,
+	ETL_SLOT_STARTING, /* a worker was asked for */
+	ETL_SLOT_IDLE,	   /* it waits for a run */
+	ETL_SLOT_BUSY	   /* it has one */
+} EtlSlotState;
+
+/* Why a run is being ended from outside. */
+typedef enum EtlEnding
+{
+	ETL_ENDING_NONE,
+	ETL_ENDING_STOP,
+	ETL_ENDING_REPLACE,
+	ETL_ENDING_TIMEOUT
+} EtlEnding;
+
+/* One worker that executes runs, of one role in one database. */
+typedef struct EtlSharedSlot
+{
+	EtlSlotState state;
+	uint32 generation; /* a worker that starts late finds another one */
+	Oid database;
+	Oid role;
+	pid_t pid; /* 0: has not started */
+	Latch *latch;
+	int64 job_run_id; /* STARTING, BUSY */
+	EtlEnding ending;
+	bool leave; /* IDLE: is to end, its place is needed */
+	TimestampTz since;
+} EtlSharedSlot;
+
+typedef struct EtlShared
+{
+	LWLock *lock;
+	pid_t launcher;
+	Latch *launcher_latch;
+	bool look_around; /* the launcher is to look for new databases */
+	int ndatabases;
+	int nslots;
+	/* arrays follow: see etl_shared_database(), etl_shared_slot() */
+} EtlShared;
+
+/* in shared.c */
+extern EtlShared *etl_shared;
+
+extern void etl_shared_init(void); /* from _PG_init */
+extern EtlSharedDatabase *etl_shared_database(int index);
+extern EtlSharedSlot *etl_shared_slot(int index);
+extern EtlSharedDatabase *etl_shared_find_database(Oid database);
+
+/* Sessions: told when the transaction commits, forgotten when it aborts. */
+extern void etl_tell_scheduler(EtlNewsKind kind, int64 id);
+extern void etl_tell_launcher(void);
+
+/* in launcher.c */
+extern void etl_launcher_register(void); /* from _PG_init */
+
+/* in database_hook.c */
+extern void etl_database_hook_install(void); /* from _PG_init */
+
+#endif /* ETL_SHARED_H */
