@@ -30,7 +30,8 @@
 typedef enum EtlNewsKind
 {
 	ETL_NEWS_JOB, /* it was created, altered, or dropped */
-	ETL_NEWS_RUN  /* it was inserted, or changed by somebody else */
+	ETL_NEWS_RUN, /* it was inserted, or changed by somebody else */
+	ETL_NEWS_ALL  /* everything is to be read anew */
 } EtlNewsKind;
 
 typedef struct EtlNews
