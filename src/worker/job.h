@@ -95,7 +95,7 @@ typedef struct EtlJob
 	Interval timeout;
 	bool has_alert_after;
 	Interval alert_after;
-	TimestampTz start_at;
+	TimestampTz start_at; /* DT_NOBEGIN: none */
 	EtlJobState state;
 	const char *reason;
 	TimestampTz next_slot; /* the first one that is not claimed */
