@@ -135,7 +135,8 @@ OBJS += \
 	src/worker/job_table.o \
 	src/worker/job_run_table.o \
 	src/worker/schedule.o \
-	src/worker/schedule_next.o
+	src/worker/schedule_next.o \
+	src/worker/shared.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
