@@ -136,7 +136,14 @@ OBJS += \
 	src/worker/job_run_table.o \
 	src/worker/schedule.o \
 	src/worker/schedule_next.o \
-	src/worker/shared.o
+	src/worker/shared.o \
+	src/worker/arm.o \
+	src/worker/claim.o \
+	src/worker/retry.o \
+	src/worker/run_state.o \
+	src/worker/job_check.o \
+	src/worker/job_functions.o \
+	src/worker/job_control.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
@@ -151,7 +158,8 @@ SQL_PARTS = \
 	src/flow/watermark.sql \
 	src/flow/incremental_pull.sql \
 	src/worker/job_tables.sql \
-	src/worker/schedule.sql
+	src/worker/schedule.sql \
+	src/worker/jobs.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)

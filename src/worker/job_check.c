@@ -32,10 +32,13 @@
 #include "etl_patterns.h"
 #include "worker/job_check.h"
 
-/* What the locks are on: the third part of their name. */
-#define LOCK_NAME	   1
-#define LOCK_REFERENCE 2
-#define LOCK_CHAINS	   3
+/*
+ * What the locks are on: the third part of their name.  The locks of those who
+ * run a job have the upper bits of its number there.
+ */
+#define LOCK_NAME	   0xFFF1
+#define LOCK_REFERENCE 0xFFF2
+#define LOCK_CHAINS	   0xFFF3
 
 /* Longer ones are mistakes, and could not be added to a time. */
 #define MAX_INTERVAL_YEARS 100
@@ -55,8 +58,9 @@ etl_job_check_name(const char *name, const char *parameter)
 	size_t len = strlen(name);
 
 	if (len == 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("parameter \"%s\" must not be empty", parameter)));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must not be empty", parameter)));
 	if (len > ETL_MAX_JOB_NAME)
 		ereport(ERROR,
 				(errcode(ERRCODE_NAME_TOO_LONG),
@@ -95,7 +99,8 @@ etl_job_check_new_name(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("job \"%s\" already exists", name),
-				 errhint("Change it with etl_job_alter(), or choose another name.")));
+				 errhint(
+					 "Change it with etl_job_alter(), or choose another name.")));
 	ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
 					errmsg("job \"%s\" already exists", name),
 					errdetail("It belongs to another role."),
@@ -139,8 +144,9 @@ etl_job_check_command(const char *command)
 	error_context_stack = callback.previous;
 
 	if (statements == NIL)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("parameter \"%s\" must not be empty", "command")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must not be empty", "command")));
 	foreach(lc, statements)
 	{
 		if (IsA(lfirst_node(RawStmt, lc)->stmt, TransactionStmt))
@@ -148,8 +154,10 @@ etl_job_check_command(const char *command)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("parameter \"%s\" must not begin or end transactions",
 							"command"),
-					 errdetail("The statements of a command are one transaction, which the job begins and commits."),
-					 errhint("To commit in between, CALL a procedure that does.")));
+					 errdetail(
+						 "The statements of a command are one transaction, which the job begins and commits."),
+					 errhint(
+						 "To commit in between, CALL a procedure that does.")));
 	}
 }
 
@@ -168,9 +176,10 @@ etl_job_check_interval(const Interval *interval, const char *parameter)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameter \"%s\" must not be negative", parameter)));
 	if (days > MAX_INTERVAL_YEARS * DAYS_PER_YEAR)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("parameter \"%s\" must not be longer than %d years",
-							   parameter, MAX_INTERVAL_YEARS)));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must not be longer than %d years",
+						parameter, MAX_INTERVAL_YEARS)));
 }
 
 void
@@ -196,11 +205,10 @@ etl_job_check_owner(const EtlJob *job)
 	bool can_login;
 
 	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("the role that owns job \"%s\" does not exist",
-						job->name),
-				 errhint("Drop the job and create it as another role.")));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("the role that owns job \"%s\" does not exist",
+							   job->name),
+						errhint("Drop the job and create it as another role.")));
 	can_login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
 	ReleaseSysCache(tuple);
 
@@ -218,12 +226,43 @@ etl_job_check_owner(const EtlJob *job)
 				 errmsg("jobs of role \"%s\" cannot run, because it is a superuser",
 						role),
 				 errdetail("%s.superuser_jobs is off.", ETL_SCHEMA),
-				 errhint("Create the job as another role, after SET ROLE for example.")));
+				 errhint(
+					 "Create the job as another role, after SET ROLE for example.")));
 	reason = etl_job_cannot_run(job);
 	if (reason != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("jobs of role \"%s\" cannot run: %s", role, reason)));
+}
+
+/* Say so if jobs do not run here; the first one arms its database. */
+void
+etl_job_check_armed(void)
+{
+	EtlArmed armed = etl_jobs_armed();
+
+	if (armed == ETL_ARMED_NOWHERE)
+		etl_jobs_arm();
+	else if (armed == ETL_ARMED_ELSEWHERE)
+		ereport(WARNING,
+				(errmsg("the jobs of this database do not run here"),
+				 errdetail(
+					 "They were armed on another server or in another database, of which this one is a copy."),
+				 errhint(
+					 "If they are to run here from now on, call etl_job_arm().")));
+}
+
+/* A broken job runs in no way. */
+void
+etl_job_check_not_broken(const EtlJob *job)
+{
+	if (job->state == ETL_JOB_BROKEN)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("job \"%s\" is broken: %s", job->name,
+							   job->reason == NULL ? "for an unknown reason" :
+													 job->reason),
+						errhint("Mend that, and call etl_job_resume().")));
+	etl_job_check_owner(job);
 }
 
 /* ------------------------------------------------------------------ */
@@ -275,7 +314,8 @@ find_predecessor(const EtlJob *job, const char *name)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("job \"%s\" does not exist", name),
 				 errdetail("Schedule \"%s\" names it.", job->schedule),
-				 errhint("A job can run after jobs of its own role, and of roles of which one is a member of the other.")));
+				 errhint(
+					 "A job can run after jobs of its own role, and of roles of which one is a member of the other.")));
 	return before;
 }
 
@@ -328,11 +368,10 @@ static void
 check_file(const EtlJob *job, const char *glob)
 {
 	if (strlen(glob) >= MAXPGPATH)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("the path in parameter \"%s\" is too long",
-							   "schedule"),
-						errdetail("A path has at most %d bytes.",
-								  MAXPGPATH - 1)));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the path in parameter \"%s\" is too long", "schedule"),
+				 errdetail("A path has at most %d bytes.", MAXPGPATH - 1)));
 	if (!has_privs_of_role(job->role, ROLE_PG_READ_SERVER_FILES))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -340,8 +379,7 @@ check_file(const EtlJob *job, const char *glob)
 				 errdetail("Only jobs of roles with privileges of the \"%s\" role may do so.",
 						   "pg_read_server_files"),
 				 errhint("Grant it with GRANT pg_read_server_files TO %s.",
-						 quote_identifier(
-							 GetUserNameFromId(job->role, false)))));
+						 quote_identifier(GetUserNameFromId(job->role, false)))));
 }
 
 /* Throw unless there is a slot to come. */

@@ -3,8 +3,7 @@
  * job_check.h
  *	  What must hold of a job before it is stored.
  *
- * All of these throw, with the parameter, the reason and a way out; none of
- * them writes.
+ * All of these throw, with the parameter, the reason and a way out.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,6 +23,8 @@ extern void etl_job_check_interval(const Interval *interval,
 								   const char *parameter);
 extern void etl_job_check_max_attempts(int max_attempts);
 extern void etl_job_check_owner(const EtlJob *job);
+extern void etl_job_check_armed(void);
+extern void etl_job_check_not_broken(const EtlJob *job);
 extern void etl_job_check_schedule(EtlJob *job);
 extern void etl_job_lock_chains(void);
 extern void etl_job_lock_references(int64 job_id, LOCKMODE lockmode);

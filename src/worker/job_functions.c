@@ -6,8 +6,9 @@
  *
  * All arguments are checked before anything is written (job_check.c, which
  * also tells the locks).  A job that is changed has its row locked, so that
- * nobody claims slots of it meanwhile; slots that are due by then are claimed
- * first, as the job was when they came due.
+ * nobody claims slots of it meanwhile.  No slot that is due goes unnoticed: it is
+ * claimed before the job gets another schedule, and skipped with the reason
+ * when it is paused or dropped.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,11 +47,9 @@ enum
 };
 
 /* Those that etl_job_create must have. */
-static const char *const needed[] = {"job",			 "schedule",
-									 "command",		 "timezone",
-									 "overlap",		 "catchup",
-									 "max_attempts", "retry_delay",
-									 "retry_max_delay"};
+static const char *const needed[] =
+	{"job",		"schedule",		"command",	   "timezone",		 "overlap",
+	 "catchup", "max_attempts", "retry_delay", "retry_max_delay"};
 
 #define CREATE_ENABLED	11
 #define CREATE_START_AT 12
@@ -91,10 +90,10 @@ set_start(FunctionCallInfo fcinfo, int arg, EtlJob *job)
 		return;
 	job->start_at = PG_GETARG_TIMESTAMPTZ(arg);
 	if (TIMESTAMP_IS_NOEND(job->start_at))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("parameter \"%s\" must not be infinity",
-							   "start_at"),
-						errhint("To keep a job from running, use etl_job_pause().")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must not be infinity", "start_at"),
+				 errhint("To keep a job from running, use etl_job_pause().")));
 }
 
 /* Set the columns of a job whose arguments are not null. */
@@ -146,45 +145,75 @@ activate(EtlJob *job)
 	(void) etl_job_set_next_slot(job, etl_job_now());
 }
 
-/* Turn the slots that are due into runs, before the job changes. */
+/*
+ * Skip the slots that are due and that nobody has claimed; one row stands for
+ * all of them.
+ */
 static void
-claim_due(EtlJob *job)
+skip_due(const EtlJob *job, const char *reason)
 {
 	TimestampTz now = etl_job_now();
-	ListCell *lc;
+	TimestampTz slot = job->next_slot;
+	EtlSchedule *schedule;
+	EtlJobRun *run = NULL;
+	bool more = slot != 0;
 
-	if (job->state != ETL_JOB_ACTIVE || job->next_slot == 0 ||
-		job->next_slot > now || !etl_jobs_are_armed())
+	if (job->state != ETL_JOB_ACTIVE || slot == 0 || slot > now ||
+		!etl_jobs_are_armed())
 		return;
-	foreach(lc, etl_job_claim(job, now))
-		etl_tell_scheduler(ETL_NEWS_RUN,
-						   ((EtlJobRun *) lfirst(lc))->job_run_id);
+	schedule = etl_job_schedule(job);
+	for (; more && slot <= now;
+		 more = etl_schedule_next(schedule, job->start_at, slot, &slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (etl_job_run_exists(job->job_id, slot))
+			continue;
+		if (run == NULL)
+			run = etl_job_run_make(job, ETL_ORIGIN_SCHEDULE, slot);
+		else
+		{
+			run->first_slot = run->slots == 1 ? run->slot : run->first_slot;
+			run->slot = slot;
+			run->slots++;
+		}
+	}
+	if (run == NULL)
+		return;
+	run->due_at = run->slot;
+	run->status = ETL_RUN_SKIPPED;
+	run->reason = reason;
+	run->finished_at = now;
+	etl_job_run_insert(run);
 }
 
 /*
- * Skip the runs of a job that wait; or only those that its clock has made,
- * retries of them included.
+ * The slots that are due become runs, before the job gets others; what does
+ * not find room is skipped.
  */
 static void
-skip_waiting(const EtlJob *job, const char *reason, bool clock_only)
+claim_due(EtlJob *job)
 {
-	EtlJobRunScan *scan = etl_job_run_scan_unfinished();
+	ListCell *lc;
+
+	if (!etl_jobs_are_armed())
+		return;
+	foreach(lc, etl_job_claim(job, etl_job_now()))
+		etl_tell_scheduler(ETL_NEWS_RUN, ((EtlJobRun *) lfirst(lc))->job_run_id);
+	skip_due(job, "altered");
+}
+
+/* Skip the runs that a job's clock has made and that wait, retries included. */
+static void
+skip_waiting_slots(const EtlJob *job, const char *reason)
+{
+	EtlJobRunScan *scan = etl_job_run_scan_unfinished_of(job->job_id);
 	EtlJobRun *run;
 
 	while ((run = etl_job_run_scan_next(scan)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (run->job_id == job->job_id && run->status == ETL_RUN_WAITING &&
-			(!clock_only || run->origin == ETL_ORIGIN_SCHEDULE) &&
-			(run = etl_job_run_by_id(run->job_run_id, ETL_ROW_LOCK)) != NULL &&
-			run->status == ETL_RUN_WAITING)
-		{
-			run->status = ETL_RUN_SKIPPED;
-			run->reason = reason;
-			run->finished_at = etl_job_now();
-			etl_job_run_update(run);
-			etl_tell_scheduler(ETL_NEWS_RUN, run->job_run_id);
-		}
+		if (run->origin == ETL_ORIGIN_SCHEDULE)
+			(void) etl_run_skip_one(run->job_run_id, reason);
 	}
 	etl_job_run_scan_end(scan);
 }
@@ -215,7 +244,8 @@ refuse_done(const EtlJob *job)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("job \"%s\" is done: its schedule was \"%s\"",
 						job->name, job->schedule),
-				 errhint("Give it another schedule with etl_job_alter(), run it once more with etl_job_run(), or drop it.")));
+				 errhint(
+					 "Give it another schedule with etl_job_alter(), run it once more with etl_job_run(), or drop it.")));
 }
 
 /* ------------------------------------------------------------------ */
@@ -253,6 +283,7 @@ etl_job_create(PG_FUNCTION_ARGS)
 
 	job->created_at = job->altered_at = etl_job_now();
 	etl_job_insert(job);
+	etl_job_check_armed();
 	etl_tell_scheduler(ETL_NEWS_JOB, job->job_id);
 	PG_RETURN_INT64(job->job_id);
 }
@@ -373,7 +404,8 @@ refuse_followers(const EtlJob *job)
 				 errmsg("cannot drop job \"%s\" because other jobs run after it",
 						job->name),
 				 errdetail("These do: %s.", names.data),
-				 errhint("Drop those first, or give them another schedule with etl_job_alter(); etl_job_pause() only stops this job.")));
+				 errhint(
+					 "Drop those first, or give them another schedule with etl_job_alter(); etl_job_pause() only stops this job.")));
 }
 
 /* etl_job_drop(job): its history stays. */
@@ -384,8 +416,8 @@ etl_job_drop(PG_FUNCTION_ARGS)
 
 	etl_job_lock_references(job->job_id, AccessExclusiveLock);
 	refuse_followers(job);
-	claim_due(job);
-	skip_waiting(job, "dropped", false);
+	skip_due(job, "dropped");
+	etl_run_skip_waiting(job->job_id, "dropped");
 	etl_job_delete(job);
 	etl_tell_scheduler(ETL_NEWS_JOB, job->job_id);
 	PG_RETURN_VOID();
@@ -400,8 +432,8 @@ etl_job_pause(PG_FUNCTION_ARGS)
 	refuse_done(job);
 	if (job->state == ETL_JOB_PAUSED)
 		PG_RETURN_VOID();
-	claim_due(job);
-	skip_waiting(job, "paused", true);
+	skip_due(job, "paused");
+	skip_waiting_slots(job, "paused");
 	job->state = ETL_JOB_PAUSED;
 	job->reason = NULL;
 	job->next_slot = 0;
@@ -440,9 +472,10 @@ first_slot(const EtlJob *job, const EtlSchedule *schedule, TimestampTz *slot)
 		*slot = job->next_slot;
 		return job->next_slot != 0;
 	}
-	ereport(NOTICE, (errmsg("job \"%s\" is %s", job->name,
-							etl_job_state_words[job->state]),
-					 errdetail("These are the slots that it has if it is resumed.")));
+	ereport(NOTICE,
+			(errmsg("job \"%s\" is %s", job->name,
+					etl_job_state_words[job->state]),
+			 errdetail("These are the slots that it has if it is resumed.")));
 	return etl_schedule_next(schedule, job->start_at, etl_job_now(), slot);
 }
 

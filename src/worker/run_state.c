@@ -207,8 +207,7 @@ etl_run_succeed(const EtlActiveRun *active)
 	if (run == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("job run " INT64_FORMAT
-						" is not this process's any more",
+				 errmsg("job run " INT64_FORMAT " is not this process's any more",
 						active->run->job_run_id),
 				 errdetail(
 					 "What it has done is undone, so that it is not done twice.")));
@@ -398,13 +397,18 @@ etl_run_stop_waiting(int64 job_run_id, const char *reason)
 	return end_waiting(job_run_id, ETL_RUN_STOPPED, reason);
 }
 
+bool
+etl_run_skip_one(int64 job_run_id, const char *reason)
+{
+	return end_waiting(job_run_id, ETL_RUN_SKIPPED, reason);
+}
+
 /* None of the runs of a job (0: of all jobs) that wait now is to be begun. */
 void
 etl_run_skip_waiting(int64 job_id, const char *reason)
 {
-	EtlJobRunScan *scan = job_id == 0 ?
-							  etl_job_run_scan_unfinished() :
-							  etl_job_run_scan_unfinished_of(job_id);
+	EtlJobRunScan *scan = job_id == 0 ? etl_job_run_scan_unfinished() :
+										etl_job_run_scan_unfinished_of(job_id);
 	EtlJobRun *run;
 
 	while ((run = etl_job_run_scan_next(scan)) != NULL)
