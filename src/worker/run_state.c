@@ -207,8 +207,7 @@ etl_run_succeed(const EtlActiveRun *active)
 	if (run == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("job run " INT64_FORMAT
-						" is not this process's any more",
+				 errmsg("job run " INT64_FORMAT " is not this process's any more",
 						active->run->job_run_id),
 				 errdetail(
 					 "What it has done is undone, so that it is not done twice.")));
@@ -323,13 +322,15 @@ etl_run_fail(const EtlActiveRun *active, const ErrorData *error, bool timed_out)
 static bool
 lock_is_free(int64 job_run_id)
 {
+	LockAcquireResult result;
 	LOCKTAG tag;
 
 	set_tag(&tag, "job_run", job_run_id);
-	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	result = LockAcquire(&tag, ExclusiveLock, false, true);
+	if (result == LOCKACQUIRE_NOT_AVAIL)
 		return false;
 	LockRelease(&tag, ExclusiveLock, false);
-	return true;
+	return result == LOCKACQUIRE_OK; /* or this process runs it */
 }
 
 /*
@@ -402,9 +403,8 @@ etl_run_stop_waiting(int64 job_run_id, const char *reason)
 void
 etl_run_skip_waiting(int64 job_id, const char *reason)
 {
-	EtlJobRunScan *scan = job_id == 0 ?
-							  etl_job_run_scan_unfinished() :
-							  etl_job_run_scan_unfinished_of(job_id);
+	EtlJobRunScan *scan = job_id == 0 ? etl_job_run_scan_unfinished() :
+										etl_job_run_scan_unfinished_of(job_id);
 	EtlJobRun *run;
 
 	while ((run = etl_job_run_scan_next(scan)) != NULL)
