@@ -278,6 +278,7 @@ extern void etl_alert(EtlAlertKind kind, const EtlJob *job, const EtlJobRun *run
 					  const char *error_code, const char *message);
 extern TimestampTz etl_alert_due(const EtlJob *job, const EtlJobRun *run);
 extern bool etl_alert_late(int64 job_run_id, TimestampTz now);
+extern void etl_alert_purge(TimestampTz before, int64 job_id, bool only_ours);
 
 /* ------------------------------------------------------------------ */
 /* in file_event.c                                                      */

@@ -322,13 +322,15 @@ etl_run_fail(const EtlActiveRun *active, const ErrorData *error, bool timed_out)
 static bool
 lock_is_free(int64 job_run_id)
 {
+	LockAcquireResult result;
 	LOCKTAG tag;
 
 	set_tag(&tag, "job_run", job_run_id);
-	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	result = LockAcquire(&tag, ExclusiveLock, false, true);
+	if (result == LOCKACQUIRE_NOT_AVAIL)
 		return false;
 	LockRelease(&tag, ExclusiveLock, false);
-	return true;
+	return result == LOCKACQUIRE_OK; /* or this process runs it */
 }
 
 /*
