@@ -135,18 +135,6 @@ OBJS += \
 	src/worker/schedule.o \
 	src/worker/schedule_next.o \
 	src/worker/shared.o \
-<<<<<<< HEAD
-	src/worker/arm.o \
-	src/worker/claim.o \
-	src/worker/retry.o \
-	src/worker/run_state.o \
-	src/worker/job_check.o \
-	src/worker/job_functions.o \
-	src/worker/job_control.o
-=======
-	src/worker/schedule.o \
-	src/worker/schedule_next.o \
-	src/worker/shared.o \
 	src/worker/job_table.o \
 	src/worker/job_run_table.o \
 	src/worker/claim.o \
