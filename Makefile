@@ -136,7 +136,10 @@ OBJS += \
 	src/worker/job_run_table.o \
 	src/worker/schedule.o \
 	src/worker/schedule_next.o \
-	src/worker/shared.o
+	src/worker/shared.o \
+	src/worker/launcher.o \
+	src/worker/database_hook.o \
+	src/worker/scheduler_status.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
@@ -151,7 +154,8 @@ SQL_PARTS = \
 	src/flow/watermark.sql \
 	src/flow/incremental_pull.sql \
 	src/worker/job_tables.sql \
-	src/worker/schedule.sql
+	src/worker/schedule.sql \
+	src/worker/shared.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
