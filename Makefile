@@ -144,7 +144,10 @@ OBJS += \
 	src/worker/arm.o \
 	src/worker/job_check.o \
 	src/worker/job_functions.o \
-	src/worker/job_control.o
+	src/worker/job_control.o \
+	src/worker/launcher.o \
+	src/worker/database_hook.o \
+	src/worker/scheduler_status.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
@@ -160,7 +163,8 @@ SQL_PARTS = \
 	src/flow/incremental_pull.sql \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
-	src/worker/jobs.sql
+	src/worker/jobs.sql \
+	src/worker/shared.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
