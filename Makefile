@@ -134,6 +134,10 @@ OBJS += \
 OBJS += \
 	src/worker/job_table.o \
 	src/worker/job_run_table.o \
+	src/worker/signal.o \
+	src/worker/file_event.o \
+	src/worker/alert.o \
+	src/worker/history.o \
 	src/worker/schedule.o \
 	src/worker/schedule_next.o
 
@@ -150,6 +154,9 @@ SQL_PARTS = \
 	src/flow/watermark.sql \
 	src/flow/incremental_pull.sql \
 	src/worker/job_tables.sql \
+	src/worker/signal.sql \
+	src/worker/alert.sql \
+	src/worker/history.sql \
 	src/worker/schedule.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
