@@ -132,14 +132,19 @@ OBJS += \
 
 # worker: when things run
 OBJS += \
+	src/worker/schedule.o \
+	src/worker/schedule_next.o \
+	src/worker/shared.o \
 	src/worker/job_table.o \
 	src/worker/job_run_table.o \
+	src/worker/claim.o \
+	src/worker/run_state.o \
+	src/worker/retry.o \
 	src/worker/signal.o \
 	src/worker/file_event.o \
 	src/worker/alert.o \
 	src/worker/history.o \
-	src/worker/schedule.o \
-	src/worker/schedule_next.o
+	src/worker/arm.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \

@@ -142,15 +142,14 @@ etl_alert_due(const EtlJob *job, const EtlJobRun *run)
 static bool
 has_late_waiting(int64 job_id)
 {
-	EtlJobRunScan *scan = etl_job_run_scan_unfinished();
+	EtlJobRunScan *scan = etl_job_run_scan_unfinished_of(job_id);
 	bool found = false;
 	EtlJobRun *run;
 
 	while (!found && (run = etl_job_run_scan_next(scan)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		found = run->job_id == job_id && run->status == ETL_RUN_WAITING &&
-				run->alerted_at != 0;
+		found = run->status == ETL_RUN_WAITING && run->alerted_at != 0;
 	}
 	etl_job_run_scan_end(scan);
 	return found;

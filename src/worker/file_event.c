@@ -348,14 +348,14 @@ compare_arrivals(const ListCell *a, const ListCell *b)
 static int
 room_for_runs(const EtlJob *job)
 {
-	EtlJobRunScan *scan = etl_job_run_scan_unfinished();
+	EtlJobRunScan *scan = etl_job_run_scan_unfinished_of(job->job_id);
 	int room = MAX_WAITING;
 	EtlJobRun *run;
 
 	while (room > 0 && (run = etl_job_run_scan_next(scan)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (run->job_id == job->job_id && run->status == ETL_RUN_WAITING)
+		if (run->status == ETL_RUN_WAITING)
 			room--;
 	}
 	etl_job_run_scan_end(scan);
@@ -379,11 +379,11 @@ skip_run(const Poll *poll, int64 job_run_id)
 
 /* Give the job a run for a file, and note that in the file's row. */
 static void
-hand_over(const Poll *poll, Arrival *arrival)
+hand_over(const Poll *poll, Arrival *arrival, TimestampTz slot)
 {
 	const char *path = arrival->file.info->path;
 	bool is_text = pg_verifymbstr(path, (int) strlen(path), true);
-	EtlJobRun *run = etl_job_trigger(poll->job, ETL_ORIGIN_FILE, poll->now,
+	EtlJobRun *run = etl_job_trigger(poll->job, ETL_ORIGIN_FILE, slot,
 									 is_text ? path : arrival->file.key);
 
 	if (run == NULL)
@@ -394,10 +394,14 @@ hand_over(const Poll *poll, Arrival *arrival)
 			  &arrival->place);
 }
 
-/* Hand over what has arrived, as far as there is room. */
+/*
+ * Hand over what has arrived, as far as there is room.  Each gets a slot of its
+ * own, and the order of the slots is that of the files.
+ */
 static void
 hand_over_all(Poll *poll)
 {
+	TimestampTz slot = poll->now;
 	int room;
 	ListCell *lc;
 
@@ -410,7 +414,7 @@ hand_over_all(Poll *poll)
 		if (room-- <= 0)
 			break;
 		CHECK_FOR_INTERRUPTS();
-		hand_over(poll, lfirst(lc));
+		hand_over(poll, lfirst(lc), slot++);
 	}
 }
 
@@ -436,7 +440,8 @@ etl_files_poll(EtlJob *job, TimestampTz now)
 		return;
 	if (!has_privs_of_role(job->role, ROLE_PG_READ_SERVER_FILES))
 	{
-		etl_job_break(job, "owner lacks the rights of pg_read_server_files");
+		etl_job_break(job,
+					  "its owner has not the rights of pg_read_server_files");
 		return;
 	}
 	context = AllocSetContextCreate(CurrentMemoryContext, "etl files",
