@@ -144,7 +144,10 @@ OBJS += \
 	src/worker/file_event.o \
 	src/worker/alert.o \
 	src/worker/history.o \
-	src/worker/arm.o
+	src/worker/arm.o \
+	src/worker/job_check.o \
+	src/worker/job_functions.o \
+	src/worker/job_control.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
@@ -159,10 +162,11 @@ SQL_PARTS = \
 	src/flow/watermark.sql \
 	src/flow/incremental_pull.sql \
 	src/worker/job_tables.sql \
+	src/worker/schedule.sql \
+	src/worker/jobs.sql \
 	src/worker/signal.sql \
 	src/worker/alert.sql \
-	src/worker/history.sql \
-	src/worker/schedule.sql
+	src/worker/history.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
