@@ -140,7 +140,10 @@ OBJS += \
 	src/worker/claim.o \
 	src/worker/run_state.o \
 	src/worker/retry.o \
+	src/worker/signal.o \
+	src/worker/file_event.o \
 	src/worker/alert.o \
+	src/worker/history.o \
 	src/worker/arm.o \
 	src/worker/job_check.o \
 	src/worker/job_functions.o \
@@ -164,7 +167,10 @@ SQL_PARTS = \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
 	src/worker/jobs.sql \
-	src/worker/shared.sql
+	src/worker/shared.sql \
+	src/worker/signal.sql \
+	src/worker/alert.sql \
+	src/worker/history.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
