@@ -148,7 +148,8 @@ SQL_PARTS = \
 	src/flow/watermark.sql \
 	src/flow/incremental_pull.sql \
 	src/worker/job_tables.sql \
-	src/worker/schedule.sql
+	src/worker/schedule.sql \
+	src/worker/job_status.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
