@@ -132,6 +132,8 @@ OBJS += \
 
 # worker: when things run
 OBJS += \
+	src/worker/job_table.o \
+	src/worker/job_run_table.o \
 	src/worker/schedule.o \
 	src/worker/schedule_next.o
 

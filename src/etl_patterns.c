@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/guc.h"
 
 #include "compat.h"
@@ -86,7 +87,10 @@ define_job_settings(void)
 							"Sets how many jobs may run at once, in all "
 							"databases.",
 							"Each one also needs one of max_worker_processes.",
-							&etl_max_running_jobs, 32, 1, 1000, PGC_POSTMASTER,
+							&etl_max_running_jobs, 32, 1, 1000,
+							process_shared_preload_libraries_in_progress ?
+								PGC_POSTMASTER :
+								PGC_SIGHUP,
 							0, NULL, NULL, NULL);
 	DefineCustomIntVariable(ETL_SCHEMA ".worker_idle_timeout",
 							"Sets how long a worker waits for another run of "

@@ -16,16 +16,20 @@
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "commands/sequence.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 #include "etl_patterns.h"
 #include "ledger/ledger.h"
@@ -152,6 +156,52 @@ etl_ledger_update(Relation rel, HeapTuple old, Datum *values, bool *nulls,
 	CommandCounterIncrement();
 }
 
+/* Replace all columns of a row that is at this place of an open state table. */
+void
+etl_ledger_replace(Relation rel, ItemPointer place, Datum *values, bool *nulls)
+{
+	HeapTuple tuple = heap_form_tuple(etl_ledger_desc(rel), values, nulls);
+
+	CatalogTupleUpdate(rel, place, tuple);
+	*place = tuple->t_self;
+	heap_freetuple(tuple);
+	CommandCounterIncrement();
+}
+
+/* Delete the row that is at this place of an open state table. */
+void
+etl_ledger_delete(Relation rel, ItemPointer place)
+{
+	CatalogTupleDelete(rel, place);
+	CommandCounterIncrement();
+}
+
+/*
+ * Lock a row that was read from an open state table, and read it as it is then,
+ * at every isolation level.  NULL if it is gone, and with LockWaitSkip also if
+ * another transaction has it.
+ */
+HeapTuple
+etl_ledger_lock(Relation rel, HeapTuple tuple, LockWaitPolicy wait)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ItemPointerData tid = tuple->t_self;
+	HeapTuple result = NULL;
+	TM_FailureData failure;
+	TM_Result locked;
+
+	locked = table_tuple_lock(rel, &tid, SnapshotAny, slot,
+							  GetCurrentCommandId(true), LockTupleNoKeyExclusive,
+							  wait, TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+	if (locked == TM_Ok)
+		result = ExecCopySlotHeapTuple(slot);
+	else if (locked != TM_Deleted && locked != TM_WouldBlock)
+		elog(ERROR, "could not lock a row of \"%s.%s\": %d", ETL_SCHEMA,
+			 RelationGetRelationName(rel), locked);
+	ExecDropSingleTupleTableSlot(slot);
+	return result;
+}
+
 /*
  * Become the owner of the state tables and connect to SPI.  An error leaves
  * the state by way of the transaction's abort.
@@ -197,6 +247,40 @@ etl_ledger_set_text(Datum *value, bool *null, const char *text)
 {
 	*null = text == NULL;
 	*value = text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
+}
+
+/* A time, or null for 0. */
+void
+etl_ledger_set_time(Datum *values, bool *nulls, int column, TimestampTz time)
+{
+	nulls[column] = time == 0;
+	values[column] = TimestampTzGetDatum(time);
+}
+
+/* The text of a column, or NULL. */
+char *
+etl_ledger_get_text(const Datum *values, const bool *nulls, int column)
+{
+	return nulls[column] ? NULL : TextDatumGetCString(values[column]);
+}
+
+/* The time in a column, or 0. */
+TimestampTz
+etl_ledger_get_time(const Datum *values, const bool *nulls, int column)
+{
+	return nulls[column] ? 0 : DatumGetTimestampTz(values[column]);
+}
+
+/* Which of the words a column holds; its CHECK constraint knows no others. */
+int
+etl_ledger_get_word(Datum value, const char *const *words)
+{
+	char *word = TextDatumGetCString(value);
+
+	for (int i = 0; words[i] != NULL; i++)
+		if (strcmp(words[i], word) == 0)
+			return i;
+	elog(ERROR, "unknown word in a state table: \"%s\"", word);
 }
 
 /*

@@ -14,6 +14,7 @@
 #include "access/htup.h"
 #include "base/base.h"
 #include "ledger/progress.h"
+#include "nodes/lockoptions.h"
 #include "storage/lockdefs.h"
 #include "utils/jsonb.h"
 
@@ -37,7 +38,19 @@ extern int64 etl_ledger_next_id(const char *sequence);
 extern void etl_ledger_insert(Relation rel, Datum *values, bool *nulls);
 extern void etl_ledger_update(Relation rel, HeapTuple old, Datum *values,
 							  bool *nulls, bool *replace);
+extern HeapTuple etl_ledger_lock(Relation rel, HeapTuple tuple,
+								 LockWaitPolicy wait);
+extern void etl_ledger_replace(Relation rel, ItemPointer place, Datum *values,
+							   bool *nulls);
+extern void etl_ledger_delete(Relation rel, ItemPointer place);
 extern void etl_ledger_set_text(Datum *value, bool *null, const char *text);
+extern void etl_ledger_set_time(Datum *values, bool *nulls, int column,
+								TimestampTz time);
+extern char *etl_ledger_get_text(const Datum *values, const bool *nulls,
+								 int column);
+extern TimestampTz etl_ledger_get_time(const Datum *values, const bool *nulls,
+									   int column);
+extern int etl_ledger_get_word(Datum value, const char *const *words);
 extern const char *etl_ledger_clip(const char *text);
 extern void etl_ledger_set_int64(Datum *value, bool *null, int64 number,
 								 int64 unknown);

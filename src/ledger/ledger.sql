@@ -1,7 +1,9 @@
 -- The state tables.  Only the C code writes them (nobody is granted more than
 -- SELECT), and it fills them by column number: ledger.h lists the columns in
 -- this order, and new ones are added at the end.  There are no partial or
--- expression indexes, for the same reason.
+-- expression indexes, for the same reason.  Texts that are looked up have the
+-- collation "C", which is the one that the C code's scan keys have, and which no
+-- update of the operating system changes.
 
 CREATE SEQUENCE etl_patterns.run_id_seq;
 CREATE SEQUENCE etl_patterns.dead_letter_id_seq;
@@ -31,7 +33,7 @@ COMMENT ON TABLE etl_patterns.run IS
     'one row per execution: what it read and what became of every row';
 
 CREATE TABLE etl_patterns.watermark (
-    pipeline text PRIMARY KEY,
+    pipeline text COLLATE pg_catalog."C" PRIMARY KEY,
     role regrole NOT NULL,
     source regclass,
     cursor_column name,

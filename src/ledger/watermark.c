@@ -19,7 +19,6 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/indexing.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -199,9 +198,6 @@ etl_watermark_forget(const EtlWatermark *watermark)
 	HeapTuple old = find_same_row(rel, watermark);
 
 	if (HeapTupleIsValid(old))
-	{
-		CatalogTupleDelete(rel, &old->t_self);
-		CommandCounterIncrement();
-	}
+		etl_ledger_delete(rel, &old->t_self);
 	table_close(rel, NoLock);
 }

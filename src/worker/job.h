@@ -56,7 +56,7 @@ typedef enum EtlCatchup
 	ETL_CATCHUP_ALL
 } EtlCatchup;
 
-typedef enum EtlOrigin
+typedef enum EtlRunOrigin
 {
 	ETL_ORIGIN_SCHEDULE,
 	ETL_ORIGIN_MANUAL,
@@ -64,7 +64,7 @@ typedef enum EtlOrigin
 	ETL_ORIGIN_AFTER,
 	ETL_ORIGIN_EVENT,
 	ETL_ORIGIN_FILE
-} EtlOrigin;
+} EtlRunOrigin;
 
 typedef enum EtlRunStatus
 {
@@ -117,7 +117,7 @@ typedef struct EtlJobRun
 	Oid role;
 	TimestampTz slot;
 	int attempt;
-	EtlOrigin origin;
+	EtlRunOrigin origin;
 	EtlRunStatus status;
 	const char *reason;
 	TimestampTz due_at; /* waiting: not to be started before */
@@ -183,7 +183,7 @@ extern EtlJobRunScan *etl_job_run_scan_slots(int64 job_id, TimestampTz from,
 extern EtlJobRunScan *etl_job_run_scan_finished(TimestampTz before);
 extern EtlJobRun *etl_job_run_scan_next(EtlJobRunScan *scan);
 extern void etl_job_run_scan_end(EtlJobRunScan *scan);
-extern EtlJobRun *etl_job_run_make(const EtlJob *job, EtlOrigin origin,
+extern EtlJobRun *etl_job_run_make(const EtlJob *job, EtlRunOrigin origin,
 								   TimestampTz slot);
 extern void etl_job_run_insert(EtlJobRun *run);
 extern void etl_job_run_update(EtlJobRun *run);
@@ -195,7 +195,7 @@ extern void etl_job_run_delete(EtlJobRun *run);
 extern TimestampTz etl_job_now(void);
 extern bool etl_job_set_next_slot(EtlJob *job, TimestampTz after);
 extern List *etl_job_claim(EtlJob *job, TimestampTz now);
-extern EtlJobRun *etl_job_trigger(const EtlJob *job, EtlOrigin origin,
+extern EtlJobRun *etl_job_trigger(const EtlJob *job, EtlRunOrigin origin,
 								  TimestampTz slot, const char *payload);
 extern bool etl_job_may_trigger(Oid who, const EtlJob *job);
 extern const char *etl_job_cannot_run(const EtlJob *job);

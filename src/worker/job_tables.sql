@@ -8,7 +8,7 @@ CREATE SEQUENCE etl_patterns.alert_id_seq;
 
 CREATE TABLE etl_patterns.job (
     job_id bigint PRIMARY KEY,
-    job text NOT NULL UNIQUE,
+    job text COLLATE pg_catalog."C" NOT NULL UNIQUE,
     role regrole NOT NULL,
     schedule text NOT NULL,
     timezone text NOT NULL,
@@ -25,7 +25,7 @@ CREATE TABLE etl_patterns.job (
     reason text,
     next_slot timestamptz,
     after_job bigint,
-    event text,
+    event text COLLATE pg_catalog."C",
     failing_since timestamptz,
     created_at timestamptz NOT NULL,
     altered_at timestamptz NOT NULL,
@@ -86,7 +86,7 @@ COMMENT ON TABLE etl_patterns.alert IS
 
 CREATE TABLE etl_patterns.job_file (
     job_id bigint NOT NULL,
-    path text NOT NULL,
+    path text COLLATE pg_catalog."C" NOT NULL,
     role regrole NOT NULL,
     size_bytes bigint NOT NULL,
     modified_at timestamptz NOT NULL,
