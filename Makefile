@@ -170,7 +170,8 @@ SQL_PARTS = \
 	src/worker/shared.sql \
 	src/worker/signal.sql \
 	src/worker/alert.sql \
-	src/worker/history.sql
+	src/worker/history.sql \
+	src/worker/job_status.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
