@@ -49,6 +49,19 @@
 #endif
 
 /* ------------------------------------------------------------------ */
+/* statements that a worker runs at top level                           */
+
+#include "tcop/pquery.h"
+
+#if PG_VERSION_NUM >= 180000
+#define etl_portal_run(portal, count, is_top_level, dest, completion) \
+	PortalRun(portal, count, is_top_level, dest, dest, completion)
+#else
+#define etl_portal_run(portal, count, is_top_level, dest, completion) \
+	PortalRun(portal, count, is_top_level, true, dest, dest, completion)
+#endif
+
+/* ------------------------------------------------------------------ */
 /* the executor's parts that a sink puts together                       */
 
 #include "access/sysattr.h"
