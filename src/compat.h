@@ -185,4 +185,22 @@ etl_init_target_range_table(EState *estate, Relation target,
 	etl_init_range_table(estate, target, ACL_INSERT, inserted, NULL);
 }
 
+/* ------------------------------------------------------------------ */
+/* settings                                                             */
+
+#include "utils/guc.h"
+#include "utils/guc_tables.h"
+
+/* All of them, and how many there are. */
+static inline struct config_generic **
+etl_guc_variables(int *n)
+{
+#if PG_VERSION_NUM >= 160000
+	return get_guc_variables(n);
+#else
+	*n = GetNumConfigOptions();
+	return get_guc_variables();
+#endif
+}
+
 #endif /* ETL_COMPAT_H */
