@@ -140,7 +140,10 @@ OBJS += \
 	src/worker/claim.o \
 	src/worker/run_state.o \
 	src/worker/retry.o \
+	src/worker/signal.o \
+	src/worker/file_event.o \
 	src/worker/alert.o \
+	src/worker/history.o \
 	src/worker/arm.o
 
 # The install script is these parts, joined in this order.
@@ -156,6 +159,9 @@ SQL_PARTS = \
 	src/flow/watermark.sql \
 	src/flow/incremental_pull.sql \
 	src/worker/job_tables.sql \
+	src/worker/signal.sql \
+	src/worker/alert.sql \
+	src/worker/history.sql \
 	src/worker/schedule.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
