@@ -69,6 +69,7 @@
 #include "catalog/index.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
@@ -85,6 +86,10 @@
 #define etl_may_connect(database, role)                                  \
 	(object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == \
 	 ACLCHECK_OK)
+#define etl_owns_database(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
+#define etl_owns_extension(extension, role) \
+	object_ownercheck(ExtensionRelationId, extension, role)
 #else
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
@@ -93,6 +98,9 @@
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
 #define etl_may_connect(database, role) \
 	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)
+#define etl_owns_database(database, role) pg_database_ownercheck(database, role)
+#define etl_owns_extension(extension, role) \
+	pg_extension_ownercheck(extension, role)
 #endif
 
 #if PG_VERSION_NUM >= 180000

@@ -12,7 +12,8 @@
  * Slots that are later than etl_patterns.missed_after were missed; "catchup"
  * decides about them.  About the others "overlap" decides.  Where a job has
  * MAX_WAITING runs that wait, further slots stay where they are: they are not
- * lost, and there is a bound to what one job can pile up.
+ * lost, and there is a bound to what one job can pile up.  Backfills do not
+ * count: there may be thousands of them, and all others go before.
  *
  *-------------------------------------------------------------------------
  */
@@ -60,9 +61,7 @@ static bool
 next_slot(const EtlJob *job, const EtlSchedule *schedule, TimestampTz after,
 		  TimestampTz *slot)
 {
-	return etl_schedule_next(schedule,
-							 job->start_at == 0 ? DT_NOBEGIN : job->start_at,
-							 after, slot);
+	return etl_schedule_next(schedule, job->start_at, after, slot);
 }
 
 /*
@@ -88,7 +87,7 @@ look_at_unfinished(Claim *claim)
 
 	while ((run = etl_job_run_scan_next(scan)) != NULL)
 	{
-		if (run->status == ETL_RUN_WAITING)
+		if (run->status == ETL_RUN_WAITING && run->origin != ETL_ORIGIN_BACKFILL)
 			claim->waiting++;
 		if (run->origin == ETL_ORIGIN_SCHEDULE)
 			claim->predecessors = lappend(claim->predecessors, run);

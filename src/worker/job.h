@@ -97,7 +97,7 @@ typedef struct EtlJob
 	Interval timeout;
 	bool has_alert_after;
 	Interval alert_after;
-	TimestampTz start_at;
+	TimestampTz start_at; /* DT_NOBEGIN: none */
 	EtlJobState state;
 	const char *reason;
 	TimestampTz next_slot; /* the first one that is not claimed */
@@ -251,6 +251,7 @@ extern bool etl_run_is_lost(int64 job_run_id);
 extern bool etl_run_mark_lost(int64 job_run_id, const char *reason,
 							  bool timed_out);
 extern bool etl_run_stop_waiting(int64 job_run_id, const char *reason);
+extern bool etl_run_skip_one(int64 job_run_id, const char *reason);
 extern int etl_run_pid(int64 job_run_id);
 extern bool etl_run_cancel(int64 job_run_id, EtlEnding ending);
 extern void etl_run_skip_waiting(int64 job_id, const char *reason);

@@ -404,6 +404,12 @@ etl_run_stop_waiting(int64 job_run_id, const char *reason)
 	return end_waiting(job_run_id, ETL_RUN_STOPPED, reason);
 }
 
+bool
+etl_run_skip_one(int64 job_run_id, const char *reason)
+{
+	return end_waiting(job_run_id, ETL_RUN_SKIPPED, reason);
+}
+
 /* None of the runs of a job (0: of all jobs) that wait now is to be begun. */
 void
 etl_run_skip_waiting(int64 job_id, const char *reason)
