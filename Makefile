@@ -140,6 +140,9 @@ OBJS += \
 	src/worker/claim.o \
 	src/worker/run_state.o \
 	src/worker/retry.o \
+	src/worker/arm.o \
+	src/worker/alert.o \
+	src/worker/history.o \
 	src/worker/signal.o \
 	src/worker/file_event.o \
 	src/worker/alert.o \
@@ -150,7 +153,10 @@ OBJS += \
 	src/worker/job_control.o \
 	src/worker/launcher.o \
 	src/worker/database_hook.o \
-	src/worker/scheduler_status.o
+	src/worker/scheduler_status.o \
+	src/worker/execute.o \
+	src/worker/caller_session.o \
+	src/worker/run_due.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
@@ -171,7 +177,8 @@ SQL_PARTS = \
 	src/worker/signal.sql \
 	src/worker/alert.sql \
 	src/worker/history.sql \
-	src/worker/job_status.sql
+	src/worker/job_status.sql \
+	src/worker/run_due.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
