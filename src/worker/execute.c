@@ -172,7 +172,7 @@ run_statement(Execution *execution, RawStmt *statement)
 		PopActiveSnapshot();
 	CHECK_FOR_INTERRUPTS();
 
-	portal = CreatePortal("", true, true);
+	portal = CreateNewPortal();
 	portal->visible = false;
 	PortalDefineQuery(portal, NULL, execution->command, tag, plans, NULL);
 	PortalStart(portal, NULL, 0, InvalidSnapshot);
