@@ -228,11 +228,11 @@ check_role(void)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("etl_run_due_jobs() must be called as the role that has logged in"),
-			 errdetail(
-				 "By RESET ROLE or RESET SESSION AUTHORIZATION a job's command could go back from \"%s\" to \"%s\".",
-				 GetUserNameFromId(GetUserId(), false),
-				 GetUserNameFromId(role, false)),
+			 errmsg(
+				 "etl_run_due_jobs() must be called as the role that has logged in"),
+			 errdetail("By RESET ROLE or RESET SESSION AUTHORIZATION a job's command could go back from \"%s\" to \"%s\".",
+					   GetUserNameFromId(GetUserId(), false),
+					   GetUserNameFromId(role, false)),
 			 errhint("Log in as \"%s\".",
 					 GetUserNameFromId(GetUserId(), false))));
 }
@@ -312,7 +312,8 @@ run_all(DueCall *call)
 						"could not give an alert");
 		}
 		complain(call, do_step(call, find_jobs, false), "could not read jobs");
-		do_for_each(call, &call->claims, claim, "could not claim slots of a job");
+		do_for_each(call, &call->claims, claim,
+					"could not claim slots of a job");
 		complain(call, do_step(call, find_runs, false), "could not read runs");
 		for (int i = 0; i < call->ndue && !is_over(call); i++)
 		{
@@ -475,8 +476,7 @@ look_at_run(DueCall *call, const EtlJobRun *run, TimestampTz now)
 {
 	if (run->status == ETL_RUN_WAITING && run->due_at <= now)
 		add_due(call, run);
-	else if (run->status == ETL_RUN_RUNNING &&
-			 etl_run_is_lost(run->job_run_id))
+	else if (run->status == ETL_RUN_RUNNING && etl_run_is_lost(run->job_run_id))
 		add_id(call, &call->lost, run->job_run_id);
 	if (run->status == ETL_RUN_RUNNING || run->due_at <= now)
 	{
