@@ -18,6 +18,7 @@
 #include "access/xlog.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "worker/job.h"
@@ -85,25 +86,39 @@ etl_jobs_are_armed(void)
 	return etl_jobs_armed() == ETL_ARMED_HERE;
 }
 
-/* What was left unfinished elsewhere is not begun here, and slots begin now. */
+/* The slots of a job that was read elsewhere begin now. */
+static void
+begin_job_anew(int64 job_id)
+{
+	EtlJob *job = etl_job_by_id(job_id, ETL_ROW_LOCK);
+
+	if (job == NULL || job->state != ETL_JOB_ACTIVE || job->next_slot == 0)
+		return;
+	if (!etl_job_set_next_slot(job, etl_job_now()))
+		job->state = ETL_JOB_DONE;
+	etl_job_update(job);
+}
+
+/* What was left unfinished elsewhere is not begun here. */
 static void
 begin_anew(void)
 {
+	MemoryContext job_context = AllocSetContextCreate(CurrentMemoryContext,
+													  "etl arm",
+													  ALLOCSET_DEFAULT_SIZES);
 	EtlJobScan *scan = etl_job_scan_all();
-	TimestampTz now = etl_job_now();
+	MemoryContext outer = MemoryContextSwitchTo(job_context);
 	EtlJob *job;
 
 	while ((job = etl_job_scan_next(scan)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		job = etl_job_by_id(job->job_id, ETL_ROW_LOCK);
-		if (job == NULL || job->state != ETL_JOB_ACTIVE)
-			continue;
-		if (job->next_slot != 0 && !etl_job_set_next_slot(job, now))
-			job->state = ETL_JOB_DONE;
-		etl_job_update(job);
+		begin_job_anew(job->job_id);
+		MemoryContextReset(job_context);
 	}
+	MemoryContextSwitchTo(outer);
 	etl_job_scan_end(scan);
+	MemoryContextDelete(job_context);
 	etl_run_skip_waiting(0, "restored");
 }
 
