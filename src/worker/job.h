@@ -186,6 +186,7 @@ extern EtlJobRunScan *etl_job_run_scan_slots(int64 job_id, TimestampTz from,
 											 TimestampTz to);
 extern EtlJobRunScan *etl_job_run_scan_finished(TimestampTz before);
 extern EtlJobRun *etl_job_run_scan_next(EtlJobRunScan *scan);
+extern EtlJobRun *etl_job_run_scan_previous(EtlJobRunScan *scan);
 extern void etl_job_run_scan_end(EtlJobRunScan *scan);
 extern EtlJobRun *etl_job_run_make(const EtlJob *job, EtlRunOrigin origin,
 								   TimestampTz slot);
@@ -284,6 +285,7 @@ extern void etl_alert_purge(TimestampTz before, int64 job_id, bool only_ours);
 /* in file_event.c                                                      */
 
 extern void etl_files_poll(EtlJob *job, TimestampTz now);
+extern void etl_files_forget(int64 job_id);
 
 /* ------------------------------------------------------------------ */
 /* in history.c                                                         */
