@@ -132,10 +132,19 @@ OBJS += \
 
 # worker: when things run
 OBJS += \
+	src/worker/schedule.o \
+	src/worker/schedule_next.o \
+	src/worker/shared.o \
 	src/worker/job_table.o \
 	src/worker/job_run_table.o \
-	src/worker/schedule.o \
-	src/worker/schedule_next.o
+	src/worker/claim.o \
+	src/worker/run_state.o \
+	src/worker/retry.o \
+	src/worker/alert.o \
+	src/worker/arm.o \
+	src/worker/job_check.o \
+	src/worker/job_functions.o \
+	src/worker/job_control.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
@@ -151,6 +160,7 @@ SQL_PARTS = \
 	src/flow/incremental_pull.sql \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
+	src/worker/jobs.sql \
 	src/worker/job_status.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql

@@ -23,6 +23,21 @@
 #endif
 
 /* ------------------------------------------------------------------ */
+/* roles and processes                                                  */
+
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/sinvaladt.h"
+
+/* The process that a virtual transaction belongs to, or NULL. */
+#if PG_VERSION_NUM >= 170000
+#include "storage/procarray.h"
+#define etl_vxid_proc(vxid) ProcNumberGetProc((vxid).procNumber)
+#else
+#define etl_vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
+#endif
+
+/* ------------------------------------------------------------------ */
 /* the JSON parser: a lexer that checks escapes, too                    */
 
 #if PG_VERSION_NUM >= 170000
@@ -40,6 +55,8 @@
 #include "access/tableam.h"
 #include "catalog/index.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
@@ -53,12 +70,24 @@
 #define etl_root_to_child_map(rri, estate) ExecGetRootToChildMap(rri, estate)
 #define etl_owns_relation(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
+#define etl_may_connect(database, role)                                  \
+	(object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == \
+	 ACLCHECK_OK)
+#define etl_owns_database(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
+#define etl_owns_extension(extension, role) \
+	object_ownercheck(ExtensionRelationId, extension, role)
 #else
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
+#define etl_may_connect(database, role) \
+	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)
+#define etl_owns_database(database, role) pg_database_ownercheck(database, role)
+#define etl_owns_extension(extension, role) \
+	pg_extension_ownercheck(extension, role)
 #endif
 
 #if PG_VERSION_NUM >= 180000

@@ -16,6 +16,7 @@
 
 #include "compat.h"
 #include "etl_patterns.h"
+#include "worker/shared.h"
 
 PG_MODULE_MAGIC;
 
@@ -69,6 +70,9 @@ _PG_init(void)
 	define_job_settings();
 	define_job_variables();
 	MarkGUCPrefixReserved(ETL_SCHEMA);
+
+	if (process_shared_preload_libraries_in_progress)
+		etl_shared_init();
 }
 
 /* How jobs run. */

@@ -29,8 +29,10 @@
 #include "ledger/ledger.h"
 #include "nodes/lockoptions.h"
 #include "nodes/pg_list.h"
+#include "storage/lock.h"
 #include "utils/timestamp.h"
 #include "worker/schedule.h"
+#include "worker/shared.h"
 
 /* The words of these are in job_table.c and job_run_table.c, in this order. */
 typedef enum EtlJobState
@@ -95,7 +97,7 @@ typedef struct EtlJob
 	Interval timeout;
 	bool has_alert_after;
 	Interval alert_after;
-	TimestampTz start_at;
+	TimestampTz start_at; /* DT_NOBEGIN: none */
 	EtlJobState state;
 	const char *reason;
 	TimestampTz next_slot; /* the first one that is not claimed */
@@ -177,6 +179,8 @@ typedef struct EtlJobRunScan EtlJobRunScan;
 
 extern EtlJobRun *etl_job_run_by_id(int64 job_run_id, EtlRowLock lock);
 extern EtlJobRunScan *etl_job_run_scan_unfinished(void);
+extern EtlJobRunScan *etl_job_run_scan_unfinished_of(int64 job_id);
+extern bool etl_job_run_exists(int64 job_id, TimestampTz slot);
 extern EtlJobRunScan *etl_job_run_scan_job(int64 job_id);
 extern EtlJobRunScan *etl_job_run_scan_slots(int64 job_id, TimestampTz from,
 											 TimestampTz to);
@@ -200,6 +204,18 @@ extern EtlJobRun *etl_job_trigger(const EtlJob *job, EtlRunOrigin origin,
 extern bool etl_job_may_trigger(Oid who, const EtlJob *job);
 extern const char *etl_job_cannot_run(const EtlJob *job);
 extern void etl_job_break(EtlJob *job, const char *reason);
+
+/* ------------------------------------------------------------------ */
+/* in arm.c                                                             */
+
+typedef enum EtlArmed
+{
+	ETL_ARMED_NOWHERE, /* there has not been a job yet */
+	ETL_ARMED_ELSEWHERE,
+	ETL_ARMED_HERE
+} EtlArmed;
+
+extern EtlArmed etl_jobs_armed(void);
 extern bool etl_jobs_are_armed(void);
 extern void etl_jobs_arm(void);
 
@@ -213,11 +229,15 @@ typedef enum EtlRunBegin
 	ETL_BEGIN_GONE	/* is not waiting any more, or its job is gone */
 } EtlRunBegin;
 
-/* An attempt that this process runs. */
+/* An attempt that this process runs, and the locks that say so. */
 typedef struct EtlActiveRun
 {
 	EtlJob *job;
 	EtlJobRun *run;
+	LOCKTAG run_lock;
+	LOCKTAG job_lock;
+	bool run_locked;
+	bool job_locked;
 } EtlActiveRun;
 
 extern EtlRunBegin etl_run_begin(EtlActiveRun *active, int64 job_run_id);
@@ -225,13 +245,15 @@ extern void etl_run_set_variables(const EtlActiveRun *active);
 extern void etl_run_succeed(const EtlActiveRun *active);
 extern void etl_run_fail(const EtlActiveRun *active, const ErrorData *error,
 						 bool timed_out);
-extern void etl_run_unlock(const EtlActiveRun *active);
+extern void etl_run_unlock(EtlActiveRun *active);
 extern bool etl_run_is_lost(int64 job_run_id);
 extern bool etl_run_mark_lost(int64 job_run_id, const char *reason,
 							  bool timed_out);
 extern bool etl_run_stop_waiting(int64 job_run_id, const char *reason);
+extern bool etl_run_skip_one(int64 job_run_id, const char *reason);
 extern int etl_run_pid(int64 job_run_id);
-extern void etl_run_skip_stale(const char *reason);
+extern bool etl_run_cancel(int64 job_run_id, EtlEnding ending);
+extern void etl_run_skip_waiting(int64 job_id, const char *reason);
 
 /* ------------------------------------------------------------------ */
 /* in retry.c                                                           */
@@ -256,6 +278,7 @@ extern void etl_alert(EtlAlertKind kind, const EtlJob *job, const EtlJobRun *run
 					  const char *error_code, const char *message);
 extern TimestampTz etl_alert_due(const EtlJob *job, const EtlJobRun *run);
 extern bool etl_alert_late(int64 job_run_id, TimestampTz now);
+extern void etl_alert_purge(TimestampTz before, int64 job_id, bool only_ours);
 
 /* ------------------------------------------------------------------ */
 /* in file_event.c                                                      */

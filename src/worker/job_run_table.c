@@ -160,6 +160,21 @@ etl_job_run_scan_unfinished(void)
 	return begin_scan("job_run_finished_at_idx", &key, 1, AccessShareLock);
 }
 
+/* Likewise those of one job. */
+EtlJobRunScan *
+etl_job_run_scan_unfinished_of(int64 job_id)
+{
+	ScanKeyData keys[2];
+
+	ScanKeyInit(&keys[0], RUN_JOB_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(job_id));
+	ScanKeyEntryInitialize(&keys[1], SK_ISNULL | SK_SEARCHNULL,
+						   RUN_FINISHED_AT + 1, InvalidStrategy, InvalidOid,
+						   InvalidOid, InvalidOid, (Datum) 0);
+	return begin_scan("job_run_job_id_finished_at_idx", keys, 2,
+					  AccessShareLock);
+}
+
 /* The runs that ended before a time, those that ended first before others. */
 EtlJobRunScan *
 etl_job_run_scan_finished(TimestampTz before)
@@ -243,6 +258,33 @@ etl_job_run_by_id(int64 job_run_id, EtlRowLock lock)
 		run = run_from_tuple(scan->rel, tuple);
 	etl_job_run_scan_end(scan);
 	return run;
+}
+
+/*
+ * Has a slot of a job a row?  Also if another transaction is about to insert
+ * one.
+ */
+bool
+etl_job_run_exists(int64 job_id, TimestampTz slot)
+{
+	Relation rel = etl_ledger_open("job_run", RUN_NATTS, AccessShareLock);
+	SnapshotData dirty;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	bool found;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&keys[0], RUN_JOB_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(job_id));
+	ScanKeyInit(&keys[1], RUN_SLOT + 1, BTEqualStrategyNumber, F_TIMESTAMPTZ_EQ,
+				TimestampTzGetDatum(slot));
+	scan = systable_beginscan(rel,
+							  etl_ledger_relid("job_run_job_id_slot_attempt_key"),
+							  true, &dirty, 2, keys);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return found;
 }
 
 /* A first attempt at a slot, waiting; to be changed and inserted. */

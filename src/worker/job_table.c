@@ -89,7 +89,9 @@ job_from_tuple(Relation rel, HeapTuple tuple)
 	job->has_alert_after = !nulls[JOB_ALERT_AFTER];
 	if (job->has_alert_after)
 		job->alert_after = *DatumGetIntervalP(values[JOB_ALERT_AFTER]);
-	job->start_at = etl_ledger_get_time(values, nulls, JOB_START_AT);
+	job->start_at = nulls[JOB_START_AT] ?
+						DT_NOBEGIN :
+						DatumGetTimestampTz(values[JOB_START_AT]);
 	job->state = etl_ledger_get_word(values[JOB_STATE], etl_job_state_words);
 	job->reason = etl_ledger_get_text(values, nulls, JOB_REASON);
 	job->next_slot = etl_ledger_get_time(values, nulls, JOB_NEXT_SLOT);
@@ -124,7 +126,8 @@ job_to_values(EtlJob *job, Datum *values, bool *nulls)
 	nulls[JOB_TIMEOUT] = !job->has_timeout;
 	values[JOB_ALERT_AFTER] = IntervalPGetDatum(&job->alert_after);
 	nulls[JOB_ALERT_AFTER] = !job->has_alert_after;
-	etl_ledger_set_time(values, nulls, JOB_START_AT, job->start_at);
+	values[JOB_START_AT] = TimestampTzGetDatum(job->start_at);
+	nulls[JOB_START_AT] = TIMESTAMP_IS_NOBEGIN(job->start_at);
 	values[JOB_STATE] = CStringGetTextDatum(etl_job_state_words[job->state]);
 	etl_ledger_set_text(&values[JOB_REASON], &nulls[JOB_REASON], job->reason);
 	etl_ledger_set_time(values, nulls, JOB_NEXT_SLOT, job->next_slot);

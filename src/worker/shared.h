@@ -24,10 +24,14 @@
 /* A scheduler that has more news than this reads everything anew. */
 #define ETL_NEWS_LEN 1024
 
+/* A launcher that was asked for more than this asks every database anew. */
+#define ETL_ASKED_LEN 64
+
 typedef enum EtlNewsKind
 {
 	ETL_NEWS_JOB, /* it was created, altered, or dropped */
-	ETL_NEWS_RUN  /* it was inserted, or changed by somebody else */
+	ETL_NEWS_RUN, /* it was inserted, or changed by somebody else */
+	ETL_NEWS_ALL  /* everything is to be read anew */
 } EtlNewsKind;
 
 typedef struct EtlNews
@@ -39,21 +43,26 @@ typedef struct EtlNews
 typedef enum EtlDatabaseState
 {
 	ETL_DATABASE_FREE,	   /* the entry is unused */
-	ETL_DATABASE_STARTING, /* its scheduler was asked for */
-	ETL_DATABASE_SERVED,   /* it runs */
+	ETL_DATABASE_STARTING, /* its scheduler was asked for, and looks around */
+	ETL_DATABASE_SERVED,   /* it found the extension, and runs */
 	ETL_DATABASE_FAILED	   /* it ended; to be started again at retry_at */
 } EtlDatabaseState;
 
-/* One database that has a scheduler, or should. */
+/*
+ * One database that has a scheduler, or should.  The launcher makes it
+ * STARTING; then it is the scheduler's, until that is gone.
+ */
 typedef struct EtlSharedDatabase
 {
 	EtlDatabaseState state;
+	uint32 generation; /* a scheduler that starts late finds another one */
 	Oid database;
-	pid_t scheduler;
+	pid_t scheduler; /* 0: has not started, or is gone */
+	bool leave;		 /* it is being ended, which is not its fault */
 	Latch *latch;
 	TimestampTz started_at;
 	TimestampTz heartbeat; /* the scheduler's last round */
-	TimestampTz retry_at;
+	TimestampTz retry_at;  /* FAILED; 0: the launcher has not seen it yet */
 	bool armed;
 	int64 jobs;			/* active ones that it knows */
 	int64 runs_waiting; /* due, and not started */
@@ -90,7 +99,7 @@ typedef struct EtlSharedSlot
 	Latch *latch;
 	int64 job_run_id; /* STARTING, BUSY */
 	EtlEnding ending;
-	bool leave; /* IDLE: is to end, its place is needed */
+	bool leave; /* IDLE: is to end, no run may be given to it */
 	TimestampTz since;
 } EtlSharedSlot;
 
@@ -99,7 +108,9 @@ typedef struct EtlShared
 	LWLock *lock;
 	pid_t launcher;
 	Latch *launcher_latch;
-	bool look_around; /* the launcher is to look for new databases */
+	bool look_around;		  /* the launcher is to look for new databases */
+	int nasked;				  /* more than ETL_ASKED_LEN: some are lost */
+	Oid asked[ETL_ASKED_LEN]; /* databases that may have the extension now */
 	int ndatabases;
 	int nslots;
 	/* arrays follow: see etl_shared_database(), etl_shared_slot() */
@@ -113,12 +124,31 @@ extern EtlSharedDatabase *etl_shared_database(int index);
 extern EtlSharedSlot *etl_shared_slot(int index);
 extern EtlSharedDatabase *etl_shared_find_database(Oid database);
 
-/* Sessions: told when the transaction commits, forgotten when it aborts. */
+/*
+ * Schedulers.  The first is called before the connection is made, so that who
+ * locks the database (see database_hook.c) finds the process; at its exit the
+ * entry becomes FAILED, and the launcher is told.  The second: the extension
+ * is there.  The third: it is not, and the process is about to exit; the entry
+ * is free at once.
+ */
+extern EtlSharedDatabase *etl_scheduler_attach(int index);
+extern void etl_scheduler_serve(void);
+extern void etl_scheduler_leave(void);
+
+/*
+ * Sessions: told when the transaction commits, forgotten when it aborts.  The
+ * second tells no news, but wakes the scheduler.  The third: a database may
+ * have the extension now; InvalidOid: there may be another database.
+ */
 extern void etl_tell_scheduler(EtlNewsKind kind, int64 id);
-extern void etl_tell_launcher(void);
+extern void etl_wake_scheduler(void);
+extern void etl_tell_launcher(Oid database);
 
 /* in launcher.c */
 extern void etl_launcher_register(void); /* from _PG_init */
+
+/* in scheduler.c: its argument is the index of the database's entry */
+extern PGDLLEXPORT void etl_scheduler_main(Datum main_arg);
 
 /* in database_hook.c */
 extern void etl_database_hook_install(void); /* from _PG_init */

@@ -1,0 +1,466 @@
+/*-------------------------------------------------------------------------
+ *
+ * run_state.c
+ *	  From waiting to the end: what becomes of a run.
+ *
+ * Whoever runs an attempt holds session-level locks that no command can give
+ * back: one on the run, which tells others that it is alive, and unless its
+ * job may overlap one on the job, which keeps others from running it.  They
+ * are never waited for.  A row that says "running" while its lock is free is
+ * that of a process that is gone.
+ *
+ * The end of a run is written by the process that runs it, and by others only
+ * when it is gone.  Rows are locked in this order: the job, then the run.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "utils/guc.h"
+
+#include "etl_patterns.h"
+#include "worker/job.h"
+
+/* The message of an error by which a user ends a query. */
+#define CANCEL_MESSAGE "canceling statement due to user request"
+
+/* ------------------------------------------------------------------ */
+/* locks                                                                */
+
+/* The lock of one row of a state table, by its number. */
+static void
+set_tag(LOCKTAG *tag, const char *table, int64 id)
+{
+	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, etl_ledger_relid(table), (uint32) id,
+					   (uint16) (id >> 32));
+}
+
+/* Is the lock to be had, for as long as the session lives? */
+static bool
+try_lock(const LOCKTAG *tag)
+{
+	LockAcquireResult result = LockAcquire(tag, ExclusiveLock, true, true);
+
+	if (result == LOCKACQUIRE_ALREADY_HELD)
+		LockRelease(tag, ExclusiveLock, true);
+	return result == LOCKACQUIRE_OK;
+}
+
+/* Give back what etl_run_begin() has locked; after the end was committed. */
+void
+etl_run_unlock(EtlActiveRun *active)
+{
+	if (active->job_locked)
+		LockRelease(&active->job_lock, ExclusiveLock, true);
+	if (active->run_locked)
+		LockRelease(&active->run_lock, ExclusiveLock, true);
+	active->job_locked = false;
+	active->run_locked = false;
+}
+
+/* ------------------------------------------------------------------ */
+/* the beginning                                                        */
+
+static EtlRunBegin
+begin_locked(EtlActiveRun *active, int64 job_run_id)
+{
+	EtlJobRun *run = etl_job_run_by_id(job_run_id, ETL_ROW_LOCK);
+
+	if (run == NULL || run->status != ETL_RUN_WAITING)
+		return ETL_BEGIN_GONE;
+	run->status = ETL_RUN_RUNNING;
+	run->reason = NULL;
+	run->started_at = etl_job_now();
+	run->pid = MyProcPid;
+	run->backend_start = MyStartTimestamp;
+	etl_job_run_update(run);
+	active->run = run;
+	return ETL_BEGIN_OK;
+}
+
+/*
+ * Make a waiting run this process's, in a transaction that is committed before
+ * the command runs.  Job and run are in the current memory context, which must
+ * outlive that transaction.  Whatever the result, and also after an error,
+ * etl_run_unlock() is due.
+ */
+EtlRunBegin
+etl_run_begin(EtlActiveRun *active, int64 job_run_id)
+{
+	EtlJobRun *run;
+
+	memset(active, 0, sizeof(EtlActiveRun));
+	run = etl_job_run_by_id(job_run_id, ETL_ROW_READ);
+	if (run == NULL || run->status != ETL_RUN_WAITING)
+		return ETL_BEGIN_GONE;
+	active->job = etl_job_by_id(run->job_id, ETL_ROW_READ);
+	if (active->job == NULL)
+		return ETL_BEGIN_GONE;
+	if (active->job->state == ETL_JOB_PAUSED && run->origin != ETL_ORIGIN_MANUAL)
+		return ETL_BEGIN_BUSY;
+
+	set_tag(&active->run_lock, "job_run", job_run_id);
+	set_tag(&active->job_lock, "job", run->job_id);
+	active->run_locked = try_lock(&active->run_lock);
+	if (!active->run_locked)
+		return ETL_BEGIN_GONE;
+	if (active->job->overlap != ETL_OVERLAP_ALLOW)
+	{
+		active->job_locked = try_lock(&active->job_lock);
+		if (!active->job_locked)
+			return ETL_BEGIN_BUSY;
+	}
+	return begin_locked(active, job_run_id);
+}
+
+static void
+set_variable(const char *name, const char *value)
+{
+	SetConfigOption(name, value, PGC_USERSET, PGC_S_SESSION);
+}
+
+/* What the command can ask about its run. */
+void
+etl_run_set_variables(const EtlActiveRun *active)
+{
+	const EtlJobRun *run = active->run;
+
+	set_variable(ETL_SCHEMA ".logical_time",
+				 etl_plain_text(TIMESTAMPTZOID, TimestampTzGetDatum(run->slot)));
+	set_variable(ETL_SCHEMA ".job_run_id",
+				 psprintf(INT64_FORMAT, run->job_run_id));
+	set_variable(ETL_SCHEMA ".event_payload",
+				 run->payload == NULL ? "" : run->payload);
+}
+
+/* ------------------------------------------------------------------ */
+/* the end                                                              */
+
+/*
+ * The scheduler hears of the end of its workers' runs by shared memory; of
+ * others' it is told.
+ */
+static void
+tell_end(const EtlJobRun *run)
+{
+	if (MyBackendType != B_BG_WORKER)
+		etl_tell_scheduler(ETL_NEWS_RUN, run->job_run_id);
+}
+
+/* The run, locked, as long as it is this process's; NULL if it is not. */
+static EtlJobRun *
+lock_own(const EtlActiveRun *active)
+{
+	EtlJobRun *run = etl_job_run_by_id(active->run->job_run_id, ETL_ROW_LOCK);
+
+	if (run == NULL || run->status != ETL_RUN_RUNNING ||
+		run->pid != MyProcPid || run->backend_start != MyStartTimestamp)
+		return NULL;
+	return run;
+}
+
+/* The jobs that run after this one get a run for the same slot. */
+static void
+trigger_dependents(const EtlJobRun *run)
+{
+	EtlJobScan *scan = etl_job_scan_after(run->job_id);
+	EtlJob *dependent;
+
+	while ((dependent = etl_job_scan_next(scan)) != NULL)
+		if (dependent->state == ETL_JOB_ACTIVE &&
+			etl_job_may_trigger(run->role, dependent))
+			(void) etl_job_trigger(dependent, ETL_ORIGIN_AFTER, run->slot, NULL);
+	etl_job_scan_end(scan);
+}
+
+/* The first success after a failure is worth telling. */
+static void
+recover(const EtlJobRun *run)
+{
+	EtlJob *job = etl_job_by_id(run->job_id, ETL_ROW_LOCK);
+
+	if (job == NULL || job->failing_since == 0)
+		return;
+	etl_alert(ETL_ALERT_RECOVERED, job, run, NULL, "the job runs again");
+	job->failing_since = 0;
+	etl_job_update(job);
+}
+
+/*
+ * The command has done its work: say so in its transaction.  Throws if the run
+ * was given up for lost meanwhile, so that its work is not done twice.
+ */
+void
+etl_run_succeed(const EtlActiveRun *active)
+{
+	EtlJob *job = etl_job_by_id(active->run->job_id, ETL_ROW_READ);
+	EtlJobRun *run;
+
+	if (job != NULL && job->failing_since != 0)
+		recover(active->run);
+	run = lock_own(active);
+	if (run == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("job run " INT64_FORMAT " is not this process's any more",
+						active->run->job_run_id),
+				 errdetail(
+					 "What it has done is undone, so that it is not done twice.")));
+	run->status = ETL_RUN_SUCCEEDED;
+	run->finished_at = etl_job_now();
+	etl_job_run_update(run);
+	trigger_dependents(run);
+	tell_end(run);
+}
+
+/* An attempt has ended without success: there is another one, or an alert. */
+static void
+retry_or_alert(EtlJob *job, const EtlJobRun *run, bool retried)
+{
+	if (job == NULL)
+		return;
+	if (retried && run->attempt < job->max_attempts &&
+		job->state != ETL_JOB_BROKEN)
+	{
+		EtlJobRun *next = etl_job_run_make(job, run->origin, run->slot);
+
+		next->attempt = run->attempt + 1;
+		next->payload = run->payload;
+		next->due_at = etl_job_now() + etl_retry_delay(job, run->attempt);
+		etl_job_run_insert(next);
+		etl_tell_scheduler(ETL_NEWS_RUN, next->job_run_id);
+		return;
+	}
+	if (job->failing_since != 0)
+		return;
+	job->failing_since = etl_job_now();
+	etl_job_update(job);
+	etl_alert(ETL_ALERT_FAILED, job, run, run->error_code, run->error_message);
+}
+
+/* Somebody has ended the query, rather than a limit or the command itself. */
+static bool
+is_cancel(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		   error->message_id != NULL &&
+		   strcmp(error->message_id, CANCEL_MESSAGE) == 0;
+}
+
+/* The slot of the worker that has a run; NULL without one.  Caller has the lock. */
+static EtlSharedSlot *
+find_slot(int64 job_run_id)
+{
+	for (int i = 0; i < etl_shared->nslots; i++)
+	{
+		EtlSharedSlot *slot = etl_shared_slot(i);
+
+		if (slot->state == ETL_SLOT_BUSY && slot->database == MyDatabaseId &&
+			slot->job_run_id == job_run_id)
+			return slot;
+	}
+	return NULL;
+}
+
+/* Why a run is being ended from outside, if anybody has said so. */
+static EtlEnding
+run_ending(int64 job_run_id)
+{
+	EtlEnding ending = ETL_ENDING_NONE;
+	EtlSharedSlot *slot;
+
+	if (etl_shared == NULL)
+		return ending;
+	LWLockAcquire(etl_shared->lock, LW_SHARED);
+	slot = find_slot(job_run_id);
+	if (slot != NULL)
+		ending = slot->ending;
+	LWLockRelease(etl_shared->lock);
+	return ending;
+}
+
+/*
+ * The command has failed, and its transaction is undone: say so in a new one.
+ */
+void
+etl_run_fail(const EtlActiveRun *active, const ErrorData *error, bool timed_out)
+{
+	EtlJob *job = etl_job_by_id(active->run->job_id, ETL_ROW_LOCK);
+	EtlJobRun *run = lock_own(active);
+	bool stopped = !timed_out && is_cancel(error);
+
+	if (run == NULL)
+		return;
+	run->status = stopped ? ETL_RUN_STOPPED : ETL_RUN_FAILED;
+	run->finished_at = etl_job_now();
+	if (stopped)
+		run->reason = run_ending(run->job_run_id) == ETL_ENDING_REPLACE ?
+						  "replaced" :
+						  "stopped";
+	else if (timed_out)
+		run->reason = "timeout";
+	run->error_code = pstrdup(unpack_sql_state(error->sqlerrcode));
+	run->error_message = error->message;
+	run->error_detail = error->detail;
+	run->error_context = error->context;
+	etl_job_run_update(run);
+	if (!stopped)
+		retry_or_alert(job, run,
+					   timed_out || etl_error_is_retried(error->sqlerrcode));
+	tell_end(run);
+}
+
+/* ------------------------------------------------------------------ */
+/* runs of other processes                                              */
+
+/* Does nobody hold the lock of a run? */
+static bool
+lock_is_free(int64 job_run_id)
+{
+	LockAcquireResult result;
+	LOCKTAG tag;
+
+	set_tag(&tag, "job_run", job_run_id);
+	result = LockAcquire(&tag, ExclusiveLock, false, true);
+	if (result == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	LockRelease(&tag, ExclusiveLock, false);
+	return result == LOCKACQUIRE_OK; /* or this process runs it */
+}
+
+/*
+ * Does the row say that it runs, while no process does?  The row is read last:
+ * who gives back the lock has committed the end before.
+ */
+bool
+etl_run_is_lost(int64 job_run_id)
+{
+	EtlJobRun *run;
+
+	if (!lock_is_free(job_run_id))
+		return false;
+	run = etl_job_run_by_id(job_run_id, ETL_ROW_READ);
+	return run != NULL && run->status == ETL_RUN_RUNNING;
+}
+
+/*
+ * Write the end of a run whose process is gone, and do as its job says;
+ * false if it is not gone, or has ended.  A process that was terminated since
+ * its time was up has failed by that.
+ */
+bool
+etl_run_mark_lost(int64 job_run_id, const char *reason, bool timed_out)
+{
+	EtlJobRun *run = etl_job_run_by_id(job_run_id, ETL_ROW_READ);
+	EtlJob *job;
+
+	if (run == NULL || !lock_is_free(job_run_id))
+		return false;
+	job = etl_job_by_id(run->job_id, ETL_ROW_LOCK);
+	run = etl_job_run_by_id(job_run_id, ETL_ROW_LOCK);
+	if (run == NULL || run->status != ETL_RUN_RUNNING)
+		return false;
+	run->status = timed_out ? ETL_RUN_FAILED : ETL_RUN_LOST;
+	run->reason = timed_out ? "timeout" : reason;
+	run->finished_at = etl_job_now();
+	run->error_message = timed_out ?
+							 "the command did not end when it was canceled" :
+							 "the process that ran it is gone";
+	etl_job_run_update(run);
+	retry_or_alert(job, run, true);
+	etl_tell_scheduler(ETL_NEWS_RUN, job_run_id);
+	return true;
+}
+
+/* End a run that waits; false if it does not wait. */
+static bool
+end_waiting(int64 job_run_id, EtlRunStatus status, const char *reason)
+{
+	EtlJobRun *run = etl_job_run_by_id(job_run_id, ETL_ROW_LOCK);
+
+	if (run == NULL || run->status != ETL_RUN_WAITING)
+		return false;
+	run->status = status;
+	run->reason = reason;
+	run->finished_at = etl_job_now();
+	etl_job_run_update(run);
+	etl_tell_scheduler(ETL_NEWS_RUN, job_run_id);
+	return true;
+}
+
+bool
+etl_run_stop_waiting(int64 job_run_id, const char *reason)
+{
+	return end_waiting(job_run_id, ETL_RUN_STOPPED, reason);
+}
+
+bool
+etl_run_skip_one(int64 job_run_id, const char *reason)
+{
+	return end_waiting(job_run_id, ETL_RUN_SKIPPED, reason);
+}
+
+/* None of the runs of a job (0: of all jobs) that wait now is to be begun. */
+void
+etl_run_skip_waiting(int64 job_id, const char *reason)
+{
+	EtlJobRunScan *scan = job_id == 0 ? etl_job_run_scan_unfinished() :
+										etl_job_run_scan_unfinished_of(job_id);
+	EtlJobRun *run;
+
+	while ((run = etl_job_run_scan_next(scan)) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) end_waiting(run->job_run_id, ETL_RUN_SKIPPED, reason);
+	}
+	etl_job_run_scan_end(scan);
+}
+
+/*
+ * The process that runs a run, which holds its lock; 0 if there is none, or it
+ * is just between two transactions.
+ */
+int
+etl_run_pid(int64 job_run_id)
+{
+	VirtualTransactionId *holders;
+	PGPROC *proc;
+	LOCKTAG tag;
+	int n;
+
+	set_tag(&tag, "job_run", job_run_id);
+	holders = GetLockConflicts(&tag, ExclusiveLock, &n);
+	if (n == 0)
+		return 0;
+	proc = etl_vxid_proc(holders[0]);
+	return proc == NULL ? 0 : proc->pid;
+}
+
+/*
+ * Cancel the command of a run; false if nobody runs it.  A scheduler sees why,
+ * and terminates a process that does not obey.
+ */
+bool
+etl_run_cancel(int64 job_run_id, EtlEnding ending)
+{
+	int pid = etl_run_pid(job_run_id);
+	EtlSharedSlot *slot;
+
+	if (etl_shared != NULL)
+	{
+		LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
+		slot = find_slot(job_run_id);
+		if (slot != NULL && slot->ending == ETL_ENDING_NONE)
+		{
+			slot->ending = ending;
+			slot->since = GetCurrentTimestamp();
+		}
+		LWLockRelease(etl_shared->lock);
+	}
+	return pid != 0 && kill(pid, SIGINT) == 0;
+}
