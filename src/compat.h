@@ -49,6 +49,19 @@
 #endif
 
 /* ------------------------------------------------------------------ */
+/* statements that a worker runs at top level                           */
+
+#include "tcop/pquery.h"
+
+#if PG_VERSION_NUM >= 180000
+#define etl_portal_run(portal, count, is_top_level, dest, completion) \
+	PortalRun(portal, count, is_top_level, dest, dest, completion)
+#else
+#define etl_portal_run(portal, count, is_top_level, dest, completion) \
+	PortalRun(portal, count, is_top_level, true, dest, dest, completion)
+#endif
+
+/* ------------------------------------------------------------------ */
 /* the executor's parts that a sink puts together                       */
 
 #include "access/sysattr.h"
@@ -56,6 +69,7 @@
 #include "catalog/index.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
@@ -67,19 +81,29 @@
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
 #define etl_root_to_child_map(rri, estate) ExecGetRootToChildMap(rri, estate)
+#define etl_owns_database(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
 #define etl_owns_relation(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
 #define etl_may_connect(database, role)                                  \
 	(object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == \
 	 ACLCHECK_OK)
+#define etl_owns_database(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
+#define etl_owns_extension(extension, role) \
+	object_ownercheck(ExtensionRelationId, extension, role)
 #else
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
+#define etl_owns_database(database, role) pg_database_ownercheck(database, role)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
 #define etl_may_connect(database, role) \
 	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)
+#define etl_owns_database(database, role) pg_database_ownercheck(database, role)
+#define etl_owns_extension(extension, role) \
+	pg_extension_ownercheck(extension, role)
 #endif
 
 #if PG_VERSION_NUM >= 180000
@@ -170,6 +194,24 @@ etl_init_target_range_table(EState *estate, Relation target,
 								  attnums[i] -
 									  FirstLowInvalidHeapAttributeNumber);
 	etl_init_range_table(estate, target, ACL_INSERT, inserted, NULL);
+}
+
+/* ------------------------------------------------------------------ */
+/* settings                                                             */
+
+#include "utils/guc.h"
+#include "utils/guc_tables.h"
+
+/* All of them, and how many there are. */
+static inline struct config_generic **
+etl_guc_variables(int *n)
+{
+#if PG_VERSION_NUM >= 160000
+	return get_guc_variables(n);
+#else
+	*n = GetNumConfigOptions();
+	return get_guc_variables();
+#endif
 }
 
 #endif /* ETL_COMPAT_H */

@@ -12,7 +12,8 @@
  * Slots that are later than etl_patterns.missed_after were missed; "catchup"
  * decides about them.  About the others "overlap" decides.  Where a job has
  * MAX_WAITING runs that wait, further slots stay where they are: they are not
- * lost, and there is a bound to what one job can pile up.
+ * lost, and there is a bound to what one job can pile up.  Backfills do not
+ * count: there may be thousands of them, and all others go before.
  *
  *-------------------------------------------------------------------------
  */
@@ -60,9 +61,7 @@ static bool
 next_slot(const EtlJob *job, const EtlSchedule *schedule, TimestampTz after,
 		  TimestampTz *slot)
 {
-	return etl_schedule_next(schedule,
-							 job->start_at == 0 ? DT_NOBEGIN : job->start_at,
-							 after, slot);
+	return etl_schedule_next(schedule, job->start_at, after, slot);
 }
 
 /*
@@ -88,7 +87,7 @@ look_at_unfinished(Claim *claim)
 
 	while ((run = etl_job_run_scan_next(scan)) != NULL)
 	{
-		if (run->status == ETL_RUN_WAITING)
+		if (run->status == ETL_RUN_WAITING && run->origin != ETL_ORIGIN_BACKFILL)
 			claim->waiting++;
 		if (run->origin == ETL_ORIGIN_SCHEDULE)
 			claim->predecessors = lappend(claim->predecessors, run);
@@ -282,23 +281,36 @@ etl_job_claim(EtlJob *job, TimestampTz now)
  * A run of a job, now, because of something else than its clock: waiting, and
  * the scheduler is told.  A slot that stands for another job's must not have
  * a row yet, or NULL is returned; others are made unique.
+ *
+ * Between the look for a row and its insertion nobody else may find the same
+ * slot free.  The lock that sees to that is given back at once, not at the
+ * transaction's end: from then on others see the row, committed or not.
  */
 EtlJobRun *
 etl_job_trigger(const EtlJob *job, EtlRunOrigin origin, TimestampTz slot,
 				const char *payload)
 {
 	EtlJobRun *run;
+	LOCKTAG slots;
 
+	SET_LOCKTAG_OBJECT(slots, MyDatabaseId,
+					   etl_ledger_relid("job_run_job_id_slot_attempt_key"),
+					   (uint32) job->job_id, (uint16) (job->job_id >> 32));
+	(void) LockAcquire(&slots, ExclusiveLock, false, false);
 	while (etl_job_run_exists(job->job_id, slot))
 	{
 		if (origin == ETL_ORIGIN_AFTER)
+		{
+			LockRelease(&slots, ExclusiveLock, false);
 			return NULL;
+		}
 		slot++;
 	}
 	run = etl_job_run_make(job, origin, slot);
 	run->due_at = etl_job_now();
 	run->payload = payload;
 	etl_job_run_insert(run);
+	LockRelease(&slots, ExclusiveLock, false);
 	etl_tell_scheduler(ETL_NEWS_RUN, run->job_run_id);
 	return run;
 }

@@ -97,7 +97,7 @@ typedef struct EtlJob
 	Interval timeout;
 	bool has_alert_after;
 	Interval alert_after;
-	TimestampTz start_at;
+	TimestampTz start_at; /* DT_NOBEGIN: none */
 	EtlJobState state;
 	const char *reason;
 	TimestampTz next_slot; /* the first one that is not claimed */
@@ -186,6 +186,7 @@ extern EtlJobRunScan *etl_job_run_scan_slots(int64 job_id, TimestampTz from,
 											 TimestampTz to);
 extern EtlJobRunScan *etl_job_run_scan_finished(TimestampTz before);
 extern EtlJobRun *etl_job_run_scan_next(EtlJobRunScan *scan);
+extern EtlJobRun *etl_job_run_scan_previous(EtlJobRunScan *scan);
 extern void etl_job_run_scan_end(EtlJobRunScan *scan);
 extern EtlJobRun *etl_job_run_make(const EtlJob *job, EtlRunOrigin origin,
 								   TimestampTz slot);
@@ -250,6 +251,7 @@ extern bool etl_run_is_lost(int64 job_run_id);
 extern bool etl_run_mark_lost(int64 job_run_id, const char *reason,
 							  bool timed_out);
 extern bool etl_run_stop_waiting(int64 job_run_id, const char *reason);
+extern bool etl_run_skip_one(int64 job_run_id, const char *reason);
 extern int etl_run_pid(int64 job_run_id);
 extern bool etl_run_cancel(int64 job_run_id, EtlEnding ending);
 extern void etl_run_skip_waiting(int64 job_id, const char *reason);
@@ -283,6 +285,7 @@ extern void etl_alert_purge(TimestampTz before, int64 job_id, bool only_ours);
 /* in file_event.c                                                      */
 
 extern void etl_files_poll(EtlJob *job, TimestampTz now);
+extern void etl_files_forget(int64 job_id);
 
 /* ------------------------------------------------------------------ */
 /* in history.c                                                         */

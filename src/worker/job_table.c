@@ -57,6 +57,7 @@ const char *const etl_catchup_words[] = {"skip", "once", "all", NULL};
 
 struct EtlJobScan
 {
+	MemoryContext context; /* what an index allocates must outlive a row */
 	Relation rel;
 	Snapshot snapshot;
 	SysScanDesc scan;
@@ -89,7 +90,9 @@ job_from_tuple(Relation rel, HeapTuple tuple)
 	job->has_alert_after = !nulls[JOB_ALERT_AFTER];
 	if (job->has_alert_after)
 		job->alert_after = *DatumGetIntervalP(values[JOB_ALERT_AFTER]);
-	job->start_at = etl_ledger_get_time(values, nulls, JOB_START_AT);
+	job->start_at = nulls[JOB_START_AT] ?
+						DT_NOBEGIN :
+						DatumGetTimestampTz(values[JOB_START_AT]);
 	job->state = etl_ledger_get_word(values[JOB_STATE], etl_job_state_words);
 	job->reason = etl_ledger_get_text(values, nulls, JOB_REASON);
 	job->next_slot = etl_ledger_get_time(values, nulls, JOB_NEXT_SLOT);
@@ -124,7 +127,8 @@ job_to_values(EtlJob *job, Datum *values, bool *nulls)
 	nulls[JOB_TIMEOUT] = !job->has_timeout;
 	values[JOB_ALERT_AFTER] = IntervalPGetDatum(&job->alert_after);
 	nulls[JOB_ALERT_AFTER] = !job->has_alert_after;
-	etl_ledger_set_time(values, nulls, JOB_START_AT, job->start_at);
+	values[JOB_START_AT] = TimestampTzGetDatum(job->start_at);
+	nulls[JOB_START_AT] = TIMESTAMP_IS_NOBEGIN(job->start_at);
 	values[JOB_STATE] = CStringGetTextDatum(etl_job_state_words[job->state]);
 	etl_ledger_set_text(&values[JOB_REASON], &nulls[JOB_REASON], job->reason);
 	etl_ledger_set_time(values, nulls, JOB_NEXT_SLOT, job->next_slot);
@@ -147,6 +151,7 @@ begin_scan(const char *index, ScanKey key, LOCKMODE lockmode)
 {
 	EtlJobScan *scan = palloc(sizeof(EtlJobScan));
 
+	scan->context = CurrentMemoryContext;
 	scan->rel = etl_ledger_open("job", JOB_NATTS, lockmode);
 	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan->scan = systable_beginscan(scan->rel,
@@ -190,8 +195,10 @@ etl_job_scan_after(int64 job_id)
 EtlJob *
 etl_job_scan_next(EtlJobScan *scan)
 {
+	MemoryContext old_context = MemoryContextSwitchTo(scan->context);
 	HeapTuple tuple = systable_getnext(scan->scan);
 
+	MemoryContextSwitchTo(old_context);
 	return HeapTupleIsValid(tuple) ? job_from_tuple(scan->rel, tuple) : NULL;
 }
 

@@ -212,6 +212,7 @@ etl_run_succeed(const EtlActiveRun *active)
 				 errdetail(
 					 "What it has done is undone, so that it is not done twice.")));
 	run->status = ETL_RUN_SUCCEEDED;
+	run->reason = NULL;
 	run->finished_at = etl_job_now();
 	etl_job_run_update(run);
 	trigger_dependents(run);
@@ -284,6 +285,12 @@ run_ending(int64 job_run_id)
 	return ending;
 }
 
+static const char *
+ending_word(EtlEnding ending)
+{
+	return ending == ETL_ENDING_REPLACE ? "replaced" : "stopped";
+}
+
 /*
  * The command has failed, and its transaction is undone: say so in a new one.
  */
@@ -298,12 +305,10 @@ etl_run_fail(const EtlActiveRun *active, const ErrorData *error, bool timed_out)
 		return;
 	run->status = stopped ? ETL_RUN_STOPPED : ETL_RUN_FAILED;
 	run->finished_at = etl_job_now();
-	if (stopped)
-		run->reason = run_ending(run->job_run_id) == ETL_ENDING_REPLACE ?
-						  "replaced" :
-						  "stopped";
-	else if (timed_out)
-		run->reason = "timeout";
+	if (!stopped)
+		run->reason = timed_out ? "timeout" : NULL;
+	else if (run->reason == NULL)
+		run->reason = ending_word(run_ending(run->job_run_id));
 	run->error_code = pstrdup(unpack_sql_state(error->sqlerrcode));
 	run->error_message = error->message;
 	run->error_detail = error->detail;
@@ -399,6 +404,12 @@ etl_run_stop_waiting(int64 job_run_id, const char *reason)
 	return end_waiting(job_run_id, ETL_RUN_STOPPED, reason);
 }
 
+bool
+etl_run_skip_one(int64 job_run_id, const char *reason)
+{
+	return end_waiting(job_run_id, ETL_RUN_SKIPPED, reason);
+}
+
 /* None of the runs of a job (0: of all jobs) that wait now is to be begun. */
 void
 etl_run_skip_waiting(int64 job_id, const char *reason)
@@ -436,6 +447,21 @@ etl_run_pid(int64 job_run_id)
 }
 
 /*
+ * Leave in the row of a run why it is canceled: a session that runs it by
+ * etl_run_due_jobs() tells that from a cancel that its own user sent.
+ */
+static void
+leave_reason(int64 job_run_id, const char *reason)
+{
+	EtlJobRun *run = etl_job_run_by_id(job_run_id, ETL_ROW_LOCK);
+
+	if (run == NULL || run->status != ETL_RUN_RUNNING)
+		return;
+	run->reason = reason;
+	etl_job_run_update(run);
+}
+
+/*
  * Cancel the command of a run; false if nobody runs it.  A scheduler sees why,
  * and terminates a process that does not obey.
  */
@@ -443,7 +469,7 @@ bool
 etl_run_cancel(int64 job_run_id, EtlEnding ending)
 {
 	int pid = etl_run_pid(job_run_id);
-	EtlSharedSlot *slot;
+	EtlSharedSlot *slot = NULL;
 
 	if (etl_shared != NULL)
 	{
@@ -456,5 +482,7 @@ etl_run_cancel(int64 job_run_id, EtlEnding ending)
 		}
 		LWLockRelease(etl_shared->lock);
 	}
+	if (pid != 0 && slot == NULL)
+		leave_reason(job_run_id, ending_word(ending));
 	return pid != 0 && kill(pid, SIGINT) == 0;
 }
