@@ -145,9 +145,6 @@ OBJS += \
 	src/worker/history.o \
 	src/worker/signal.o \
 	src/worker/file_event.o \
-	src/worker/alert.o \
-	src/worker/history.o \
-	src/worker/arm.o \
 	src/worker/job_check.o \
 	src/worker/job_functions.o \
 	src/worker/job_control.o \
