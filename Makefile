@@ -148,6 +148,9 @@ OBJS += \
 	src/worker/job_check.o \
 	src/worker/job_functions.o \
 	src/worker/job_control.o \
+	src/worker/launcher.o \
+	src/worker/database_hook.o \
+	src/worker/scheduler_status.o \
 	src/worker/execute.o \
 	src/worker/caller_session.o \
 	src/worker/run_due.o
@@ -167,9 +170,11 @@ SQL_PARTS = \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
 	src/worker/jobs.sql \
+	src/worker/shared.sql \
 	src/worker/signal.sql \
 	src/worker/alert.sql \
 	src/worker/history.sql \
+	src/worker/job_status.sql \
 	src/worker/run_due.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql

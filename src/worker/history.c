@@ -25,6 +25,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
+#include "flow/flow.h"
 #include "worker/job.h"
 
 /* So many runs are deleted under one set of locks. */
@@ -305,9 +306,7 @@ etl_job_history_purge(PG_FUNCTION_ARGS)
 	Purge purge = {.only_ours = true};
 
 	PreventCommandIfReadOnly("etl_job_history_purge()");
-	if (PG_ARGISNULL(0))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("older_than must not be null")));
+	etl_refuse_null(fcinfo, 0, "older_than");
 	purge.before = DatumGetTimestampTz(
 		DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(now),
 							PG_GETARG_DATUM(0)));
@@ -315,8 +314,7 @@ etl_job_history_purge(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("older_than must not be negative")));
 	if (!PG_ARGISNULL(1))
-		purge.job_id = etl_job_of_caller(text_to_cstring(PG_GETARG_TEXT_PP(1)),
-										 ETL_ROW_READ)
+		purge.job_id = etl_job_of_caller(etl_arg_text(fcinfo, 1), ETL_ROW_READ)
 						   ->job_id;
 	PG_RETURN_INT64(delete_history(&purge, PG_INT64_MAX));
 }

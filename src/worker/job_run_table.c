@@ -168,13 +168,12 @@ etl_job_run_scan_unfinished_of(int64 job_id)
 {
 	ScanKeyData keys[2];
 
-	ScanKeyInit(&keys[0], RUN_JOB_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
-				Int64GetDatum(job_id));
-	ScanKeyEntryInitialize(&keys[1], SK_ISNULL | SK_SEARCHNULL,
+	ScanKeyEntryInitialize(&keys[0], SK_ISNULL | SK_SEARCHNULL,
 						   RUN_FINISHED_AT + 1, InvalidStrategy, InvalidOid,
 						   InvalidOid, InvalidOid, (Datum) 0);
-	return begin_scan("job_run_job_id_finished_at_idx", keys, 2,
-					  AccessShareLock);
+	ScanKeyInit(&keys[1], RUN_JOB_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(job_id));
+	return begin_scan("job_run_finished_at_idx", keys, 2, AccessShareLock);
 }
 
 /* The runs that ended before a time, those that ended first before others. */

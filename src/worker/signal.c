@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "flow/flow.h"
 #include "worker/job.h"
 
 /*
@@ -73,20 +74,16 @@ Datum
 etl_signal(PG_FUNCTION_ARGS)
 {
 	TimestampTz now = etl_job_now();
-	char *payload = NULL;
+	char *payload = etl_arg_text(fcinfo, 1);
 	int32 runs = 0;
 	List *jobs;
 	ListCell *lc;
 
 	PreventCommandIfReadOnly("etl_signal()");
-	if (PG_ARGISNULL(0))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("event must not be null")));
-	if (!PG_ARGISNULL(1))
-		payload = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	etl_refuse_null(fcinfo, 0, "event");
 	check_payload(payload);
 
-	jobs = listening_jobs(text_to_cstring(PG_GETARG_TEXT_PP(0)), now);
+	jobs = listening_jobs(etl_arg_text(fcinfo, 0), now);
 	if (jobs != NIL && !etl_jobs_are_armed())
 	{
 		ereport(WARNING,
