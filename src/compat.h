@@ -97,7 +97,7 @@
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
-#define etl_owns_database(database, role) pg_database_ownercheck(database, role)
+#define etl_owns_database(database, role)  pg_database_ownercheck(database, role)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
 #define etl_may_connect(database, role) \
 	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)
@@ -195,6 +195,17 @@ etl_init_target_range_table(EState *estate, Relation target,
 									  FirstLowInvalidHeapAttributeNumber);
 	etl_init_range_table(estate, target, ACL_INSERT, inserted, NULL);
 }
+
+/* ------------------------------------------------------------------ */
+/* processes: what the n-th one, from 1 on, says of itself              */
+
+#if PG_VERSION_NUM >= 160000
+#define etl_backend_status(n) \
+	(&pgstat_get_local_beentry_by_index(n)->backendStatus)
+#else
+#define etl_backend_status(n) \
+	(&pgstat_fetch_stat_local_beentry(n)->backendStatus)
+#endif
 
 /* ------------------------------------------------------------------ */
 /* settings                                                             */

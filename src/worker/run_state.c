@@ -3,11 +3,15 @@
  * run_state.c
  *	  From waiting to the end: what becomes of a run.
  *
- * Whoever runs an attempt holds session-level locks that no command can give
- * back: one on the run, which tells others that it is alive, and unless its
- * job may overlap one on the job, which keeps others from running it.  They
- * are never waited for.  A row that says "running" while its lock is free is
- * that of a process that is gone.
+ * Whoever runs an attempt holds session-level locks: one on the run, which tells
+ * others that it is alive, and unless its job may overlap one on the job, which
+ * keeps others from running it.  They are never waited for.  A row that says
+ * "running" while its lock is free is that of a process that is gone.
+ *
+ * They are kept among the advisory locks, since an abort, and a ROLLBACK in a
+ * procedure, takes away all others.  Their tags are none that a user can name,
+ * but pg_advisory_unlock_all() and DISCARD ALL give them back, too.  So before
+ * a run is given up its process is looked for, by number and start.
  *
  * The end of a run is written by the process that runs it, and by others only
  * when it is gone.  Rows are locked in this order: the job, then the run.
@@ -21,6 +25,9 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/backend_status.h"
 #include "utils/guc.h"
 
 #include "etl_patterns.h"
@@ -38,6 +45,7 @@ set_tag(LOCKTAG *tag, const char *table, int64 id)
 {
 	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, etl_ledger_relid(table), (uint32) id,
 					   (uint16) (id >> 32));
+	tag->locktag_lockmethodid = USER_LOCKMETHOD;
 }
 
 /* Is the lock to be had, for as long as the session lives? */
@@ -339,6 +347,29 @@ lock_is_free(int64 job_run_id)
 }
 
 /*
+ * Is the process that began a run still there?  This one does not count: it
+ * would hold the lock.
+ */
+static bool
+process_lives(const EtlJobRun *run)
+{
+	int n;
+
+	if (run->pid == MyProcPid || BackendPidGetProc(run->pid) == NULL)
+		return false;
+	n = pgstat_fetch_stat_numbackends();
+	for (int i = 1; i <= n; i++)
+	{
+		PgBackendStatus *status = etl_backend_status(i);
+
+		if (status->st_procpid == run->pid &&
+			status->st_proc_start_timestamp == run->backend_start)
+			return true;
+	}
+	return false;
+}
+
+/*
  * Does the row say that it runs, while no process does?  The row is read last:
  * who gives back the lock has committed the end before.
  */
@@ -350,7 +381,7 @@ etl_run_is_lost(int64 job_run_id)
 	if (!lock_is_free(job_run_id))
 		return false;
 	run = etl_job_run_by_id(job_run_id, ETL_ROW_READ);
-	return run != NULL && run->status == ETL_RUN_RUNNING;
+	return run != NULL && run->status == ETL_RUN_RUNNING && !process_lives(run);
 }
 
 /*
@@ -368,7 +399,7 @@ etl_run_mark_lost(int64 job_run_id, const char *reason, bool timed_out)
 		return false;
 	job = etl_job_by_id(run->job_id, ETL_ROW_LOCK);
 	run = etl_job_run_by_id(job_run_id, ETL_ROW_LOCK);
-	if (run == NULL || run->status != ETL_RUN_RUNNING)
+	if (run == NULL || run->status != ETL_RUN_RUNNING || process_lives(run))
 		return false;
 	run->status = timed_out ? ETL_RUN_FAILED : ETL_RUN_LOST;
 	run->reason = timed_out ? "timeout" : reason;
