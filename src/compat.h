@@ -32,9 +32,11 @@
 /* The process that a virtual transaction belongs to, or NULL. */
 #if PG_VERSION_NUM >= 170000
 #include "storage/procarray.h"
-#define etl_vxid_proc(vxid) ProcNumberGetProc((vxid).procNumber)
+#define etl_vxid_proc(vxid)			   ProcNumberGetProc((vxid).procNumber)
+#define etl_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode, false)
 #else
-#define etl_vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
+#define etl_vxid_proc(vxid)			   BackendIdGetProc((vxid).backendId)
+#define etl_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
 #endif
 
 /* ------------------------------------------------------------------ */
@@ -195,17 +197,6 @@ etl_init_target_range_table(EState *estate, Relation target,
 									  FirstLowInvalidHeapAttributeNumber);
 	etl_init_range_table(estate, target, ACL_INSERT, inserted, NULL);
 }
-
-/* ------------------------------------------------------------------ */
-/* processes: what the n-th one, from 1 on, says of itself              */
-
-#if PG_VERSION_NUM >= 160000
-#define etl_backend_status(n) \
-	(&pgstat_get_local_beentry_by_index(n)->backendStatus)
-#else
-#define etl_backend_status(n) \
-	(&pgstat_fetch_stat_local_beentry(n)->backendStatus)
-#endif
 
 /* ------------------------------------------------------------------ */
 /* settings                                                             */
