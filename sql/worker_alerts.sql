@@ -8,7 +8,7 @@ CREATE TABLE switch (fails boolean);
 INSERT INTO switch VALUES (true);
 -- Numbers of alerts and runs start at 1 in a new extension.
 CREATE VIEW alerts AS
-    SELECT alert_id AS id, role, kind, job, job_run_id AS run, error_code,
+    SELECT alert_id AS id, kind, job, job_run_id AS run, error_code,
         regexp_replace(message, '\d+', 'N') AS message
     FROM etl_patterns.alert ORDER BY alert_id;
 
@@ -83,13 +83,22 @@ RESET etl_patterns.clock_offset;
 
 -- Backfills wait for all others, so they are never late.
 DELETE FROM etl_patterns.alert;
-SELECT FROM etl_job_create('daily', '0 0 * * *', 'SELECT 1', alert_after => '10 minutes');
-SELECT etl_job_backfill('daily', '2020-01-01', '2020-01-03');
+SELECT FROM etl_job_create('rare', 'every 1000 days', 'SELECT 1', start_at => '2020-01-01', alert_after => '10 minutes');
+SELECT etl_job_backfill('rare', '2020-01-01', '2026-01-01');
 SET etl_patterns.clock_offset = '11min';
 CALL etl_run_due_jobs();
-SELECT count(*) FROM alerts WHERE job = 'daily' AND run IN (SELECT job_run_id FROM etl_patterns.job_run WHERE origin = 'backfill');
+SELECT origin, status, count(*) FROM etl_patterns.job_run WHERE job = 'rare' GROUP BY origin, status;
+SELECT * FROM alerts;
 RESET etl_patterns.clock_offset;
-SELECT FROM etl_job_drop('daily');
+
+-- Slots that were missed are told of once for all of them.
+SELECT FROM etl_job_alter('rare', schedule => 'every 1 hour', catchup => 'skip');
+SET etl_patterns.clock_offset = '330min';
+CALL etl_run_due_jobs();
+CALL etl_run_due_jobs();
+SELECT job, kind, run, message FROM alerts;
+RESET etl_patterns.clock_offset;
+SELECT FROM etl_job_drop('rare');
 
 -- A job without alert_after tells failures only.
 DELETE FROM etl_patterns.alert;

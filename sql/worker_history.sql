@@ -30,15 +30,15 @@ CALL etl_run_due_jobs();
 SELECT FROM etl_job_pause('skips');
 RESET client_min_messages;
 SELECT * FROM runs WHERE job <> 'skips';
-SELECT sum(slots) BETWEEN 1438 AND 1440 AS a_day, max(slots) > 1 AS some_at_once
+SELECT sum(slots) BETWEEN 1437 AND 1442 AS a_day, max(slots) > 1 AS some_at_once
 FROM etl_patterns.job_run WHERE job = 'skips' AND status = 'skipped';
 CREATE TABLE before AS SELECT * FROM counters;
 
 -- Nothing is old enough.
 SELECT etl_job_history_purge('3 days');
 
--- What runs first goes first, but of each job that exists the last run and the
--- last success stay.  A job that is gone keeps nothing.
+-- Of each job that exists the last run and the last success stay.  A job that
+-- is gone keeps nothing.
 SELECT etl_job_history_purge('1 day 12 hours');
 SELECT * FROM runs WHERE job <> 'skips';
 SELECT job, purged_runs FROM etl_patterns.job ORDER BY job;
@@ -68,26 +68,22 @@ SELECT * FROM runs;
 SELECT c.job, c.succeeded - b.succeeded AS succeeded, c.failed - b.failed AS failed
 FROM counters c JOIN before b USING (job) WHERE c <> b ORDER BY job;
 
--- A success that is older than the last run stays with it; nothing but these two.
-SELECT status, count(*) FROM etl_patterns.job_run WHERE job = 'works' GROUP BY status ORDER BY status;
-
 -- A backfill of old slots does not take the place of the last run.
-SELECT FROM etl_job_create('daily', 'every 1 day', 'SELECT 1', start_at => now() + interval '10 days');
-SELECT etl_job_run('daily') IS NOT NULL AS run_now;
+SELECT FROM etl_job_create('rare', 'every 1000 days', 'SELECT 1', start_at => now() + interval '10 days');
+SELECT etl_job_run('rare') IS NOT NULL AS run_now;
 CALL etl_run_due_jobs();
-SELECT FROM etl_job_alter('daily', start_at => '2020-01-01');
-SELECT etl_job_backfill('daily', '2020-01-01', '2020-01-04');
-SET etl_patterns.clock_offset = '50h';
+SELECT FROM etl_job_alter('rare', start_at => '2020-01-01');
+SELECT etl_job_backfill('rare', '2020-01-01', '2026-01-01');
 CALL etl_run_due_jobs();
-SELECT origin, count(*) FROM etl_patterns.job_run WHERE job = 'daily' GROUP BY origin ORDER BY origin;
-SELECT etl_job_history_purge('0', 'daily');
-SELECT origin = 'backfill' AS is_backfill, count(*) FROM etl_patterns.job_run WHERE job = 'daily' GROUP BY 1;
+SELECT origin, count(*) FROM etl_patterns.job_run WHERE job = 'rare' GROUP BY origin ORDER BY origin;
+SELECT etl_job_history_purge('0', 'rare');
+SELECT origin = 'backfill' AS is_backfill, count(*) FROM etl_patterns.job_run WHERE job = 'rare' GROUP BY 1;
 
 -- Alerts as old go, too.
 DELETE FROM etl_patterns.alert;
 INSERT INTO etl_patterns.alert
-SELECT nextval('etl_patterns.alert_id_seq'), 'postgres'::regrole, 'failed', j.job_id, j.job, NULL, NULL, NULL, 'made up',
-    now() + interval '50 hours' - age
+SELECT nextval('etl_patterns.alert_id_seq'), current_user::regrole, 'failed', j.job_id, j.job, NULL, NULL, NULL, 'made up',
+    now() + interval '2 days' - age
 FROM etl_patterns.job j, unnest('{3 days, 2 days, 1 hour}'::interval[]) age
 WHERE j.job IN ('works', 'fails') ORDER BY age DESC, j.job;
 SELECT etl_job_history_purge('3 days 1 hour');
@@ -131,7 +127,7 @@ SELECT etl_job_history_purge('-1 second');
 SELECT etl_job_history_purge('1 day -25 hours');
 SELECT etl_job_history_purge(NULL);
 SELECT etl_job_history_purge('0', 'no such job');
-SELECT etl_job_history_purge('1 million years');
+SELECT etl_job_history_purge('1000000 years');
 BEGIN READ ONLY;
 SELECT etl_job_history_purge('0');
 ROLLBACK;
