@@ -499,10 +499,9 @@ etl_dispatch_terminate(EtlKnownRun *run, TimestampTz now)
 		run->ending = ETL_ENDING_TIMEOUT;
 	run->terminate_at = now + PROCESS_END_TIME;
 	etl_known_set_deadline(run);
-	ereport(LOG,
-			(errmsg("terminating the process of job run " INT64_FORMAT,
-					run->job_run_id),
-			 errdetail("It did not end when it was canceled.")));
+	ereport(LOG, (errmsg("terminating the process of job run " INT64_FORMAT,
+						 run->job_run_id),
+				  errdetail("It did not end when it was canceled.")));
 }
 
 /* The extension is gone: workers end as soon as they are idle. */
