@@ -140,11 +140,20 @@ OBJS += \
 	src/worker/claim.o \
 	src/worker/run_state.o \
 	src/worker/retry.o \
-	src/worker/alert.o \
 	src/worker/arm.o \
+	src/worker/alert.o \
+	src/worker/history.o \
+	src/worker/signal.o \
+	src/worker/file_event.o \
 	src/worker/job_check.o \
 	src/worker/job_functions.o \
-	src/worker/job_control.o
+	src/worker/job_control.o \
+	src/worker/launcher.o \
+	src/worker/database_hook.o \
+	src/worker/scheduler_status.o \
+	src/worker/execute.o \
+	src/worker/caller_session.o \
+	src/worker/run_due.o
 
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
@@ -161,7 +170,12 @@ SQL_PARTS = \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
 	src/worker/jobs.sql \
-	src/worker/job_status.sql
+	src/worker/shared.sql \
+	src/worker/signal.sql \
+	src/worker/alert.sql \
+	src/worker/history.sql \
+	src/worker/job_status.sql \
+	src/worker/run_due.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)

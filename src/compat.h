@@ -32,9 +32,11 @@
 /* The process that a virtual transaction belongs to, or NULL. */
 #if PG_VERSION_NUM >= 170000
 #include "storage/procarray.h"
-#define etl_vxid_proc(vxid) ProcNumberGetProc((vxid).procNumber)
+#define etl_vxid_proc(vxid)			   ProcNumberGetProc((vxid).procNumber)
+#define etl_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode, false)
 #else
-#define etl_vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
+#define etl_vxid_proc(vxid)			   BackendIdGetProc((vxid).backendId)
+#define etl_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
 #endif
 
 /* ------------------------------------------------------------------ */
@@ -46,6 +48,19 @@
 #else
 #define etl_make_json_lexer(text, len, encoding) \
 	makeJsonLexContextCstringLen(text, len, encoding, true)
+#endif
+
+/* ------------------------------------------------------------------ */
+/* statements that a worker runs at top level                           */
+
+#include "tcop/pquery.h"
+
+#if PG_VERSION_NUM >= 180000
+#define etl_portal_run(portal, count, is_top_level, dest, completion) \
+	PortalRun(portal, count, is_top_level, dest, dest, completion)
+#else
+#define etl_portal_run(portal, count, is_top_level, dest, completion) \
+	PortalRun(portal, count, is_top_level, true, dest, dest, completion)
 #endif
 
 /* ------------------------------------------------------------------ */
@@ -68,6 +83,8 @@
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
 #define etl_root_to_child_map(rri, estate) ExecGetRootToChildMap(rri, estate)
+#define etl_owns_database(database, role) \
+	object_ownercheck(DatabaseRelationId, database, role)
 #define etl_owns_relation(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
 #define etl_may_connect(database, role)                                  \
@@ -82,6 +99,7 @@
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
+#define etl_owns_database(database, role)  pg_database_ownercheck(database, role)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
 #define etl_may_connect(database, role) \
 	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)
@@ -178,6 +196,24 @@ etl_init_target_range_table(EState *estate, Relation target,
 								  attnums[i] -
 									  FirstLowInvalidHeapAttributeNumber);
 	etl_init_range_table(estate, target, ACL_INSERT, inserted, NULL);
+}
+
+/* ------------------------------------------------------------------ */
+/* settings                                                             */
+
+#include "utils/guc.h"
+#include "utils/guc_tables.h"
+
+/* All of them, and how many there are. */
+static inline struct config_generic **
+etl_guc_variables(int *n)
+{
+#if PG_VERSION_NUM >= 160000
+	return get_guc_variables(n);
+#else
+	*n = GetNumConfigOptions();
+	return get_guc_variables();
+#endif
 }
 
 #endif /* ETL_COMPAT_H */

@@ -72,7 +72,12 @@ _PG_init(void)
 	MarkGUCPrefixReserved(ETL_SCHEMA);
 
 	if (process_shared_preload_libraries_in_progress)
+	{
 		etl_shared_init();
+		etl_database_hook_install();
+		if (!IsBinaryUpgrade)
+			etl_launcher_register();
+	}
 }
 
 /* How jobs run. */

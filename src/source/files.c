@@ -19,30 +19,67 @@
 
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "nodes/pg_list.h"
 
-/* Paths in byte order. */
+/* What could not be read first; glob(3) has no place for it. */
+static int trouble_errno;
+static char trouble_path[MAXPGPATH];
+
+/* Files in the byte order of their paths. */
 static int
-compare_paths(const ListCell *a, const ListCell *b)
+compare_files(const ListCell *a, const ListCell *b)
 {
-	return strcmp((const char *) lfirst(a), (const char *) lfirst(b));
+	return strcmp(((const EtlFileInfo *) lfirst(a))->path,
+				  ((const EtlFileInfo *) lfirst(b))->path);
 }
 
-/* The regular files among what glob(3) found, copied.  Never throws but for memory. */
+/* Called by glob(3) for a directory that it cannot read: go on. */
+static int
+note_trouble(const char *path, int error)
+{
+	if (trouble_errno == 0)
+	{
+		trouble_errno = error;
+		strlcpy(trouble_path, path, sizeof(trouble_path));
+	}
+	return 0;
+}
+
+/* The file, if it is a regular one, added to the list. */
+static List *
+add_regular(List *files, const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) == 0)
+	{
+		if (S_ISREG(st.st_mode))
+		{
+			EtlFileInfo *info = palloc(sizeof(EtlFileInfo));
+
+			etl_file_info_set(info, pstrdup(path), &st);
+			files = lappend(files, info);
+		}
+	}
+	else if (errno != ENOENT)
+		(void) note_trouble(path, errno);
+	return files;
+}
+
+/* The regular files among what glob(3) found. */
 static List *
 regular_files(const glob_t *found)
 {
-	List *paths = NIL;
+	List *files = NIL;
 	size_t i;
 
 	for (i = 0; i < found->gl_pathc; i++)
 	{
-		struct stat st;
-
-		if (stat(found->gl_pathv[i], &st) == 0 && S_ISREG(st.st_mode))
-			paths = lappend(paths, pstrdup(found->gl_pathv[i]));
+		CHECK_FOR_INTERRUPTS();
+		files = add_regular(files, found->gl_pathv[i]);
 	}
-	return paths;
+	return files;
 }
 
 /* Run glob(3); whatever happens its memory is freed. */
@@ -50,11 +87,12 @@ static List *
 expand_glob(const char *pattern)
 {
 	glob_t found;
-	List *volatile paths = NIL;
+	List *volatile files = NIL;
 	int rc;
 
 	memset(&found, 0, sizeof(found));
-	rc = glob(pattern, GLOB_NOSORT, NULL, &found);
+	trouble_errno = 0;
+	rc = glob(pattern, GLOB_NOSORT, note_trouble, &found);
 	PG_TRY();
 	{
 		if (rc == GLOB_NOSPACE)
@@ -64,14 +102,24 @@ expand_glob(const char *pattern)
 			ereport(ERROR, (errcode_for_file_access(),
 							errmsg("could not expand \"%s\": %m", pattern)));
 		if (rc == 0)
-			paths = regular_files(&found);
+			files = regular_files(&found);
 	}
 	PG_FINALLY();
 	{
 		globfree(&found);
 	}
 	PG_END_TRY();
-	return paths;
+	list_sort(files, compare_files);
+	return files;
+}
+
+/* Is it a name, not a pattern? */
+static bool
+is_plain(const char *source)
+{
+	struct stat st;
+
+	return strpbrk(source, "*?[") == NULL || stat(source, &st) == 0;
 }
 
 /*
@@ -107,8 +155,8 @@ check_path_encoding(const char *path)
 List *
 etl_files_expand(const char *source)
 {
-	struct stat st;
-	List *paths;
+	List *paths = NIL;
+	List *files;
 	ListCell *lc;
 
 	if (!is_absolute_path(source))
@@ -117,17 +165,55 @@ etl_files_expand(const char *source)
 				 errmsg("\"%s\" is not an absolute path", source),
 				 errhint(
 					 "Give the full path of a file on the database server, or a pattern such as \"/data/*.csv\".")));
-	if (strpbrk(source, "*?[") == NULL || stat(source, &st) == 0)
+	if (is_plain(source))
 		return list_make1(pstrdup(source));
-	paths = expand_glob(source);
-	if (paths == NIL)
+	files = expand_glob(source);
+	if (files == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FILE),
 				 errmsg("no file matches \"%s\"", source),
 				 errhint(
 					 "The pattern is looked up on the database server, as the operating system user that runs it.")));
-	list_sort(paths, compare_paths);
-	foreach(lc, paths)
-		check_path_encoding(lfirst(lc));
+	foreach(lc, files)
+	{
+		const EtlFileInfo *info = lfirst(lc);
+
+		check_path_encoding(info->path);
+		paths = lappend(paths, unconstify(char *, info->path));
+	}
+	list_free_deep(files);
 	return paths;
+}
+
+/*
+ * The regular files that source names now, possibly none, as a list of
+ * EtlFileInfo in the byte order of their paths.  A path need not be valid in
+ * the server's encoding.
+ *
+ * What cannot be read is passed over; then *error says why, and *error_path
+ * what, of the first such thing.  Otherwise *error is 0.
+ */
+List *
+etl_files_look(const char *source, int *error, char **error_path)
+{
+	List *files = NIL;
+
+	trouble_errno = 0;
+	if (!is_plain(source))
+		files = expand_glob(source);
+	else
+	{
+		char directory[MAXPGPATH];
+		struct stat st;
+
+		/* That the file is not there is no trouble, but its directory is. */
+		strlcpy(directory, source, sizeof(directory));
+		get_parent_directory(directory);
+		files = add_regular(NIL, source);
+		if (files == NIL && stat(directory, &st) != 0)
+			(void) note_trouble(directory, errno);
+	}
+	*error = trouble_errno;
+	*error_path = trouble_errno == 0 ? NULL : pstrdup(trouble_path);
+	return files;
 }

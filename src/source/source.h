@@ -42,6 +42,8 @@ typedef struct EtlFileInfo
 typedef struct EtlStream EtlStream;
 
 extern void etl_file_stat(const char *path, EtlFileInfo *info);
+extern void etl_file_info_set(EtlFileInfo *info, const char *path,
+							  const struct stat *st);
 extern TimestampTz etl_file_modified_at(const struct stat *st);
 extern void etl_file_hash(const char *path, uint8 *sha256);
 extern EtlStream *etl_stream_open_file(const EtlFileInfo *info,
@@ -54,6 +56,7 @@ extern void etl_stream_close(EtlStream *stream, uint8 *sha256);
 
 /* in files.c: an absolute path or a glob, as a sorted list of paths */
 extern List *etl_files_expand(const char *source);
+extern List *etl_files_look(const char *source, int *error, char **error_path);
 
 /* ------------------------------------------------------------------ */
 /* in csv_reader.c (records) and csv_split.c (fields)                   */

@@ -68,16 +68,25 @@ struct EtlStream
 	MemoryContextCallback free_zstd;
 };
 
-/* When a file was last modified, in microseconds. */
+/*
+ * When a file was last modified, in microseconds.  A file can say anything; a
+ * time that no timestamptz can hold is "infinity".
+ */
 TimestampTz
 etl_file_modified_at(const struct stat *st)
 {
+	const int64 unix_day = (int64) UNIX_EPOCH_JDATE * SECS_PER_DAY;
+
+	if (st->st_mtime < (int64) DATETIME_MIN_JULIAN * SECS_PER_DAY - unix_day)
+		return DT_NOBEGIN;
+	if (st->st_mtime >= (int64) TIMESTAMP_END_JULIAN * SECS_PER_DAY - unix_day)
+		return DT_NOEND;
 	return time_t_to_timestamptz(st->st_mtime) + st->st_mtim.tv_nsec / 1000;
 }
 
-/* Fill *info from what stat() said. */
-static void
-file_info_set(EtlFileInfo *info, const char *path, const struct stat *st)
+/* Fill *info from what stat() said.  info->path is the caller's string. */
+void
+etl_file_info_set(EtlFileInfo *info, const char *path, const struct stat *st)
 {
 	info->path = path;
 	info->device = (uint64) st->st_dev;
@@ -136,7 +145,7 @@ etl_file_stat(const char *path, EtlFileInfo *info)
 				 errmsg("could not open file \"%s\" for reading: %m", path),
 				 errhint(
 					 "The operating system user that runs the server must be able to read the file.")));
-	file_info_set(info, path, &st);
+	etl_file_info_set(info, path, &st);
 }
 
 /*
@@ -596,7 +605,7 @@ drain_and_check(EtlStream *stream)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not stat file \"%s\": %m", stream->info.path)));
-	file_info_set(&now, stream->info.path, &st);
+	etl_file_info_set(&now, stream->info.path, &st);
 	if (now.size_bytes != stream->info.size_bytes ||
 		now.modified_at != stream->info.modified_at ||
 		stream->raw_seen != stream->info.size_bytes)

@@ -142,15 +142,14 @@ etl_alert_due(const EtlJob *job, const EtlJobRun *run)
 static bool
 has_late_waiting(int64 job_id)
 {
-	EtlJobRunScan *scan = etl_job_run_scan_unfinished();
+	EtlJobRunScan *scan = etl_job_run_scan_unfinished_of(job_id);
 	bool found = false;
 	EtlJobRun *run;
 
 	while (!found && (run = etl_job_run_scan_next(scan)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		found = run->job_id == job_id && run->status == ETL_RUN_WAITING &&
-				run->alerted_at != 0;
+		found = run->status == ETL_RUN_WAITING && run->alerted_at != 0;
 	}
 	etl_job_run_scan_end(scan);
 	return found;
@@ -198,6 +197,7 @@ etl_alert_late(int64 job_run_id, TimestampTz now)
 /* A scan over all alerts, oldest first. */
 typedef struct AlertScan
 {
+	MemoryContext context; /* what an index allocates must outlive a row */
 	Relation rel;
 	Relation index;
 	Snapshot snapshot;
@@ -207,11 +207,23 @@ typedef struct AlertScan
 static void
 begin_scan(AlertScan *scan)
 {
+	scan->context = CurrentMemoryContext;
 	scan->rel = etl_ledger_open("alert", ALERT_NATTS, RowExclusiveLock);
 	scan->index = index_open(etl_ledger_relid("alert_pkey"), AccessShareLock);
 	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan->scan = systable_beginscan_ordered(scan->rel, scan->index,
 											scan->snapshot, 0, NULL);
+}
+
+/* The next one; NULL at the end. */
+static HeapTuple
+next_alert(AlertScan *scan)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(scan->context);
+	HeapTuple tuple = systable_getnext_ordered(scan->scan, ForwardScanDirection);
+
+	MemoryContextSwitchTo(old_context);
+	return tuple;
 }
 
 static void
@@ -271,11 +283,9 @@ etl_alert_drain(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "etl alert",
 										ALLOCSET_DEFAULT_SIZES);
-	old_context = MemoryContextSwitchTo(row_context);
 	begin_scan(&scan);
-	while (left > 0 &&
-		   HeapTupleIsValid(
-			   tuple = systable_getnext_ordered(scan.scan, ForwardScanDirection)))
+	old_context = MemoryContextSwitchTo(row_context);
+	while (left > 0 && HeapTupleIsValid(tuple = next_alert(&scan)))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (is_ours(&scan, tuple) && HeapTupleIsValid(tuple = take(&scan, tuple)))
@@ -285,8 +295,8 @@ etl_alert_drain(PG_FUNCTION_ARGS)
 		}
 		MemoryContextReset(row_context);
 	}
-	end_scan(&scan);
 	MemoryContextSwitchTo(old_context);
+	end_scan(&scan);
 	MemoryContextDelete(row_context);
 	return (Datum) 0;
 }
@@ -308,10 +318,8 @@ etl_alert_purge(TimestampTz before, int64 job_id, bool only_ours)
 	begin_scan(&scan);
 	old_context = MemoryContextSwitchTo(row_context);
 	/* Numbers and times grow together, or almost. */
-	while (
-		HeapTupleIsValid(
-			tuple = systable_getnext_ordered(scan.scan, ForwardScanDirection)) &&
-		DatumGetTimestampTz(column(&scan, tuple, ALERT_CREATED_AT)) < before)
+	while (HeapTupleIsValid(tuple = next_alert(&scan)) &&
+		   DatumGetTimestampTz(column(&scan, tuple, ALERT_CREATED_AT)) < before)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if ((job_id == 0 ||

@@ -281,23 +281,36 @@ etl_job_claim(EtlJob *job, TimestampTz now)
  * A run of a job, now, because of something else than its clock: waiting, and
  * the scheduler is told.  A slot that stands for another job's must not have
  * a row yet, or NULL is returned; others are made unique.
+ *
+ * Between the look for a row and its insertion nobody else may find the same
+ * slot free.  The lock that sees to that is given back at once, not at the
+ * transaction's end: from then on others see the row, committed or not.
  */
 EtlJobRun *
 etl_job_trigger(const EtlJob *job, EtlRunOrigin origin, TimestampTz slot,
 				const char *payload)
 {
 	EtlJobRun *run;
+	LOCKTAG slots;
 
+	SET_LOCKTAG_OBJECT(slots, MyDatabaseId,
+					   etl_ledger_relid("job_run_job_id_slot_attempt_key"),
+					   (uint32) job->job_id, (uint16) (job->job_id >> 32));
+	(void) LockAcquire(&slots, ExclusiveLock, false, false);
 	while (etl_job_run_exists(job->job_id, slot))
 	{
 		if (origin == ETL_ORIGIN_AFTER)
+		{
+			LockRelease(&slots, ExclusiveLock, false);
 			return NULL;
+		}
 		slot++;
 	}
 	run = etl_job_run_make(job, origin, slot);
 	run->due_at = etl_job_now();
 	run->payload = payload;
 	etl_job_run_insert(run);
+	LockRelease(&slots, ExclusiveLock, false);
 	etl_tell_scheduler(ETL_NEWS_RUN, run->job_run_id);
 	return run;
 }

@@ -186,6 +186,7 @@ extern EtlJobRunScan *etl_job_run_scan_slots(int64 job_id, TimestampTz from,
 											 TimestampTz to);
 extern EtlJobRunScan *etl_job_run_scan_finished(TimestampTz before);
 extern EtlJobRun *etl_job_run_scan_next(EtlJobRunScan *scan);
+extern EtlJobRun *etl_job_run_scan_previous(EtlJobRunScan *scan);
 extern void etl_job_run_scan_end(EtlJobRunScan *scan);
 extern EtlJobRun *etl_job_run_make(const EtlJob *job, EtlRunOrigin origin,
 								   TimestampTz slot);
@@ -229,13 +230,24 @@ typedef enum EtlRunBegin
 	ETL_BEGIN_GONE	/* is not waiting any more, or its job is gone */
 } EtlRunBegin;
 
+/*
+ * A lock that a session has whatever its commands do: an abort, which a
+ * procedure may ask for, takes away the one, pg_advisory_unlock_all() the
+ * other.  Who has either has the lock.
+ */
+typedef struct EtlStayingLock
+{
+	LOCKTAG object;
+	LOCKTAG advisory;
+} EtlStayingLock;
+
 /* An attempt that this process runs, and the locks that say so. */
 typedef struct EtlActiveRun
 {
 	EtlJob *job;
 	EtlJobRun *run;
-	LOCKTAG run_lock;
-	LOCKTAG job_lock;
+	EtlStayingLock run_lock;
+	EtlStayingLock job_lock;
 	bool run_locked;
 	bool job_locked;
 } EtlActiveRun;
@@ -284,6 +296,7 @@ extern void etl_alert_purge(TimestampTz before, int64 job_id, bool only_ours);
 /* in file_event.c                                                      */
 
 extern void etl_files_poll(EtlJob *job, TimestampTz now);
+extern void etl_files_forget(int64 job_id);
 
 /* ------------------------------------------------------------------ */
 /* in history.c                                                         */

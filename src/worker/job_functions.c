@@ -366,6 +366,8 @@ etl_job_alter(PG_FUNCTION_ARGS)
 	}
 	if (reschedule)
 		set_schedule(job, &old);
+	if (etl_job_schedule(job)->kind != ETL_SCHEDULE_FILE)
+		etl_files_forget(job->job_id);
 	job->altered_at = etl_job_now();
 	store(job);
 	if (job->name != old.name)
@@ -418,6 +420,7 @@ etl_job_drop(PG_FUNCTION_ARGS)
 	refuse_followers(job);
 	skip_due(job, "dropped");
 	etl_run_skip_waiting(job->job_id, "dropped");
+	etl_files_forget(job->job_id);
 	etl_job_delete(job);
 	etl_tell_scheduler(ETL_NEWS_JOB, job->job_id);
 	PG_RETURN_VOID();

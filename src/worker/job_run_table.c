@@ -56,6 +56,7 @@ const char *const etl_run_status_words[] = {"waiting", "running", "succeeded",
 
 struct EtlJobRunScan
 {
+	MemoryContext context; /* what an index allocates must outlive a row */
 	Relation rel;
 	Relation index;
 	Snapshot snapshot;
@@ -140,6 +141,7 @@ begin_scan(const char *index, ScanKey keys, int nkeys, LOCKMODE lockmode)
 {
 	EtlJobRunScan *scan = palloc(sizeof(EtlJobRunScan));
 
+	scan->context = CurrentMemoryContext;
 	scan->rel = etl_ledger_open("job_run", RUN_NATTS, lockmode);
 	scan->index = index_open(etl_ledger_relid(index), AccessShareLock);
 	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -166,13 +168,12 @@ etl_job_run_scan_unfinished_of(int64 job_id)
 {
 	ScanKeyData keys[2];
 
-	ScanKeyInit(&keys[0], RUN_JOB_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
-				Int64GetDatum(job_id));
-	ScanKeyEntryInitialize(&keys[1], SK_ISNULL | SK_SEARCHNULL,
+	ScanKeyEntryInitialize(&keys[0], SK_ISNULL | SK_SEARCHNULL,
 						   RUN_FINISHED_AT + 1, InvalidStrategy, InvalidOid,
 						   InvalidOid, InvalidOid, (Datum) 0);
-	return begin_scan("job_run_job_id_finished_at_idx", keys, 2,
-					  AccessShareLock);
+	ScanKeyInit(&keys[1], RUN_JOB_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(job_id));
+	return begin_scan("job_run_finished_at_idx", keys, 2, AccessShareLock);
 }
 
 /* The runs that ended before a time, those that ended first before others. */
@@ -214,13 +215,29 @@ etl_job_run_scan_slots(int64 job_id, TimestampTz from, TimestampTz to)
 					  AccessShareLock);
 }
 
+/* The next one in a direction. */
+static EtlJobRun *
+scan_step(EtlJobRunScan *scan, ScanDirection direction)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(scan->context);
+	HeapTuple tuple = systable_getnext_ordered(scan->scan, direction);
+
+	MemoryContextSwitchTo(old_context);
+	return HeapTupleIsValid(tuple) ? run_from_tuple(scan->rel, tuple) : NULL;
+}
+
 /* The next one, in the current memory context; NULL at the end. */
 EtlJobRun *
 etl_job_run_scan_next(EtlJobRunScan *scan)
 {
-	HeapTuple tuple = systable_getnext_ordered(scan->scan, ForwardScanDirection);
+	return scan_step(scan, ForwardScanDirection);
+}
 
-	return HeapTupleIsValid(tuple) ? run_from_tuple(scan->rel, tuple) : NULL;
+/* Likewise backward, from the end. */
+EtlJobRun *
+etl_job_run_scan_previous(EtlJobRunScan *scan)
+{
+	return scan_step(scan, BackwardScanDirection);
 }
 
 void

@@ -57,6 +57,7 @@ const char *const etl_catchup_words[] = {"skip", "once", "all", NULL};
 
 struct EtlJobScan
 {
+	MemoryContext context; /* what an index allocates must outlive a row */
 	Relation rel;
 	Snapshot snapshot;
 	SysScanDesc scan;
@@ -150,6 +151,7 @@ begin_scan(const char *index, ScanKey key, LOCKMODE lockmode)
 {
 	EtlJobScan *scan = palloc(sizeof(EtlJobScan));
 
+	scan->context = CurrentMemoryContext;
 	scan->rel = etl_ledger_open("job", JOB_NATTS, lockmode);
 	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan->scan = systable_beginscan(scan->rel,
@@ -193,8 +195,10 @@ etl_job_scan_after(int64 job_id)
 EtlJob *
 etl_job_scan_next(EtlJobScan *scan)
 {
+	MemoryContext old_context = MemoryContextSwitchTo(scan->context);
 	HeapTuple tuple = systable_getnext(scan->scan);
 
+	MemoryContextSwitchTo(old_context);
 	return HeapTupleIsValid(tuple) ? job_from_tuple(scan->rel, tuple) : NULL;
 }
 

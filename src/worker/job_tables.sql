@@ -65,10 +65,8 @@ CREATE TABLE etl_patterns.job_run (
 ) WITH (fillfactor = 90);
 COMMENT ON TABLE etl_patterns.job_run IS
     'one row per attempt at a slot of a job, and per slot that was skipped';
--- Runs that have not ended are found by their NULL.
-CREATE INDEX job_run_finished_at_idx ON etl_patterns.job_run (finished_at);
-CREATE INDEX job_run_job_id_finished_at_idx
-    ON etl_patterns.job_run (job_id, finished_at);
+-- Runs that have not ended are found by their NULL, of all jobs or of one.
+CREATE INDEX job_run_finished_at_idx ON etl_patterns.job_run (finished_at, job_id);
 
 CREATE TABLE etl_patterns.alert (
     alert_id bigint PRIMARY KEY,

@@ -1,0 +1,244 @@
+/*-------------------------------------------------------------------------
+ *
+ * database_hook.c
+ *	  What users' commands mean for launcher and schedulers.
+ *
+ * A database that is dropped, renamed, moved or copied must have no sessions,
+ * and a scheduler is one.  So before such a command the hook ends the
+ * scheduler of the database and its idle workers.  A worker that has a run is
+ * left alone, as any session: then the command says that the database is in
+ * use, or ends it WITH (FORCE).
+ *
+ * Nobody can come back in between, because the hook has locked the database
+ * first, as the command itself will: who connects waits for that lock before
+ * it counts as connected, and the launcher starts nothing where it could not
+ * be had (see launcher.c).  It ends with the transaction, so that a command
+ * that fails, or whose process dies, blocks nothing.  The command itself waits
+ * for sessions that are about to go.
+ *
+ * The hook does this only for who could go on with the command: it must be no
+ * way to disturb others.  All other checks, and all errors, are the command's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "tcop/utility.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "worker/shared.h"
+
+static ProcessUtility_hook_type next_process_utility = NULL;
+
+static void process_utility(PlannedStmt *pstmt, const char *query,
+							bool read_only_tree, ProcessUtilityContext context,
+							ParamListInfo params, QueryEnvironment *env,
+							DestReceiver *dest, QueryCompletion *completion);
+static void before_command(Node *command, bool alone);
+static bool has_option(List *options, const char *name);
+static void vacate(const char *name);
+static void vacate_template(List *options);
+static void end_sessions(Oid database);
+static bool may_create_databases(void);
+static bool is_template(Oid database);
+
+/* Looks at each utility command from now on, and passes it on. */
+void
+etl_database_hook_install(void)
+{
+	next_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *env, DestReceiver *dest,
+				QueryCompletion *completion)
+{
+	before_command(pstmt->utilityStmt,
+				   !IsInTransactionBlock(context == PROCESS_UTILITY_TOPLEVEL));
+
+	if (next_process_utility != NULL)
+		next_process_utility(pstmt, query, read_only_tree, context, params, env,
+							 dest, completion);
+	else
+		standard_ProcessUtility(pstmt, query, read_only_tree, context, params,
+								env, dest, completion);
+}
+
+/*
+ * Prepares for the command.  What is to be told is told when the transaction
+ * commits; alone: the command is a transaction of its own.
+ */
+static void
+before_command(Node *command, bool alone)
+{
+	switch (nodeTag(command))
+	{
+		case T_DropdbStmt:
+			if (alone)
+				vacate(((DropdbStmt *) command)->dbname);
+			etl_tell_launcher(InvalidOid);
+			break;
+		case T_CreatedbStmt:
+			if (alone)
+				vacate_template(((CreatedbStmt *) command)->options);
+			etl_tell_launcher(InvalidOid);
+			break;
+		case T_AlterDatabaseStmt:
+		{
+			AlterDatabaseStmt *stmt = (AlterDatabaseStmt *) command;
+
+			if (alone && has_option(stmt->options, "tablespace"))
+				vacate(stmt->dbname);
+			etl_tell_launcher(InvalidOid);
+			break;
+		}
+		case T_RenameStmt:
+		{
+			RenameStmt *stmt = (RenameStmt *) command;
+
+			if (stmt->renameType == OBJECT_DATABASE && may_create_databases())
+				vacate(stmt->subname);
+			break;
+		}
+		case T_DropStmt:
+		{
+			DropStmt *stmt = (DropStmt *) command;
+
+			if (stmt->removeType == OBJECT_EXTENSION ||
+				stmt->removeType == OBJECT_SCHEMA)
+				etl_wake_scheduler();
+			break;
+		}
+		case T_DropOwnedStmt:
+			etl_wake_scheduler();
+			break;
+		default:
+			break;
+	}
+}
+
+static bool
+has_option(List *options, const char *name)
+{
+	ListCell *lc;
+
+	foreach(lc, options)
+		if (strcmp(lfirst_node(DefElem, lc)->defname, name) == 0)
+			return true;
+	return false;
+}
+
+/* For commands that only the owner of the database may give. */
+static void
+vacate(const char *name)
+{
+	Oid database = get_database_oid(name, true);
+
+	if (!OidIsValid(database) || database == MyDatabaseId ||
+		!etl_owns_database(database, GetUserId()))
+		return;
+
+	LockSharedObject(DatabaseRelationId, database, 0, AccessExclusiveLock);
+	end_sessions(database);
+}
+
+/* A template may be anybody's who may copy it, and the current database. */
+static void
+vacate_template(List *options)
+{
+	const char *name = "template1";
+	Oid database;
+	ListCell *lc;
+
+	foreach(lc, options)
+	{
+		DefElem *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "template") == 0 && option->arg != NULL)
+			name = defGetString(option);
+	}
+	database = get_database_oid(name, true);
+	if (!OidIsValid(database) || !may_create_databases() ||
+		!(is_template(database) || etl_owns_database(database, GetUserId())))
+		return;
+
+	LockSharedObject(DatabaseRelationId, database, 0, ShareLock);
+	end_sessions(database);
+}
+
+/*
+ * Ends the scheduler and the idle workers of a database.  The lock makes sure
+ * that their processes are still theirs, and that no run is given to a worker
+ * that is about to go.
+ */
+static void
+end_sessions(Oid database)
+{
+	EtlSharedDatabase *entry;
+
+	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
+	entry = etl_shared_find_database(database);
+	if (entry != NULL && entry->scheduler != 0)
+	{
+		entry->leave = true;
+		kill(entry->scheduler, SIGTERM);
+	}
+	for (int i = 0; i < etl_shared->nslots; i++)
+	{
+		EtlSharedSlot *slot = etl_shared_slot(i);
+
+		if (slot->state == ETL_SLOT_IDLE && slot->database == database &&
+			slot->pid != 0)
+		{
+			slot->leave = true;
+			kill(slot->pid, SIGTERM);
+		}
+	}
+	LWLockRelease(etl_shared->lock);
+}
+
+/* Does the caller have CREATEDB? */
+static bool
+may_create_databases(void)
+{
+	HeapTuple tuple;
+	bool result = false;
+
+	if (superuser())
+		return true;
+	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
+static bool
+is_template(Oid database)
+{
+	HeapTuple tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	bool result = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
