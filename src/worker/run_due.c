@@ -129,6 +129,7 @@ static void do_for_each(DueCall *call, const Ids *ids, Step step,
 						const char *what);
 
 static void run_one(DueCall *call, int64 job_run_id);
+static void try_run(DueCall *call);
 static void begin_run(DueCall *call);
 static void run_command(DueCall *call);
 static ErrorData *execute(DueCall *call);
@@ -600,22 +601,30 @@ run_one(DueCall *call, int64 job_run_id)
 	memset(&call->active, 0, sizeof(EtlActiveRun));
 	PG_TRY();
 	{
-		ErrorData *error = do_step(call, begin_run, false);
-
-		if (error != NULL)
-			call->begun = ETL_BEGIN_GONE;
-		complain(call, error, "could not begin a run");
-		if (call->begun == ETL_BEGIN_OK)
-			run_command(call);
+		try_run(call);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		etl_run_unlock(&call->active);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	etl_run_unlock(&call->active);
 	if (call->ends_call)
 		ReThrowError(call->error);
 	MemoryContextReset(call->step);
+}
+
+static void
+try_run(DueCall *call)
+{
+	ErrorData *error = do_step(call, begin_run, false);
+
+	if (error != NULL)
+		call->begun = ETL_BEGIN_GONE;
+	complain(call, error, "could not begin a run");
+	if (call->begun == ETL_BEGIN_OK)
+		run_command(call);
 }
 
 /* The first transaction. */

@@ -1,0 +1,75 @@
+# lib_jobs.sh: servers that run jobs, for the benchmarks to source after lib.sh.
+#
+# Launchers come with shared_preload_libraries, so each measurement has a new
+# server of its own, below the scratch directory, from the programs that
+# test/setup.sh has installed.  All servers have the same settings (below), and
+# are alone on the machine as far as we can tell.  CPU seconds are those of the
+# postmaster and all that it has started.
+#
+# shellcheck shell=bash disable=SC2154
+
+scale=${SCALE:-1}
+rounds=${ROUNDS:-3}
+export PGHOST=$work PGPORT=65433
+server=
+trap 'stop_server; rm -rf "$work"' EXIT
+
+# scaled NUMBER
+scaled()
+{
+	awk "BEGIN { printf \"%d\", $1 * $scale }"
+}
+
+wanted()
+{
+	[[ $1 =~ ${CASES:-.} ]]
+}
+
+# start_server LIBRARY SETTING...: a new one, each setting as in a file.
+start_server()
+{
+	[ -d "$work/new" ] ||
+		initdb -D "$work/new" -U "$PGUSER" -A trust -N --locale=C --encoding=UTF8 >"$work/initdb.log"
+	rm -rf "$work/data"
+	cp -r "$work/new" "$work/data"
+	cat "${BASH_SOURCE[0]%/*}/server.conf" - >>"$work/data/postgresql.conf" <<-CONF
+	autovacuum = on
+	listen_addresses = ''
+	unix_socket_directories = '$work'
+	port = $PGPORT
+	max_connections = 1100
+	max_worker_processes = 110
+	shared_preload_libraries = '$1'
+	CONF
+	printf '%s\n' "${@:2}" >>"$work/data/postgresql.conf"
+	restart_server
+}
+
+restart_server()
+{
+	pg_ctl -D "$work/data" -l "$work/server.log" -w start >"$work/pg_ctl.log"
+	server=$(head -n 1 "$work/data/postmaster.pid")
+}
+
+stop_server()
+{
+	[ -z "$server" ] || pg_ctl -D "$work/data" -m fast -w stop >"$work/pg_ctl.log"
+	server=
+}
+
+# Hundredths of a second of CPU that the server has taken.  What a process took
+# moves to its parent when it ends; one that ends while this reads is missed.
+server_ticks()
+{
+	local pid files=()
+
+	# shellcheck disable=SC2013
+	for pid in $(cat "/proc/$server/task/$server/children"); do
+		files+=("/proc/$pid/stat")
+	done
+	{ cat "/proc/$server/stat" "${files[@]}" 2>/dev/null || true; } | awk -v server="$server" '{
+		pid = $1
+		sub(/.*\) /, "")
+		total += $12 + $13 + (pid == server ? $14 + $15 : 0)
+	} END { print total }'
+}
