@@ -32,9 +32,11 @@
 /* The process that a virtual transaction belongs to, or NULL. */
 #if PG_VERSION_NUM >= 170000
 #include "storage/procarray.h"
-#define etl_vxid_proc(vxid) ProcNumberGetProc((vxid).procNumber)
+#define etl_vxid_proc(vxid)			   ProcNumberGetProc((vxid).procNumber)
+#define etl_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode, false)
 #else
-#define etl_vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
+#define etl_vxid_proc(vxid)			   BackendIdGetProc((vxid).backendId)
+#define etl_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
 #endif
 
 /* ------------------------------------------------------------------ */
@@ -97,7 +99,7 @@
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
-#define etl_owns_database(database, role) pg_database_ownercheck(database, role)
+#define etl_owns_database(database, role)  pg_database_ownercheck(database, role)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
 #define etl_may_connect(database, role) \
 	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)

@@ -164,24 +164,23 @@ setting_text(struct config_generic *record)
 	{
 		case PGC_BOOL:
 			return pstrdup(*((struct config_bool *) record)->variable ? "on" :
-																		 "off");
+																		"off");
 		case PGC_INT:
 			return psprintf("%d", *((struct config_int *) record)->variable);
 		case PGC_REAL:
 			return psprintf("%.17g", *((struct config_real *) record)->variable);
 		case PGC_STRING:
-			{
-				const char *value = *((struct config_string *) record)->variable;
+		{
+			const char *value = *((struct config_string *) record)->variable;
 
-				return pstrdup(value == NULL ? "" : value);
-			}
+			return pstrdup(value == NULL ? "" : value);
+		}
 		case PGC_ENUM:
-			{
-				struct config_enum *conf = (struct config_enum *) record;
+		{
+			struct config_enum *conf = (struct config_enum *) record;
 
-				return pstrdup(config_enum_lookup_by_value(conf,
-														   *conf->variable));
-			}
+			return pstrdup(config_enum_lookup_by_value(conf, *conf->variable));
+		}
 	}
 	elog(ERROR, "unknown type of the setting \"%s\"", record->name);
 }

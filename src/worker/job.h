@@ -230,13 +230,24 @@ typedef enum EtlRunBegin
 	ETL_BEGIN_GONE	/* is not waiting any more, or its job is gone */
 } EtlRunBegin;
 
+/*
+ * A lock that a session has whatever its commands do: an abort, which a
+ * procedure may ask for, takes away the one, pg_advisory_unlock_all() the
+ * other.  Who has either has the lock.
+ */
+typedef struct EtlStayingLock
+{
+	LOCKTAG object;
+	LOCKTAG advisory;
+} EtlStayingLock;
+
 /* An attempt that this process runs, and the locks that say so. */
 typedef struct EtlActiveRun
 {
 	EtlJob *job;
 	EtlJobRun *run;
-	LOCKTAG run_lock;
-	LOCKTAG job_lock;
+	EtlStayingLock run_lock;
+	EtlStayingLock job_lock;
 	bool run_locked;
 	bool job_locked;
 } EtlActiveRun;

@@ -43,6 +43,10 @@
 /* Longer ones are mistakes, and could not be added to a time. */
 #define MAX_INTERVAL_YEARS 100
 
+#define HINT_FOLLOW                                                    \
+	"A job can run after jobs of its own role, and of roles of which " \
+	"one is a member of the other."
+
 static void lock_object(uint32 object, uint16 kind, LOCKMODE lockmode);
 
 /* ------------------------------------------------------------------ */
@@ -309,14 +313,22 @@ find_predecessor(const EtlJob *job, const char *name)
 		etl_job_lock_references(before->job_id, AccessShareLock);
 		before = etl_job_by_name(name, ETL_ROW_READ);
 	}
-	if (before == NULL || !etl_job_may_trigger(before->role, job))
+	if (before != NULL && etl_job_may_trigger(before->role, job))
+		return before;
+	if (before != NULL && etl_ledger_is_ours(before->role))
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("job \"%s\" does not exist", name),
-				 errdetail("Schedule \"%s\" names it.", job->schedule),
-				 errhint(
-					 "A job can run after jobs of its own role, and of roles of which one is a member of the other.")));
-	return before;
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("job \"%s\" may not run after job \"%s\"", job->name,
+						name),
+				 errdetail("Neither of the roles \"%s\" and \"%s\", which own them, is a member of the other; that one is a superuser does not count.",
+						   GetUserNameFromId(job->role, false),
+						   GetUserNameFromId(before->role, false)),
+				 errhint(HINT_FOLLOW)));
+	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+					errmsg("job \"%s\" does not exist", name),
+					errdetail("Schedule \"%s\" names it.", job->schedule),
+					errhint(HINT_FOLLOW)));
+	return NULL; /* keep compiler quiet */
 }
 
 /*

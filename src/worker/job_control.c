@@ -23,7 +23,7 @@
 #include "worker/job_check.h"
 #include "worker/shared.h"
 
-/* One backfill adds no more runs than this. */
+/* One backfill looks at no more slots than this. */
 #define MAX_BACKFILL 100000
 
 /* A process that is between two transactions is looked for so often. */
@@ -158,27 +158,26 @@ is_wanted(const EtlJob *job, TimestampTz slot, Reprocess reprocess, int *attempt
 	return status != ETL_RUN_SUCCEEDED && reprocess == REPROCESS_FAILED;
 }
 
+/*
+ * They run in the order of their slots, which is when they were due, and after
+ * all others of the job.
+ */
 static void
 add_backfill(const EtlJob *job, TimestampTz slot, int attempt)
 {
 	EtlJobRun *run = etl_job_run_make(job, ETL_ORIGIN_BACKFILL, slot);
 
 	run->attempt = attempt;
-	run->due_at = etl_job_now();
 	etl_job_run_insert(run);
 	etl_tell_scheduler(ETL_NEWS_RUN, run->job_run_id);
 }
 
-/* Add runs for the slots in [from, to): how many. */
-static int64
-add_backfills(const EtlJob *job, TimestampTz from, TimestampTz to,
-			  Reprocess reprocess)
+/* Throw if a schedule has no slots, or too many between two times. */
+static void
+check_range(const EtlJob *job, const EtlSchedule *schedule, TimestampTz slot,
+			TimestampTz to)
 {
-	EtlSchedule *schedule = etl_job_schedule(job);
-	MemoryContext slot_context;
-	MemoryContext oldcontext;
-	TimestampTz slot = from - 1;
-	int64 added = 0;
+	int64 slots = 0;
 
 	if (schedule->kind >= ETL_SCHEDULE_AFTER)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -187,29 +186,46 @@ add_backfills(const EtlJob *job, TimestampTz from, TimestampTz to,
 						schedule->kind == ETL_SCHEDULE_AFTER ?
 							errhint("Backfill the job that it runs after.") :
 							errhint("To run it now, use etl_job_run().")));
+	while (etl_schedule_next(schedule, job->start_at, slot, &slot) && slot < to)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (++slots > MAX_BACKFILL)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("job \"%s\" has more than %d slots in this range",
+							job->name, MAX_BACKFILL),
+					 errhint("Backfill it in parts.")));
+	}
+}
 
+/* Add runs for the slots in [from, to): how many. */
+static int64
+add_backfills(const EtlJob *job, TimestampTz from, TimestampTz to,
+			  Reprocess reprocess)
+{
+	EtlSchedule *schedule = etl_job_schedule(job);
+	TimestampTz slot = from - 1;
+	MemoryContext slot_context;
+	MemoryContext oldcontext;
+	int64 added = 0;
+
+	check_range(job, schedule, slot, to);
 	slot_context = AllocSetContextCreate(CurrentMemoryContext, "etl backfill",
 										 ALLOCSET_DEFAULT_SIZES);
+	oldcontext = MemoryContextSwitchTo(slot_context);
 	while (etl_schedule_next(schedule, job->start_at, slot, &slot) && slot < to)
 	{
 		int attempt;
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(slot_context);
-		oldcontext = MemoryContextSwitchTo(slot_context);
 		if (is_wanted(job, slot, reprocess, &attempt))
 		{
-			if (added == MAX_BACKFILL)
-				ereport(ERROR,
-						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						 errmsg("job \"%s\" has more than %d slots to run in this range",
-								job->name, MAX_BACKFILL),
-						 errhint("Backfill it in parts.")));
 			add_backfill(job, slot, attempt);
 			added++;
 		}
-		MemoryContextSwitchTo(oldcontext);
 	}
+	MemoryContextSwitchTo(oldcontext);
 	MemoryContextDelete(slot_context);
 	return added;
 }

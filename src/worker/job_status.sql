@@ -20,7 +20,27 @@ WITH here AS MATERIALIZED (
             WHERE a.system_identifier OPERATOR(pg_catalog.=) s.system_identifier::text
                 AND a.database_oid OPERATOR(pg_catalog.=) d.oid
                 AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
-        ) AS armed
+        ) AS armed,
+        -- "preloaded": a setting cannot be changed then.  The rows of
+        -- etl_scheduler_status() are those of all databases of the server.
+        EXISTS (
+            SELECT
+            FROM pg_catalog.pg_settings g
+            WHERE g.name OPERATOR(pg_catalog.=) 'etl_patterns.max_running_jobs'
+                AND g.context OPERATOR(pg_catalog.=) 'postmaster'
+        ) AS preloaded,
+        w.served,
+        COALESCE(w.busy OPERATOR(pg_catalog.>=)
+            pg_catalog.current_setting('etl_patterns.max_running_jobs', true)::bigint,
+            false) AS busy
+    FROM (
+        SELECT
+            COALESCE(pg_catalog.bool_or(
+                t.database OPERATOR(pg_catalog.=) pg_catalog.current_database()
+                AND t.state OPERATOR(pg_catalog.=) 'running'), false) AS served,
+            pg_catalog.sum(t.workers OPERATOR(pg_catalog.-) t.workers_idle) AS busy
+        FROM etl_scheduler_status() t
+    ) w
 )
 SELECT
     j.job,
@@ -38,6 +58,11 @@ SELECT
     WHEN d.due_at IS NULL OR d.due_at OPERATOR(pg_catalog.>) here.clock THEN NULL
     WHEN u.runs_running OPERATOR(pg_catalog.>) 0 AND j.overlap OPERATOR(pg_catalog.<>) 'allow'
         THEN 'the run before it has not ended'
+    WHEN NOT here.preloaded
+        THEN 'no scheduler: etl_patterns is not preloaded; call etl_run_due_jobs'
+    WHEN NOT here.served
+        THEN 'no scheduler: it does not run in this database; call etl_run_due_jobs'
+    WHEN here.busy THEN 'no worker is free'
     END AS reason,
     j.next_slot,
     u.runs_waiting,
@@ -142,3 +167,11 @@ FROM etl_patterns.job j
 COMMENT ON VIEW etl_patterns.stat_jobs IS
     'one row per job: how many of its slots ended how, since it was created, and how long the runs of its history took';
 GRANT SELECT ON etl_patterns.stat_jobs TO PUBLIC;
+
+-- The function is where the user wanted functions to be; monitoring must find
+-- it anyway.
+CREATE VIEW etl_patterns.scheduler_status WITH (security_invoker = true) AS
+SELECT * FROM etl_scheduler_status();
+COMMENT ON VIEW etl_patterns.scheduler_status IS
+    'one row per database of this server that has a scheduler, or should: its state, its workers and its last sign of life';
+GRANT SELECT ON etl_patterns.scheduler_status TO PUBLIC;

@@ -426,7 +426,10 @@ plan_retry(EtlSharedDatabase *entry, Known *known, TimestampTz now)
 	entry->retry_at = known->retry_at;
 }
 
-/* Starts what is due, as far as that is possible now. */
+/*
+ * Starts what is due, as far as that is possible now.  There must be no
+ * transaction boundary in here: it would end the scan.
+ */
 static void
 start_due(TimestampTz now)
 {
@@ -498,22 +501,21 @@ has_scheduler(Oid database)
 	return result;
 }
 
-/* Would a connection have to wait for a command on the database to end? */
+/*
+ * Would a connection have to wait for a command on the database to end?  The
+ * lock is taken for the session, which needs no transaction.
+ */
 static bool
 is_locked(Oid database)
 {
 	LOCKTAG tag;
-	bool result;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
 	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
-	result = LockAcquire(&tag, RowExclusiveLock, false, true) ==
-			 LOCKACQUIRE_NOT_AVAIL;
-	if (!result)
-		LockRelease(&tag, RowExclusiveLock, false);
-	CommitTransactionCommand();
-	return result;
+	if (LockAcquire(&tag, RowExclusiveLock, true, true) ==
+		LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	LockRelease(&tag, RowExclusiveLock, true);
+	return false;
 }
 
 /* Asks for a scheduler; returns false where there is no place for one. */

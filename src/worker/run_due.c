@@ -129,6 +129,7 @@ static void do_for_each(DueCall *call, const Ids *ids, Step step,
 						const char *what);
 
 static void run_one(DueCall *call, int64 job_run_id);
+static void try_run(DueCall *call);
 static void begin_run(DueCall *call);
 static void run_command(DueCall *call);
 static ErrorData *execute(DueCall *call);
@@ -228,11 +229,11 @@ check_role(void)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("etl_run_due_jobs() must be called as the role that has logged in"),
-			 errdetail(
-				 "By RESET ROLE or RESET SESSION AUTHORIZATION a job's command could go back from \"%s\" to \"%s\".",
-				 GetUserNameFromId(GetUserId(), false),
-				 GetUserNameFromId(role, false)),
+			 errmsg(
+				 "etl_run_due_jobs() must be called as the role that has logged in"),
+			 errdetail("By RESET ROLE or RESET SESSION AUTHORIZATION a job's command could go back from \"%s\" to \"%s\".",
+					   GetUserNameFromId(GetUserId(), false),
+					   GetUserNameFromId(role, false)),
 			 errhint("Log in as \"%s\".",
 					 GetUserNameFromId(GetUserId(), false))));
 }
@@ -312,7 +313,8 @@ run_all(DueCall *call)
 						"could not give an alert");
 		}
 		complain(call, do_step(call, find_jobs, false), "could not read jobs");
-		do_for_each(call, &call->claims, claim, "could not claim slots of a job");
+		do_for_each(call, &call->claims, claim,
+					"could not claim slots of a job");
 		complain(call, do_step(call, find_runs, false), "could not read runs");
 		for (int i = 0; i < call->ndue && !is_over(call); i++)
 		{
@@ -475,8 +477,7 @@ look_at_run(DueCall *call, const EtlJobRun *run, TimestampTz now)
 {
 	if (run->status == ETL_RUN_WAITING && run->due_at <= now)
 		add_due(call, run);
-	else if (run->status == ETL_RUN_RUNNING &&
-			 etl_run_is_lost(run->job_run_id))
+	else if (run->status == ETL_RUN_RUNNING && etl_run_is_lost(run->job_run_id))
 		add_id(call, &call->lost, run->job_run_id);
 	if (run->status == ETL_RUN_RUNNING || run->due_at <= now)
 	{
@@ -600,22 +601,30 @@ run_one(DueCall *call, int64 job_run_id)
 	memset(&call->active, 0, sizeof(EtlActiveRun));
 	PG_TRY();
 	{
-		ErrorData *error = do_step(call, begin_run, false);
-
-		if (error != NULL)
-			call->begun = ETL_BEGIN_GONE;
-		complain(call, error, "could not begin a run");
-		if (call->begun == ETL_BEGIN_OK)
-			run_command(call);
+		try_run(call);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		etl_run_unlock(&call->active);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	etl_run_unlock(&call->active);
 	if (call->ends_call)
 		ReThrowError(call->error);
 	MemoryContextReset(call->step);
+}
+
+static void
+try_run(DueCall *call)
+{
+	ErrorData *error = do_step(call, begin_run, false);
+
+	if (error != NULL)
+		call->begun = ETL_BEGIN_GONE;
+	complain(call, error, "could not begin a run");
+	if (call->begun == ETL_BEGIN_OK)
+		run_command(call);
 }
 
 /* The first transaction. */

@@ -3,7 +3,7 @@
  * run_state.c
  *	  From waiting to the end: what becomes of a run.
  *
- * Whoever runs an attempt holds session-level locks that no command can give
+ * Whoever runs an attempt holds session-level locks that no command gives
  * back: one on the run, which tells others that it is alive, and unless its
  * job may overlap one on the job, which keeps others from running it.  They
  * are never waited for.  A row that says "running" while its lock is free is
@@ -26,29 +26,79 @@
 #include "etl_patterns.h"
 #include "worker/job.h"
 
+/* Kinds of advisory locks. */
+#define JOB_LOCK 0xE71A
+#define RUN_LOCK 0xE71B
+
 /* The message of an error by which a user ends a query. */
 #define CANCEL_MESSAGE "canceling statement due to user request"
 
 /* ------------------------------------------------------------------ */
 /* locks                                                                */
 
-/* The lock of one row of a state table, by its number. */
+/*
+ * The lock of one row of a state table, by its number.  No user's function
+ * makes advisory locks of these kinds.
+ */
 static void
-set_tag(LOCKTAG *tag, const char *table, int64 id)
+set_lock(EtlStayingLock *lock, const char *table, int64 id)
 {
-	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, etl_ledger_relid(table), (uint32) id,
+	Oid relid = etl_ledger_relid(table);
+
+	SET_LOCKTAG_OBJECT(lock->object, MyDatabaseId, relid, (uint32) id,
 					   (uint16) (id >> 32));
+	SET_LOCKTAG_ADVISORY(lock->advisory, MyDatabaseId, (uint32) (id >> 32),
+						 (uint32) id,
+						 strcmp(table, "job") == 0 ? JOB_LOCK : RUN_LOCK);
 }
 
-/* Is the lock to be had, for as long as the session lives? */
-static bool
-try_lock(const LOCKTAG *tag)
+static void
+release(const LOCKTAG *tag)
 {
-	LockAcquireResult result = LockAcquire(tag, ExclusiveLock, true, true);
-
-	if (result == LOCKACQUIRE_ALREADY_HELD)
+	if (etl_lock_held_by_me(tag, ExclusiveLock))
 		LockRelease(tag, ExclusiveLock, true);
-	return result == LOCKACQUIRE_OK;
+}
+
+/* Does this session have it? */
+static bool
+have_lock(const EtlStayingLock *lock)
+{
+	return etl_lock_held_by_me(&lock->object, ExclusiveLock) ||
+		   etl_lock_held_by_me(&lock->advisory, ExclusiveLock);
+}
+
+static void
+unlock(const EtlStayingLock *lock)
+{
+	release(&lock->object);
+	release(&lock->advisory);
+}
+
+/* Take it for as long as the session lives, if nobody has it. */
+static bool
+try_lock(const EtlStayingLock *lock)
+{
+	if (have_lock(lock) || LockAcquire(&lock->object, ExclusiveLock, true,
+									   true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	if (LockAcquire(&lock->advisory, ExclusiveLock, true, true) !=
+		LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	release(&lock->object);
+	return false;
+}
+
+/* Does nobody have the lock of a run? */
+static bool
+lock_is_free(int64 job_run_id)
+{
+	EtlStayingLock lock;
+
+	set_lock(&lock, "job_run", job_run_id);
+	if (!try_lock(&lock))
+		return false;
+	unlock(&lock);
+	return true;
 }
 
 /* Give back what etl_run_begin() has locked; after the end was committed. */
@@ -56,9 +106,9 @@ void
 etl_run_unlock(EtlActiveRun *active)
 {
 	if (active->job_locked)
-		LockRelease(&active->job_lock, ExclusiveLock, true);
+		unlock(&active->job_lock);
 	if (active->run_locked)
-		LockRelease(&active->run_lock, ExclusiveLock, true);
+		unlock(&active->run_lock);
 	active->job_locked = false;
 	active->run_locked = false;
 }
@@ -104,8 +154,8 @@ etl_run_begin(EtlActiveRun *active, int64 job_run_id)
 	if (active->job->state == ETL_JOB_PAUSED && run->origin != ETL_ORIGIN_MANUAL)
 		return ETL_BEGIN_BUSY;
 
-	set_tag(&active->run_lock, "job_run", job_run_id);
-	set_tag(&active->job_lock, "job", run->job_id);
+	set_lock(&active->run_lock, "job_run", job_run_id);
+	set_lock(&active->job_lock, "job", run->job_id);
 	active->run_locked = try_lock(&active->run_lock);
 	if (!active->run_locked)
 		return ETL_BEGIN_GONE;
@@ -323,21 +373,6 @@ etl_run_fail(const EtlActiveRun *active, const ErrorData *error, bool timed_out)
 /* ------------------------------------------------------------------ */
 /* runs of other processes                                              */
 
-/* Does nobody hold the lock of a run? */
-static bool
-lock_is_free(int64 job_run_id)
-{
-	LockAcquireResult result;
-	LOCKTAG tag;
-
-	set_tag(&tag, "job_run", job_run_id);
-	result = LockAcquire(&tag, ExclusiveLock, false, true);
-	if (result == LOCKACQUIRE_NOT_AVAIL)
-		return false;
-	LockRelease(&tag, ExclusiveLock, false);
-	return result == LOCKACQUIRE_OK; /* or this process runs it */
-}
-
 /*
  * Does the row say that it runs, while no process does?  The row is read last:
  * who gives back the lock has committed the end before.
@@ -426,24 +461,34 @@ etl_run_skip_waiting(int64 job_id, const char *reason)
 	etl_job_run_scan_end(scan);
 }
 
+/* The process that has a lock; 0 if there is none. */
+static int
+lock_holder(const LOCKTAG *tag)
+{
+	VirtualTransactionId *holders;
+	PGPROC *proc;
+	int n;
+
+	holders = GetLockConflicts(tag, ExclusiveLock, &n);
+	if (n == 0)
+		return 0;
+	proc = etl_vxid_proc(holders[0]);
+	return proc == NULL ? 0 : proc->pid;
+}
+
 /*
- * The process that runs a run, which holds its lock; 0 if there is none, or it
+ * The process that runs a run, which has its lock; 0 if there is none, or it
  * is just between two transactions.
  */
 int
 etl_run_pid(int64 job_run_id)
 {
-	VirtualTransactionId *holders;
-	PGPROC *proc;
-	LOCKTAG tag;
-	int n;
+	EtlStayingLock lock;
+	int pid;
 
-	set_tag(&tag, "job_run", job_run_id);
-	holders = GetLockConflicts(&tag, ExclusiveLock, &n);
-	if (n == 0)
-		return 0;
-	proc = etl_vxid_proc(holders[0]);
-	return proc == NULL ? 0 : proc->pid;
+	set_lock(&lock, "job_run", job_run_id);
+	pid = lock_holder(&lock.advisory);
+	return pid != 0 ? pid : lock_holder(&lock.object);
 }
 
 /*
