@@ -151,7 +151,7 @@ sub create_jobs
 	# far more slots than get a row of their own, and more than wait at a time
 	create('many once', 'every 1 second', q{catchup => 'once'});
 	create('many skip', 'every 1 second', q{catchup => 'skip'});
-	create('many all', 'every 1 minute', q{catchup => 'all'});
+	create('many all', 'every 1 minute', q{catchup => 'all', overlap => 'queue'});
 	foreach my $catchup ('skip', 'once')
 	{
 		Jobs::as_worker(
@@ -261,7 +261,7 @@ sub check_ahead
 	return;
 }
 
-foreach ('calls')
+foreach ('scheduler', 'calls')
 {
 	$with = $_;
 	$node = Jobs::new_node("job_clock_$with");
