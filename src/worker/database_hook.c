@@ -183,7 +183,7 @@ vacate_template(List *options)
 /*
  * Ends the scheduler and the idle workers of a database.  The lock makes sure
  * that their processes are still theirs, and that no run is given to a worker
- * that is about to go.
+ * that is about to go: one that is idle does nothing but look at its slot.
  */
 static void
 end_sessions(Oid database)
@@ -205,7 +205,7 @@ end_sessions(Oid database)
 			slot->pid != 0)
 		{
 			slot->leave = true;
-			kill(slot->pid, SIGTERM);
+			SetLatch(slot->latch);
 		}
 	}
 	LWLockRelease(etl_shared->lock);

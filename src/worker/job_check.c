@@ -88,14 +88,21 @@ etl_job_check_name(const char *name, const char *parameter)
 	}
 }
 
-/* A name that is to be taken; nobody else takes it before we commit. */
+/* Nobody else takes, or gives up, a name before we commit. */
+void
+etl_job_lock_name(const char *name)
+{
+	lock_object(hash_bytes((const unsigned char *) name, (int) strlen(name)),
+				LOCK_NAME, ExclusiveLock);
+}
+
+/* A name that is to be taken. */
 void
 etl_job_check_new_name(const char *name)
 {
 	EtlJob *job;
 
-	lock_object(hash_bytes((const unsigned char *) name, (int) strlen(name)),
-				LOCK_NAME, ExclusiveLock);
+	etl_job_lock_name(name);
 	job = etl_job_by_name(name, ETL_ROW_READ);
 	if (job == NULL)
 		return;

@@ -361,6 +361,7 @@ etl_job_alter(PG_FUNCTION_ARGS)
 	if (new_name != NULL && strcmp(new_name, job->name) != 0)
 	{
 		etl_job_lock_references(job->job_id, AccessExclusiveLock);
+		etl_job_lock_name(job->name);
 		etl_job_check_new_name(new_name);
 		job->name = new_name;
 	}
@@ -417,6 +418,7 @@ etl_job_drop(PG_FUNCTION_ARGS)
 	EtlJob *job = job_to_change(fcinfo, "etl_job_drop()");
 
 	etl_job_lock_references(job->job_id, AccessExclusiveLock);
+	etl_job_lock_name(job->name);
 	refuse_followers(job);
 	skip_due(job, "dropped");
 	etl_run_skip_waiting(job->job_id, "dropped");

@@ -136,6 +136,9 @@ etl_launcher_main(Datum main_arg)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 
+		/* An ordinary end, not worth a FATAL; with 0 it would be for good. */
+		if (ProcDiePending)
+			proc_exit(1);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload_config();
@@ -511,8 +514,7 @@ is_locked(Oid database)
 	LOCKTAG tag;
 
 	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
-	if (LockAcquire(&tag, RowExclusiveLock, true, true) ==
-		LOCKACQUIRE_NOT_AVAIL)
+	if (LockAcquire(&tag, RowExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		return true;
 	LockRelease(&tag, RowExclusiveLock, true);
 	return false;
@@ -561,9 +563,9 @@ start_scheduler(Known *known, TimestampTz now)
 		full_logged = true;
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("no background worker is left for the scheduler of database \"%s\"",
+				 errmsg("no background worker is left for database \"%s\"",
 						NameStr(known->name)),
-				 errdetail("It is tried again until there is one."),
+				 errdetail("If it has jobs, they do not run until there is one."),
 				 errhint(
 					 "Raise max_worker_processes: each database with etl_patterns takes one, and each job that runs.")));
 	}

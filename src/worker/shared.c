@@ -66,6 +66,7 @@ static void register_at_commit(void);
 static void at_transaction_end(XactEvent event, void *arg);
 static void push_to_scheduler(void);
 static void push_to_launcher(void);
+static bool is_asked(Oid database);
 
 /* Asks for the shared memory.  The settings must have their values. */
 void
@@ -353,7 +354,10 @@ at_transaction_end(XactEvent event, void *arg)
 	pending.look_around = false;
 }
 
-/* To the scheduler of this database, if there is one. */
+/*
+ * To the scheduler of this database.  Who has news for one that does not exist
+ * knows that there should be one.
+ */
 static void
 push_to_scheduler(void)
 {
@@ -361,7 +365,9 @@ push_to_scheduler(void)
 
 	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
 	entry = etl_shared_find_database(MyDatabaseId);
-	if (entry != NULL && entry->latch != NULL)
+	if (entry == NULL && pending.nnews > 0)
+		pending.asked = MyDatabaseId;
+	else if (entry != NULL && entry->latch != NULL)
 	{
 		if (pending.nnews > ETL_NEWS_LEN - entry->nnews)
 			entry->nnews = ETL_NEWS_LEN + 1;
@@ -382,16 +388,27 @@ static void
 push_to_launcher(void)
 {
 	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
-	if (OidIsValid(pending.asked))
+	if (OidIsValid(pending.asked) && !is_asked(pending.asked))
 	{
 		if (etl_shared->nasked < ETL_ASKED_LEN)
 			etl_shared->asked[etl_shared->nasked] = pending.asked;
-		if (etl_shared->nasked <= ETL_ASKED_LEN)
-			etl_shared->nasked++;
+		etl_shared->nasked++;
 	}
 	if (pending.look_around)
 		etl_shared->look_around = true;
 	if (etl_shared->launcher_latch != NULL)
 		SetLatch(etl_shared->launcher_latch);
 	LWLockRelease(etl_shared->lock);
+}
+
+/* Will the launcher ask the database anyway? */
+static bool
+is_asked(Oid database)
+{
+	if (etl_shared->nasked > ETL_ASKED_LEN)
+		return true;
+	for (int i = 0; i < etl_shared->nasked; i++)
+		if (etl_shared->asked[i] == database)
+			return true;
+	return false;
 }

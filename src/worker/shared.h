@@ -99,7 +99,8 @@ typedef struct EtlSharedSlot
 	Latch *latch;
 	int64 job_run_id; /* STARTING, BUSY */
 	EtlEnding ending;
-	bool leave; /* IDLE: is to end, no run may be given to it */
+	bool leave;	   /* IDLE: is to end, no run may be given to it */
+	bool declined; /* it had a reason not to begin its last run */
 	TimestampTz since;
 } EtlSharedSlot;
 
