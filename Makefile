@@ -127,6 +127,7 @@ OBJS += \
 	src/flow/tombstone.o \
 	src/flow/change_log.o \
 	src/flow/change_log_table.o \
+	src/flow/cdc_table.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 
@@ -172,6 +173,7 @@ SQL_PARTS = \
 	src/flow/scd2_tools.sql \
 	src/flow/watermark.sql \
 	src/flow/incremental_pull.sql \
+	src/flow/cdc_tables.sql \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
 	src/worker/jobs.sql \

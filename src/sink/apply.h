@@ -1,0 +1,109 @@
+/*-------------------------------------------------------------------------
+ *
+ * apply.h
+ *	  How changes land: one sink per table of a pipeline.
+ *
+ * Changes of a batch are added in their order, across transactions, and
+ * written at the latest by flush, all in the caller's transaction.  A sink
+ * may fold what it was given: all that counts is what the target holds when
+ * flush has returned.  Sinks of one batch are flushed in the order in which
+ * their tables were first changed, deletes of all before inserts of any where
+ * a sink can tell them apart (see etl_apply_flush_all()).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETL_APPLY_H
+#define ETL_APPLY_H
+
+#include "base/base.h"
+#include "executor/execdesc.h"
+#include "ledger/ledger.h"
+#include "source/change_event.h"
+#include "utils/jsonb.h"
+
+/* What a conflict with the target's rows means. */
+typedef enum EtlApplyConflict
+{
+	ETL_CONFLICT_FAILS,		/* row missing, or there already */
+	ETL_CONFLICT_IS_APPLIED /* the source wins: upsert, and delete if there */
+} EtlApplyConflict;
+
+/* What becomes of which column; made once per source description. */
+typedef struct EtlApplyMap EtlApplyMap;
+
+typedef struct EtlApplyCounts
+{
+	int64 inserted;
+	int64 updated;
+	int64 deleted;
+	int64 truncated;
+	int64 ignored; /* by the row filter, or by a sink that takes inserts only */
+} EtlApplyCounts;
+
+typedef struct EtlApply EtlApply;
+
+typedef struct EtlApplyOps
+{
+	const char *name; /* the word of apply */
+
+	/* throws if the sink cannot serve this target with these options */
+	void (*check)(EtlApply *apply);
+	void (*begin)(EtlApply *apply);
+	void (*add)(EtlApply *apply, const EtlSourceXact *xact,
+				const EtlChangeEvent *event);
+	void (*flush)(EtlApply *apply);
+	void (*end)(EtlApply *apply);
+} EtlApplyOps;
+
+/* One table of a pipeline and its sink. */
+struct EtlApply
+{
+	const EtlApplyOps *ops;
+	const char *pipeline;
+	const char *source; /* as the user wrote it */
+	Oid source_relid;	/* InvalidOid: on another server */
+	Oid target_relid;
+	Jsonb *options;
+	Jsonb *columns;			/* target column -> source column, or expression */
+	const char *row_filter; /* over the source's columns, or NULL */
+	Relation target;		/* open in a batch */
+	EtlApplyCounts counts;
+	MemoryContext batch_context; /* reset by the caller after flush */
+	void *state;				 /* of the sink; lives in context */
+	MemoryContext context;		 /* as long as the table is in the pipeline */
+	Size bytes;					 /* that the batch takes now, about */
+};
+
+extern const EtlApplyOps etl_apply_mirror;
+extern const EtlApplyOps etl_apply_append;
+extern const EtlApplyOps etl_apply_changelog;
+extern const EtlApplyOps etl_apply_scd2;
+extern const EtlApplyOps etl_apply_function;
+
+extern const EtlApplyOps *etl_apply_ops(const char *word); /* throws */
+
+/* ------------------------------------------------------------------ */
+/* in apply_map.c: from the source's columns to the target's            */
+
+/*
+ * The map of a description; kept until the description changes.  Columns go by
+ * name unless the pipeline says otherwise; values are assigned as INSERT would,
+ * with a cast where types differ.
+ */
+extern EtlApplyMap *etl_apply_map(EtlApply *apply,
+								  const EtlSourceRelation *relation);
+/* Does the filter let a row pass?  True without one, null is false. */
+extern bool etl_apply_filter(EtlApply *apply, EtlApplyMap *map, HeapTuple row);
+/*
+ * A row in the target's layout.  is_set says which columns the source has;
+ * values not logged (unchanged) and columns of other origin are not set.
+ */
+extern void etl_apply_row(EtlApply *apply, EtlApplyMap *map, HeapTuple row,
+						  const bool *unchanged, bool key_only, Datum *values,
+						  bool *nulls, bool *is_set);
+/* May the tuples of the source go into the target as they are? */
+extern bool etl_apply_map_is_identity(const EtlApplyMap *map);
+/* The target's columns (attnums) that find a row by the source's identity. */
+extern AttrNumber *etl_apply_keys(EtlApply *apply, EtlApplyMap *map, int *n);
+
+#endif /* ETL_APPLY_H */

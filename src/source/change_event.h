@@ -1,0 +1,122 @@
+/*-------------------------------------------------------------------------
+ *
+ * change_event.h
+ *	  Changes of tables, as a stream of transactions in commit order.
+ *
+ * A reader process (wal_reader.c decodes this server's WAL, pgoutput.c what
+ * another server sends) writes the stream into a queue in shared memory; the
+ * process that applies it takes item by item.  Both sides know no more of each
+ * other than what is here, so that a new kind of source is one more writer.
+ *
+ * The stream is: for each transaction BEGIN, its changes in their order,
+ * COMMIT.  Between transactions IDLE says that all up to a position has been
+ * read and held nothing of interest.  Transactions without changes of
+ * interest are left out.  Relations describe themselves before their first
+ * change, and anew when they have changed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETL_CHANGE_EVENT_H
+#define ETL_CHANGE_EVENT_H
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "storage/shm_mq.h"
+
+/*
+ * A source table as it was when a change was made.  Columns that are dropped
+ * are left out, so that tuples of desc have no holes.  Of a partition it is
+ * the topmost table.  Types are those of this database: what another server
+ * calls by a number that means nothing here is text.
+ */
+typedef struct EtlSourceRelation
+{
+	uint32 number; /* in this stream; a new description has a new one */
+	Oid relid;	   /* on the server of the source */
+	char *schema;
+	char *name;
+	char identity; /* REPLICA_IDENTITY_* */
+	TupleDesc desc;
+	bool *is_key; /* columns of the replica identity; all with FULL */
+} EtlSourceRelation;
+
+typedef enum EtlEventKind
+{
+	ETL_EVENT_INSERT,
+	ETL_EVENT_UPDATE,
+	ETL_EVENT_DELETE,
+	ETL_EVENT_TRUNCATE,
+	ETL_EVENT_READ /* a row that was there when the pipeline began */
+} EtlEventKind;
+
+typedef struct EtlSourceXact
+{
+	TransactionId xid;
+	XLogRecPtr commit_lsn;
+	XLogRecPtr end_lsn; /* applied up to here means: this one, too */
+	TimestampTz commit_time;
+} EtlSourceXact;
+
+/* One change.  All of it lives until the next item is taken. */
+typedef struct EtlChangeEvent
+{
+	EtlEventKind kind;
+	const EtlSourceRelation *relation;
+	XLogRecPtr lsn;	   /* of the change itself */
+	int64 ordinal;	   /* in its transaction, from 1 */
+	HeapTuple old_row; /* before it: whole, or the key only, or NULL */
+	bool old_is_key;
+	HeapTuple new_row;
+	bool *unchanged; /* large values of new_row that were not logged; or NULL */
+	bool cascade;	 /* truncate */
+	bool restart_sequences;
+} EtlChangeEvent;
+
+typedef enum EtlStreamItem
+{
+	ETL_STREAM_NOTHING, /* for now; only if the caller does not wait */
+	ETL_STREAM_BEGIN,
+	ETL_STREAM_CHANGE,
+	ETL_STREAM_COMMIT,
+	ETL_STREAM_IDLE,
+	ETL_STREAM_END /* the reader is gone */
+} EtlStreamItem;
+
+/* ------------------------------------------------------------------ */
+/* in change_queue.c: the side that applies                             */
+
+typedef struct EtlChangeReader EtlChangeReader;
+
+extern EtlChangeReader *etl_change_reader_open(shm_mq_handle *queue);
+extern EtlStreamItem etl_change_reader_next(EtlChangeReader *reader, bool wait);
+extern const EtlSourceXact *etl_change_reader_xact(EtlChangeReader *reader);
+extern const EtlChangeEvent *etl_change_reader_event(EtlChangeReader *reader);
+extern XLogRecPtr etl_change_reader_position(EtlChangeReader *reader);
+extern void etl_change_reader_close(EtlChangeReader *reader);
+
+/* ------------------------------------------------------------------ */
+/* in change_queue.c: the side that reads                               */
+
+typedef struct EtlChangeWriter EtlChangeWriter;
+
+/*
+ * Items are gathered and sent when there are enough of them, or by flush.
+ * All but flush and close may be called where nothing may throw for long or
+ * write: they copy.  Each returns false if nobody takes items any more.
+ */
+extern EtlChangeWriter *etl_change_writer_open(shm_mq_handle *queue);
+extern bool etl_change_write_relation(EtlChangeWriter *writer,
+									  const EtlSourceRelation *relation);
+extern bool etl_change_write_begin(EtlChangeWriter *writer,
+								   const EtlSourceXact *xact);
+extern bool etl_change_write_event(EtlChangeWriter *writer,
+								   const EtlChangeEvent *event);
+extern bool etl_change_write_commit(EtlChangeWriter *writer,
+									const EtlSourceXact *xact);
+extern bool etl_change_write_idle(EtlChangeWriter *writer, XLogRecPtr position);
+extern bool etl_change_writer_flush(EtlChangeWriter *writer);
+extern void etl_change_writer_close(EtlChangeWriter *writer);
+
+#endif /* ETL_CHANGE_EVENT_H */
