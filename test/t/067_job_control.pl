@@ -41,7 +41,7 @@ sub wait_for
 	my ($sql, $what) = @_;
 
 	ok($node->poll_query_until('postgres', $sql), $what)
-	  or diag $node->safe_psql('postgres', 'SELECT * FROM etl_patterns.job_run ORDER BY job_run_id');
+	  or diag $node->safe_psql('postgres', 'SELECT * FROM etl_patterns.job_run ORDER BY job_run_id DESC LIMIT 20');
 	return;
 }
 
