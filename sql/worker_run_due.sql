@@ -259,6 +259,15 @@ SELECT name FROM pg_cursors;
 SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND pid = pg_backend_pid() AND mode = 'ExclusiveLock';
 SELECT done(job) FROM etl_patterns.job;
 
+-- Commands that are about the session, or about the call itself.
+SELECT etl_job_create(command, '* * * * *', command) FROM unnest(ARRAY['DISCARD ALL', 'CALL etl_run_due_jobs()', 'SELECT pg_advisory_unlock_all()',
+    'LISTEN something', 'RESET ALL', 'DROP EXTENSION etl_patterns', 'SELECT 1']) command;
+SELECT clock('2030-01-01 16:15:50') IS NOT NULL AS clock_set;
+UPDATE etl_patterns.job SET next_slot = '2030-01-01 16:15:00';
+CALL etl_run_due_jobs();
+SELECT job, status, error_message FROM etl_patterns.job_run WHERE job = ANY (SELECT job FROM etl_patterns.job) ORDER BY job_run_id;
+SELECT done(job) FROM etl_patterns.job;
+
 -- Time that is up, and a command that does not mind.
 SELECT etl_job_create('slow', '* * * * *', 'SELECT pg_sleep(600)', timeout => '100ms', max_attempts => 2, retry_delay => '0 s');
 SELECT etl_job_create('stubborn', '* * * * *', $$DO $x$ BEGIN

@@ -119,6 +119,9 @@ static void fail_run(DueCall *call);
 static void drop_temp(DueCall *call);
 static void tell_failure(const DueCall *call);
 
+/* There is a call in this session. */
+static bool is_calling = false;
+
 /* The limit of one run's time. */
 static bool timeout_registered = false;
 static TimeoutId timeout_id;
@@ -156,6 +159,7 @@ etl_run_due_jobs(PG_FUNCTION_ARGS)
 											   ALLOCSET_DEFAULT_SIZES);
 	call->session = etl_caller_session_save();
 	call->due = etl_due_make();
+	is_calling = true;
 	PG_TRY();
 	{
 		commit(true);
@@ -163,6 +167,7 @@ etl_run_due_jobs(PG_FUNCTION_ARGS)
 	}
 	PG_FINALLY();
 	{
+		is_calling = false;
 		debug_query_string = query;
 		if (!IsTransactionState())
 			StartTransactionCommand();
@@ -193,6 +198,11 @@ check_can_commit(FunctionCallInfo fcinfo)
 					 "etl_run_due_jobs() cannot run inside a procedure or a DO block"),
 				 errdetail("A job that fails would end the outer one, too."),
 				 errhint("CALL it as a statement of its own.")));
+	if (is_calling)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg(
+					 "etl_run_due_jobs() cannot run inside a job that it runs")));
 }
 
 static void
