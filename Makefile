@@ -152,6 +152,11 @@ OBJS += \
 	src/worker/database_hook.o \
 	src/worker/scheduler_status.o \
 	src/worker/execute.o \
+	src/worker/job_worker.o \
+	src/worker/dispatch.o \
+	src/worker/scheduler_known.o \
+	src/worker/scheduler_work.o \
+	src/worker/scheduler.o \
 	src/worker/caller_session.o \
 	src/worker/run_due.o
 

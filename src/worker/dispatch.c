@@ -70,7 +70,6 @@ static int nidle;	  /* slots of this database that are IDLE */
 static int nstarting; /* and STARTING, not for long */
 static int nfree;
 static TimestampTz start_failed_at;
-static bool waits; /* somebody waits for a worker */
 
 static List *look_at_place(int index, List *returned);
 static bool free_dead_slot(int index);
@@ -191,6 +190,7 @@ look_at_place(int index, List *returned)
 	result = palloc(sizeof(EtlReturned));
 	result->job_run_id = place->job_run_id;
 	result->worker_is_gone = is_gone;
+	result->declined = seen->generation == place->generation && seen->declined;
 	place->job_run_id = 0;
 	if (place->handle != NULL)
 		pfree(place->handle);
@@ -236,12 +236,10 @@ etl_dispatch(TimestampTz now)
 	EtlKnownRun *run;
 	int naside = 0;
 
-	waits = false;
 	while ((run = etl_known_next_ready()) != NULL && run->ready_at <= now)
 	{
 		if (hand_out(run, now))
 			continue;
-		waits = true;
 		if (nidle == 0 || naside == MAX_ASIDE)
 			break;
 		make_room(run, now);
@@ -250,13 +248,6 @@ etl_dispatch(TimestampTz now)
 	}
 	while (naside > 0)
 		etl_known_put_back(aside[--naside]);
-}
-
-/* Is there a run that is due and that no worker can take? */
-bool
-etl_dispatch_waits(void)
-{
-	return waits;
 }
 
 static bool
@@ -296,6 +287,7 @@ give_to_idle(EtlKnownRun *run, TimestampTz now)
 		slot->state = ETL_SLOT_BUSY;
 		slot->job_run_id = run->job_run_id;
 		slot->ending = ETL_ENDING_NONE;
+		slot->declined = false;
 		slot->since = GetCurrentTimestamp();
 		SetLatch(slot->latch);
 	}
@@ -338,6 +330,7 @@ give_to_new(EtlKnownRun *run, TimestampTz now)
 		slot->job_run_id = run->job_run_id;
 		slot->ending = ETL_ENDING_NONE;
 		slot->leave = false;
+		slot->declined = false;
 		slot->since = GetCurrentTimestamp();
 		places[index].seen = *slot;
 		break;
@@ -485,7 +478,11 @@ etl_dispatch_terminate(EtlKnownRun *run, TimestampTz now)
 		set_terminate_at(run, slot->since);
 		is_up = run->terminate_at <= now;
 		if (is_up)
+		{
+			if (run->ending == ETL_ENDING_NONE)
+				run->ending = slot->ending = ETL_ENDING_TIMEOUT;
 			(void) kill(slot->pid, SIGTERM);
+		}
 	}
 	LWLockRelease(etl_shared->lock);
 	if (!is_up)
@@ -495,14 +492,11 @@ etl_dispatch_terminate(EtlKnownRun *run, TimestampTz now)
 		return;
 	}
 
-	if (run->ending == ETL_ENDING_NONE)
-		run->ending = ETL_ENDING_TIMEOUT;
 	run->terminate_at = now + PROCESS_END_TIME;
 	etl_known_set_deadline(run);
-	ereport(LOG,
-			(errmsg("terminating the process of job run " INT64_FORMAT,
-					run->job_run_id),
-			 errdetail("It did not end when it was canceled.")));
+	ereport(LOG, (errmsg("terminating the process of job run " INT64_FORMAT,
+						 run->job_run_id),
+				  errdetail("It did not end when it was canceled.")));
 }
 
 /* The extension is gone: workers end as soon as they are idle. */

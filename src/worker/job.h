@@ -261,6 +261,7 @@ extern void etl_run_unlock(EtlActiveRun *active);
 extern bool etl_run_is_lost(int64 job_run_id);
 extern bool etl_run_mark_lost(int64 job_run_id, const char *reason,
 							  bool timed_out);
+extern bool etl_run_mark_stopped(int64 job_run_id, EtlEnding ending);
 extern bool etl_run_stop_waiting(int64 job_run_id, const char *reason);
 extern bool etl_run_skip_one(int64 job_run_id, const char *reason);
 extern int etl_run_pid(int64 job_run_id);

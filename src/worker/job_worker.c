@@ -58,6 +58,7 @@ static void attach(int index);
 static void wake_scheduler(void);
 static void detach(int code, Datum arg);
 static void give_back(void);
+static void decline(void);
 static bool take_run(int64 *job_run_id, bool is_late);
 static bool wait_for_run(int64 *job_run_id);
 static void connect_as_owner(void);
@@ -103,8 +104,13 @@ etl_job_worker_main(Datum main_arg)
 										ALLOCSET_DEFAULT_SIZES);
 	MessageContext = run_context;
 
-	while (wait_for_run(&job_run_id) && is_same_role())
+	while (wait_for_run(&job_run_id))
 	{
+		if (!is_same_role())
+		{
+			decline();
+			break;
+		}
 		execute_run(job_run_id);
 		MemoryContextSwitchTo(TopMemoryContext);
 		MemoryContextReset(run_context);
@@ -182,6 +188,15 @@ give_back(void)
 	own_slot->ending = ETL_ENDING_NONE;
 	own_slot->since = GetCurrentTimestamp();
 	wake_scheduler();
+	LWLockRelease(etl_shared->lock);
+}
+
+/* The run is not begun, which is nobody's fault. */
+static void
+decline(void)
+{
+	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
+	own_slot->declined = true;
 	LWLockRelease(etl_shared->lock);
 }
 
@@ -351,6 +366,7 @@ static bool
 begin_run(EtlActiveRun *active, int64 job_run_id, const char **obstacle)
 {
 	volatile bool begun = false;
+	EtlRunBegin result;
 
 	PG_TRY();
 	{
@@ -358,7 +374,10 @@ begin_run(EtlActiveRun *active, int64 job_run_id, const char **obstacle)
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
 								 false);
-		if (etl_run_begin(active, job_run_id) == ETL_BEGIN_OK)
+		result = etl_run_begin(active, job_run_id);
+		if (result != ETL_BEGIN_OK)
+			decline();
+		else
 		{
 			begun = true;
 			*obstacle = etl_job_cannot_run(active->job);

@@ -150,7 +150,11 @@ etl_run_begin(EtlActiveRun *active, int64 job_run_id)
 		return ETL_BEGIN_GONE;
 	active->job = etl_job_by_id(run->job_id, ETL_ROW_READ);
 	if (active->job == NULL)
+	{
+		/* was dropped while the run was being inserted */
+		(void) etl_run_skip_one(job_run_id, "dropped");
 		return ETL_BEGIN_GONE;
+	}
 	if (active->job->state == ETL_JOB_PAUSED && run->origin != ETL_ORIGIN_MANUAL)
 		return ETL_BEGIN_BUSY;
 
@@ -390,11 +394,11 @@ etl_run_is_lost(int64 job_run_id)
 
 /*
  * Write the end of a run whose process is gone, and do as its job says;
- * false if it is not gone, or has ended.  A process that was terminated since
- * its time was up has failed by that.
+ * false if it is not gone, or has ended.
  */
-bool
-etl_run_mark_lost(int64 job_run_id, const char *reason, bool timed_out)
+static bool
+mark_gone(int64 job_run_id, EtlRunStatus status, const char *reason,
+		  const char *message)
 {
 	EtlJobRun *run = etl_job_run_by_id(job_run_id, ETL_ROW_READ);
 	EtlJob *job;
@@ -405,16 +409,37 @@ etl_run_mark_lost(int64 job_run_id, const char *reason, bool timed_out)
 	run = etl_job_run_by_id(job_run_id, ETL_ROW_LOCK);
 	if (run == NULL || run->status != ETL_RUN_RUNNING)
 		return false;
-	run->status = timed_out ? ETL_RUN_FAILED : ETL_RUN_LOST;
-	run->reason = timed_out ? "timeout" : reason;
+	run->status = status;
+	run->reason = reason;
 	run->finished_at = etl_job_now();
-	run->error_message = timed_out ?
-							 "the command did not end when it was canceled" :
-							 "the process that ran it is gone";
+	run->error_message = message;
 	etl_job_run_update(run);
-	retry_or_alert(job, run, true);
+	if (status != ETL_RUN_STOPPED)
+		retry_or_alert(job, run, true);
 	etl_tell_scheduler(ETL_NEWS_RUN, job_run_id);
 	return true;
+}
+
+/*
+ * The process of a run is gone.  One that was terminated since its time was up
+ * has failed by that.
+ */
+bool
+etl_run_mark_lost(int64 job_run_id, const char *reason, bool timed_out)
+{
+	if (timed_out)
+		return mark_gone(job_run_id, ETL_RUN_FAILED, "timeout",
+						 "the command did not end when it was canceled");
+	return mark_gone(job_run_id, ETL_RUN_LOST, reason,
+					 "the process that ran it is gone");
+}
+
+/* Likewise; it was terminated since it was to be stopped, and did not. */
+bool
+etl_run_mark_stopped(int64 job_run_id, EtlEnding ending)
+{
+	return mark_gone(job_run_id, ETL_RUN_STOPPED, ending_word(ending),
+					 "the command did not end when it was canceled");
 }
 
 /* End a run that waits; false if it does not wait. */

@@ -3,7 +3,8 @@
  * scheduler.h
  *	  What a scheduler knows, and how it hands runs to workers.
  *
- * Only for scheduler.c, scheduler_known.c, dispatch.c and job_worker.c.
+ * Only for scheduler.c, scheduler_known.c, scheduler_work.c, dispatch.c and
+ * job_worker.c.
  *
  * A scheduler keeps in memory what it needs to know when to wake up and what
  * to do next: a few numbers of each job and of each run that has not ended.
@@ -68,6 +69,7 @@ struct EtlKnownRun
 	TimestampTz ready_at; /* waiting: not to be handed out before */
 	int slot;			  /* of the worker that has it; -1: none of ours */
 	int deaths;			  /* of workers, before they began it */
+	int refusals;		  /* by workers, since another run had to end first */
 	EtlEnding ending;	  /* why its process is being ended */
 	bool is_active;		  /* counted in the job's nactive */
 	bool is_ready;		  /* in the queue */
@@ -105,17 +107,38 @@ extern EtlKnownRun *etl_known_run(int64 job_run_id);
 extern void etl_known_run_set(const EtlJobRun *run);
 extern void etl_known_run_forget(int64 job_run_id);
 extern void etl_known_hand_out(EtlKnownRun *run, int slot);
-extern void etl_known_take_back(EtlKnownRun *run, TimestampTz ready_at);
+extern void etl_known_returned(EtlKnownRun *run);
+extern void etl_known_delay(EtlKnownRun *run, TimestampTz ready_at);
 extern EtlKnownRun *etl_known_next_ready(void);
 extern void etl_known_set_aside(EtlKnownRun *run);
 extern void etl_known_put_back(EtlKnownRun *run);
 extern EtlKnownRun *etl_known_next_deadline(void);
 extern void etl_known_set_deadline(EtlKnownRun *run);
 extern int64 etl_known_active_jobs(void);
+extern int64 etl_known_runs(void);
 extern int64 etl_known_due_runs(TimestampTz now);
 extern dlist_head *etl_known_file_jobs(void);
 extern dlist_head *etl_known_foreign_runs(void);
-extern List *etl_known_run_ids(void);
+
+/* ------------------------------------------------------------------ */
+/* in scheduler.c: its main function is in shared.h                     */
+
+extern ErrorData *etl_scheduler_try(void (*work)(void *), void *arg);
+extern void etl_scheduler_report(const ErrorData *error, const char *what);
+extern void etl_scheduler_read_job(int64 job_id);
+extern void etl_scheduler_read_run(int64 job_run_id);
+extern void etl_scheduler_serve_workers(void);
+
+/* ------------------------------------------------------------------ */
+/* in scheduler_work.c                                                  */
+
+extern bool etl_work_claim(TimestampTz now);
+extern void etl_work_returned(int64 job_run_id, bool worker_is_gone,
+							  bool declined, EtlEnding ending);
+extern void etl_work_foreign(void);
+extern int64 etl_work_deadlines(TimestampTz now, bool is_on);
+extern void etl_work_files(TimestampTz now);
+extern bool etl_work_purge(TimestampTz now);
 
 /* ------------------------------------------------------------------ */
 /* in dispatch.c                                                        */
@@ -125,13 +148,14 @@ typedef struct EtlReturned
 {
 	int64 job_run_id;
 	bool worker_is_gone;
+	bool declined;	  /* the worker had a reason not to begin it */
+	EtlEnding ending; /* of the run */
 } EtlReturned;
 
 extern void etl_dispatch_init(void);
 extern void etl_dispatch_adopt(void);
 extern List *etl_dispatch_look(List *returned);
 extern void etl_dispatch(TimestampTz now);
-extern bool etl_dispatch_waits(void);
 extern void etl_dispatch_terminate(EtlKnownRun *run, TimestampTz now);
 extern void etl_dispatch_dismiss(void);
 extern void etl_dispatch_complain(int64 nruns);

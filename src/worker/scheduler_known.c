@@ -20,6 +20,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -195,13 +197,45 @@ requeue_runs(EtlKnownJob *job)
 	list_free(waiting);
 }
 
+/*
+ * Does the job wait for files?  Its text is not parsed for that, since it might
+ * be one that cannot be.
+ */
+static bool
+is_on_file(const EtlJob *row)
+{
+	const char *text = row->schedule;
+
+	if (row->state != ETL_JOB_ACTIVE || row->next_slot != 0 ||
+		row->event != NULL)
+		return false;
+	while (isspace((unsigned char) *text))
+		text++;
+	if (pg_strncasecmp(text, "on", 2) != 0)
+		return false;
+	text += 2;
+	while (isspace((unsigned char) *text))
+		text++;
+	return pg_strncasecmp(text, "file:", 5) == 0;
+}
+
+static void
+set_on_file(EtlKnownJob *job, bool is_on_file)
+{
+	if (job->is_on_file == is_on_file)
+		return;
+	if (is_on_file)
+		dlist_push_tail(&file_jobs, &job->file_node);
+	else
+		dlist_delete(&job->file_node);
+	job->is_on_file = is_on_file;
+}
+
 /* The job is as it was just read. */
 void
 etl_known_job_set(const EtlJob *row)
 {
 	EtlKnownJob *job = add_job(row->job_id);
-	bool is_on_file = row->state == ETL_JOB_ACTIVE && row->event != NULL &&
-					  strncmp(row->event, "file:", 5) == 0;
 	bool moves_runs = job->overlap != row->overlap || job->state != row->state;
 
 	active_jobs += (row->state == ETL_JOB_ACTIVE) -
@@ -213,11 +247,7 @@ etl_known_job_set(const EtlJob *row)
 	job->alert_after = row->alert_after;
 	job->next_slot = row->next_slot;
 	etl_known_claim_at(job, row->state == ETL_JOB_ACTIVE ? row->next_slot : 0);
-	if (is_on_file && !job->is_on_file)
-		dlist_push_tail(&file_jobs, &job->file_node);
-	else if (!is_on_file && job->is_on_file)
-		dlist_delete(&job->file_node);
-	job->is_on_file = is_on_file;
+	set_on_file(job, is_on_file(row));
 	if (moves_runs)
 		requeue_runs(job);
 }
@@ -242,8 +272,7 @@ etl_known_job_forget(int64 job_id)
 		run->job = NULL;
 	}
 	etl_known_claim_at(job, 0);
-	if (job->is_on_file)
-		dlist_delete(&job->file_node);
+	set_on_file(job, false);
 	if (job->state == ETL_JOB_ACTIVE)
 		active_jobs--;
 	(void) hash_search(jobs, &job_id, HASH_REMOVE, NULL);
@@ -389,37 +418,29 @@ etl_known_hand_out(EtlKnownRun *run, int slot)
 	run->slot = slot;
 }
 
-/* The worker has not begun it: it waits again, at least until a moment. */
+/* The worker has it no more; what it is now is to be read. */
 void
-etl_known_take_back(EtlKnownRun *run, TimestampTz ready_at)
+etl_known_returned(EtlKnownRun *run)
 {
-	unqueue_run(run);
 	run->slot = -1;
-	run->ending = ETL_ENDING_NONE;
 	run->terminate_at = 0;
-	run->ready_at = Max(run->due_at, ready_at);
-	set_active(run, false);
-	queue_run(run);
 	etl_known_set_deadline(run);
 }
 
-/* Number of all runs, to read them anew. */
-List *
-etl_known_run_ids(void)
+/* A run that waits is not to be handed out before a moment. */
+void
+etl_known_delay(EtlKnownRun *run, TimestampTz ready_at)
 {
-	HASH_SEQ_STATUS status;
-	EtlKnownRun *run;
-	List *ids = NIL;
+	unqueue_run(run);
+	run->ready_at = Max(run->due_at, ready_at);
+	if (!run->is_active)
+		queue_run(run);
+}
 
-	hash_seq_init(&status, runs);
-	while ((run = hash_seq_search(&status)) != NULL)
-	{
-		int64 *id = palloc(sizeof(int64));
-
-		*id = run->job_run_id;
-		ids = lappend(ids, id);
-	}
-	return ids;
+int64
+etl_known_runs(void)
+{
+	return hash_get_num_entries(runs);
 }
 
 /* How many runs are due and wait. */
