@@ -28,6 +28,7 @@
 #include "utils/snapmgr.h"
 
 #include "etl_patterns.h"
+#include "flow/flow.h"
 #include "worker/job.h"
 
 /* Columns of etl_patterns.alert */
@@ -270,16 +271,18 @@ Datum
 etl_alert_drain(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	int32 left = PG_GETARG_INT32(0);
+	int32 left = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT32(0);
 	MemoryContext row_context;
 	MemoryContext old_context;
 	AlertScan scan;
 	HeapTuple tuple;
 
 	PreventCommandIfReadOnly("etl_alert_drain()");
-	if (left < 1)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("n must be at least 1")));
+	etl_refuse_null(fcinfo, 0, "n");
+	if (left <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must be greater than zero", "n")));
 	InitMaterializedSRF(fcinfo, 0);
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "etl alert",
 										ALLOCSET_DEFAULT_SIZES);

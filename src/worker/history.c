@@ -311,8 +311,9 @@ etl_job_history_purge(PG_FUNCTION_ARGS)
 		DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(now),
 							PG_GETARG_DATUM(0)));
 	if (purge.before > now)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("older_than must not be negative")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" must not be negative", "older_than")));
 	if (!PG_ARGISNULL(1))
 		purge.job_id = etl_job_of_caller(etl_arg_text(fcinfo, 1), ETL_ROW_READ)
 						   ->job_id;

@@ -88,14 +88,21 @@ etl_job_check_name(const char *name, const char *parameter)
 	}
 }
 
-/* A name that is to be taken; nobody else takes it before we commit. */
+/* Nobody else takes, or gives up, a name before we commit. */
+void
+etl_job_lock_name(const char *name)
+{
+	lock_object(hash_bytes((const unsigned char *) name, (int) strlen(name)),
+				LOCK_NAME, ExclusiveLock);
+}
+
+/* A name that is to be taken. */
 void
 etl_job_check_new_name(const char *name)
 {
 	EtlJob *job;
 
-	lock_object(hash_bytes((const unsigned char *) name, (int) strlen(name)),
-				LOCK_NAME, ExclusiveLock);
+	etl_job_lock_name(name);
 	job = etl_job_by_name(name, ETL_ROW_READ);
 	if (job == NULL)
 		return;
@@ -394,12 +401,11 @@ check_file(const EtlJob *job, const char *glob)
 						 quote_identifier(GetUserNameFromId(job->role, false)))));
 }
 
-/* Throw unless there is a slot to come. */
+/* The first slot to come, or throw. */
 static void
-check_slots(const EtlJob *job, const EtlSchedule *schedule)
+check_slots(EtlJob *job, const EtlSchedule *schedule)
 {
 	TimestampTz now = etl_job_now();
-	TimestampTz slot;
 
 	if (schedule->kind == ETL_SCHEDULE_AT && schedule->at <= now)
 		ereport(ERROR,
@@ -407,7 +413,7 @@ check_slots(const EtlJob *job, const EtlSchedule *schedule)
 				 errmsg("the time of schedule \"%s\" has passed", job->schedule),
 				 errhint("To run a job now, use etl_job_run().")));
 
-	if (!etl_schedule_next(schedule, job->start_at, now, &slot))
+	if (!etl_schedule_next(schedule, job->start_at, now, &job->next_slot))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("schedule \"%s\" has no slots", job->schedule),
@@ -419,7 +425,7 @@ check_slots(const EtlJob *job, const EtlSchedule *schedule)
 
 /*
  * The schedule of a job, whose other columns are known: sets what is stored
- * of it beside the text.
+ * of it beside the text, the first slot from now on included.
  */
 void
 etl_job_check_schedule(EtlJob *job)
@@ -428,6 +434,7 @@ etl_job_check_schedule(EtlJob *job)
 
 	job->after_job = 0;
 	job->event = NULL;
+	job->next_slot = 0;
 	switch (schedule->kind)
 	{
 		case ETL_SCHEDULE_CRON:

@@ -17,6 +17,7 @@
 
 /* in job_check.c */
 extern void etl_job_check_name(const char *name, const char *parameter);
+extern void etl_job_lock_name(const char *name);
 extern void etl_job_check_new_name(const char *name);
 extern void etl_job_check_command(const char *command);
 extern void etl_job_check_interval(const Interval *interval,

@@ -100,7 +100,8 @@ typedef struct DueCall
 	EtlActiveRun active;
 	EtlRunBegin begun;
 	ErrorData *error;
-	bool ends_call; /* the caller has canceled it */
+	bool stopped;	/* by somebody, and not by its timeout */
+	bool ends_call; /* that was the caller */
 } DueCall;
 
 typedef void (*Step)(DueCall *call);
@@ -257,8 +258,10 @@ check_armed(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the jobs of this database are not armed here"),
-				 errdetail(
-					 "The database was restored or copied from the one that they ran in."),
+				 armed == ETL_ARMED_NOWHERE ?
+					 0 :
+					 errdetail(
+						 "The database was restored or copied from the one that they ran in."),
 				 errhint(
 					 "If they are to run here, SELECT etl_job_arm() as the owner of the database.")));
 	return true;
@@ -471,6 +474,15 @@ compare_due(const void *left, const void *right)
 	return 0;
 }
 
+static int
+compare_ids(const void *left, const void *right)
+{
+	int64 a = *(const int64 *) left;
+	int64 b = *(const int64 *) right;
+
+	return a < b ? -1 : a > b ? 1 : 0;
+}
+
 /* Sort a run of ours by what is to be done with it. */
 static void
 look_at_run(DueCall *call, const EtlJobRun *run, TimestampTz now)
@@ -538,6 +550,8 @@ find_jobs(DueCall *call)
 	MemoryContextSwitchTo(call->step);
 	etl_job_scan_end(scan);
 	MemoryContextDelete(row_context);
+	if (call->claims.n > 1)
+		qsort(call->claims.ids, call->claims.n, sizeof(int64), compare_ids);
 }
 
 /* A step for each row, so that one that fails does not stop the others. */
@@ -596,7 +610,7 @@ run_one(DueCall *call, int64 job_run_id)
 {
 	call->id = job_run_id;
 	call->error = NULL;
-	call->ends_call = false;
+	call->stopped = call->ends_call = false;
 	call->begun = ETL_BEGIN_GONE;
 	memset(&call->active, 0, sizeof(EtlActiveRun));
 	PG_TRY();
@@ -649,7 +663,8 @@ run_command(DueCall *call)
 	{
 		complain(call, do_step(call, fail_run, true),
 				 "could not write the end of a run");
-		tell_failure(call);
+		if (!call->ends_call)
+			tell_failure(call);
 	}
 	if (etl_caller_session_may_drop_temp(call->session))
 		complain(call, do_step(call, drop_temp, false),
@@ -691,8 +706,9 @@ end_run(void *arg)
 
 /*
  * The transaction after a command that failed.  Who stops a run from another
- * session leaves a reason in its row; without one it was the caller who has
- * canceled, and means the call.
+ * session leaves a reason in its row, and commits it before this transaction
+ * can lock the row; without one it was the caller who has canceled, and means
+ * the call.
  */
 static void
 fail_run(DueCall *call)
@@ -701,12 +717,13 @@ fail_run(DueCall *call)
 	bool stopped_by_other;
 
 	etl_caller_session_restore(call->session);
-	run = etl_job_run_by_id(call->id, ETL_ROW_READ);
+	(void) etl_job_by_id(call->active.run->job_id, ETL_ROW_LOCK);
+	run = etl_job_run_by_id(call->id, ETL_ROW_LOCK);
 	stopped_by_other = run != NULL && run->reason != NULL;
 	etl_run_fail(&call->active, call->error, timed_out);
 	run = etl_job_run_by_id(call->id, ETL_ROW_READ);
-	call->ends_call = run != NULL && run->status == ETL_RUN_STOPPED &&
-					  !stopped_by_other;
+	call->stopped = run != NULL && run->status == ETL_RUN_STOPPED;
+	call->ends_call = call->stopped && !stopped_by_other;
 }
 
 static void
@@ -720,17 +737,20 @@ static void
 tell_failure(const DueCall *call)
 {
 	const ErrorData *error = call->error;
+	const char *job = call->active.job->name;
 
-	if (call->ends_call)
-		return;
-	ereport(WARNING,
-			(errcode(error->sqlerrcode),
-			 timed_out ? errmsg("job \"%s\" has reached its timeout",
-								call->active.job->name) :
-						 errmsg("job \"%s\" failed: %s", call->active.job->name,
-								error->message),
-			 error->detail == NULL ? 0 :
-									 errdetail_internal("%s", error->detail)));
+	if (call->stopped)
+		ereport(WARNING, (errcode(error->sqlerrcode),
+						  errmsg("job \"%s\" was stopped", job)));
+	else if (timed_out)
+		ereport(WARNING, (errcode(error->sqlerrcode),
+						  errmsg("job \"%s\" has reached its timeout", job)));
+	else
+		ereport(WARNING, (errcode(error->sqlerrcode),
+						  errmsg("job \"%s\" failed: %s", job, error->message),
+						  error->detail == NULL ?
+							  0 :
+							  errdetail_internal("%s", error->detail)));
 }
 
 /* ------------------------------------------------------------------ */

@@ -235,7 +235,7 @@ participants()
 ours=()
 find_pg_cron
 head_line
-best=(connections_quiet_1000 workers_quiet_100)
+best=(connections_quiet_1000 workers_quiet_32)
 [ -n "$has_seconds" ] || best=()
 # shellcheck disable=SC2046
 for number in 1000 100; do

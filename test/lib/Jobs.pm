@@ -19,7 +19,6 @@ our $conf = q{
 shared_preload_libraries = 'etl_patterns'
 restart_after_crash = on
 max_worker_processes = 40
-max_wal_senders = 5
 etl_patterns.worker_idle_timeout = 500
 };
 

@@ -48,6 +48,45 @@ sub setup
 			GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
 				detail = PG_EXCEPTION_DETAIL;
 		END $$;
+
+		-- The clock of jobs is that of the server, and so many seconds.
+		CREATE FUNCTION set_clock(t timestamptz) RETURNS void LANGUAGE sql AS $$
+			SELECT set_config('etl_patterns.clock_offset',
+				ceil(extract(epoch FROM t - clock_timestamp()))::int::text, false)
+		$$;
+
+		-- The slots of a job, up to a moment, that is created when the clock
+		-- shows "after", or a year before with a start then: those later than
+		-- "first".  Are they the same whatever the clock shows?
+		CREATE FUNCTION job_slots(c cases, by_start boolean,
+			OUT ours timestamptz[], OUT first timestamptz, OUT steady boolean)
+		LANGUAGE plpgsql AS $$
+		DECLARE
+			now timestamptz := CASE WHEN by_start THEN c.after - interval '1 year' ELSE c.after END;
+			shift interval;
+		BEGIN
+			ours := '{}';
+			first := c.after;
+			steady := true;
+			PERFORM set_clock(now);
+			BEGIN
+				PERFORM etl_job_create('case', c.schedule, 'SELECT 1', c.zone,
+					start_at => CASE WHEN by_start THEN c.after + interval '1 microsecond' END);
+			EXCEPTION WHEN invalid_parameter_value THEN
+				RETURN;  -- it has no slots
+			END;
+			IF NOT by_start THEN
+				SELECT greatest(c.after, created_at) INTO first FROM etl_patterns.job WHERE job = 'case';
+			END IF;
+			SELECT coalesce(array_agg(s), '{}') INTO ours
+			FROM etl_job_next_runs('case', cardinality(c.slots) + 1) s WHERE s <= c.until;
+			FOREACH shift IN ARRAY '{400 days,2 hours,-2 hours,-400 days}'::interval[] LOOP
+				PERFORM set_clock(now + shift);
+				steady := steady AND ours = (SELECT coalesce(array_agg(s), '{}')
+					FROM etl_job_next_runs('case', cardinality(c.slots) + 1) s WHERE s <= c.until);
+			END LOOP;
+			PERFORM etl_job_drop('case');
+		END $$;
 	});
 	return;
 }
@@ -77,8 +116,9 @@ sub run_oracles
 		{
 		  SKIP:
 			{
-				skip 'python3-croniter is not installed', 3 if $oracle eq 'croniter' && !$has_croniter;
+				skip 'python3-croniter is not installed', 4 if $oracle eq 'croniter' && !$has_croniter;
 				check_oracle($node, $oracle, $seed, $cases);
+				check_jobs($node, $oracle, $seed);
 			}
 		}
 		is( $node->safe_psql(
@@ -118,6 +158,78 @@ sub check_oracle
 			LIMIT 5}),
 		'',
 		"seed $seed: each of them from the moment before it, oracle $oracle");
+	return;
+}
+
+# The same slots by way of jobs.
+sub check_jobs
+{
+	my ($node, $oracle, $seed) = @_;
+
+	is( $node->safe_psql(
+			'postgres', qq{
+			SET timezone = 'UTC';
+			SELECT schedule, zone, after, until, slots, by_start, j.* FROM (
+				SELECT c AS c, c.*, schedule !~ 'every' AND hashtext(schedule) % 2 = 0 AS by_start FROM cases c
+				WHERE oracle = '$oracle') x, job_slots(c, by_start) j
+			WHERE ours <> (SELECT coalesce(array_agg(s), '{}') FROM unnest(slots) s WHERE s > first)
+				OR NOT steady LIMIT 5}),
+		'',
+		"seed $seed: the slots of jobs, oracle $oracle, whatever the clock shows");
+	return;
+}
+
+# Changes of zones as these schedules see them while jobs run: the moment that
+# the clock starts at, and what it walks over.
+my @walks = (
+	[ '2026-03-28 12:00+00', 'Europe/Berlin', '30 2 * * *', '0 2,3 * * *', '30 * * * *', '*/30 2 * * *', 'every 45 minutes' ],
+	[ '2026-10-24 12:00+00', 'Europe/Berlin', '30 2 * * *', '0 2,3 * * *', '30 * * * *', '*/30 2 * * *', '@daily' ],
+	[ '2026-04-04 06:00+00', 'Australia/Lord_Howe', '45 1 * * *', '15,45 * * * *', '0 2 5 4 *' ],
+	[ '2011-12-29 20:00+00', 'Pacific/Apia', '0 12 * * *', '0 */6 * * *', '0 0 30 12 *' ],
+	[ '2028-02-28 06:00+00', 'America/New_York', '0 0 29 2 *', '0 12 L * *', 'at 2028-02-29 13:00' ]);
+
+# The clock walks over a change, with leaps and steps back, while jobs run: each
+# slot is run once.
+sub run_walks
+{
+	my ($node, $seed) = @_;
+
+	srand($seed);
+	foreach my $walk (@walks)
+	{
+		my ($start, $zone, @schedules) = @$walk;
+		my $script = "SET timezone = 'UTC'; SELECT set_clock('$start');\n";
+		my $hours = 0;
+
+		foreach my $schedule (@schedules)
+		{
+			$script .= "SELECT etl_job_create('$schedule', '$schedule', 'SELECT 1', '$zone', overlap => 'queue', catchup => 'all');\n";
+		}
+		while ($hours < 48)
+		{
+			$hours += rand() < 0.3 ? -3 * rand : 5 * rand;
+			$hours = 48 if $hours > 48;
+			$script .= "SELECT set_clock(timestamptz '$start' + $hours * interval '1 hour'); CALL etl_run_due_jobs();\n";
+		}
+		$node->safe_psql('postgres', $script);
+		is( $node->safe_psql(
+				'postgres', qq{
+				SET timezone = 'UTC';
+				WITH wanted AS (
+					SELECT job, s AS slot FROM etl_patterns.job,
+						etl_schedule_next_runs(schedule, 200, timezone, created_at) s
+					WHERE s <= timestamptz '$start' + interval '48 hours')
+				SELECT job, slot, status FROM wanted FULL JOIN etl_patterns.job_run USING (job, slot)
+				WHERE status IS DISTINCT FROM 'succeeded'
+				UNION ALL
+				SELECT job, NULL, 'none' FROM etl_patterns.job WHERE job NOT IN (SELECT job FROM etl_patterns.job_run)
+				UNION ALL
+				SELECT job, slot, 'twice' FROM etl_patterns.job_run GROUP BY job, slot HAVING count(*) > 1}),
+			'',
+			"seed $seed: each slot runs once while the clock walks from $start in $zone");
+		$node->safe_psql('postgres',
+			'SELECT etl_job_drop(job) FROM etl_patterns.job; DELETE FROM etl_patterns.job_run');
+	}
 	return;
 }
 

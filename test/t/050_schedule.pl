@@ -1,5 +1,6 @@
 # Random schedules have the slots that croniter, and Vixie cron's rules, give
-# them; noise is refused.
+# them, by themselves and as jobs; noise is refused; and each slot runs once,
+# whatever the clock does.
 
 use strict;
 use warnings;
@@ -18,6 +19,7 @@ Schedule::setup($node);
 
 Schedule::run_oracles($node, 50, 1000);
 Schedule::run_noise($node, 51, 20000);
+Schedule::run_walks($node, 52);
 
 $node->stop;
 done_testing();

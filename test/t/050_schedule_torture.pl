@@ -22,6 +22,7 @@ for my $round (1 .. $ENV{ROUNDS})
 {
 	Schedule::run_oracles($node, $seed * 10000 + $round, 1000);
 	Schedule::run_noise($node, $seed * 10000 + $round, 20000);
+	Schedule::run_walks($node, $seed * 10000 + $round);
 }
 
 $node->stop;

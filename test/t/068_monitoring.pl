@@ -1,0 +1,191 @@
+# The queries in docs/monitoring: each runs as a member of pg_monitor who has no
+# other right, its columns are those that the file declares, both files give the
+# same metrics, and the alert rules use no others.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use Monitoring;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $docs = "$FindBin::RealBin/../../docs/monitoring";
+my $node = PostgreSQL::Test::Cluster->new('monitoring');
+$node->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
+$node->start;
+
+# The functions are where a watcher does not look for them.
+$node->safe_psql('postgres', q{
+	CREATE SCHEMA etl;
+	CREATE EXTENSION etl_patterns SCHEMA etl;
+	CREATE ROLE ann LOGIN;
+	CREATE ROLE bob LOGIN;
+	CREATE ROLE watcher LOGIN IN ROLE pg_monitor;
+	ALTER ROLE ann SET search_path = public, etl;
+	ALTER ROLE bob SET search_path = public, etl;
+	GRANT USAGE ON SCHEMA etl TO ann, bob;
+	GRANT pg_read_server_files TO ann;
+	GRANT CREATE ON SCHEMA public TO ann;
+});
+
+sub as_role
+{
+	my ($role, $sql) = @_;
+	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', $role ]);
+}
+
+my @sql_exporter = Monitoring::sql_exporter("$docs/sql_exporter.collector.yml");
+my @postgres_exporter = Monitoring::postgres_exporter("$docs/postgres_exporter_queries.yaml");
+my %type;
+
+for my $file ([ 'sql_exporter', \@sql_exporter ], [ 'postgres_exporter', \@postgres_exporter ])
+{
+	my %names;
+
+	for my $query (@{ $file->[1] })
+	{
+		Monitoring::check_columns($node, 'postgres', 'watcher', $query);
+		for my $metric (@{ $query->{metrics} })
+		{
+			my $name = $metric->{name};
+
+			is($metric->{type}, $name =~ /_total$/ ? 'counter' : 'gauge', "$file->[0]: type of $name");
+			like($metric->{help}, qr/\.$/, "$file->[0]: $name says what it is");
+			ok(!$names{$name}++, "$file->[0]: $name is there once");
+			$type{$name} //= $metric->{type};
+		}
+	}
+	is_deeply([ sort keys %names ], [ sort keys %type ], "$file->[0]: the metrics are those of both files");
+}
+
+sub both
+{
+	my $ours = Monitoring::samples($node, 'postgres', 'watcher', @sql_exporter);
+	my $theirs = Monitoring::samples($node, 'postgres', 'watcher', @postgres_exporter);
+
+	is_deeply([ sort keys %$theirs ], [ sort keys %$ours ], 'both files give the same samples');
+	# Those that the clock changes are compared roughly.
+	my @differ = grep {
+		abs($ours->{$_} - ($theirs->{$_} // 0)) > (/seconds/ ? 30 : 0)
+	} sort keys %$ours;
+	is_deeply(\@differ, [], 'both files give them the same values');
+	return $ours;
+}
+
+# Nothing yet.
+is_deeply(both(), {}, 'no samples of an empty database');
+
+# Jobs of two roles in all states, by CALL; dead letters; a pipeline.
+my $csv = $node->basedir . '/bad.csv';
+append_to_file($csv, "a\n1\nx\ny\n");
+as_role('ann', qq{
+	SELECT etl_job_create('good', 'every 1 day', 'SELECT 1');
+	SELECT etl_job_create('bad', 'every 1 day', 'SELECT 1/0');
+	SELECT etl_job_create('retried', 'every 1 day', 'DO \$\$ BEGIN RAISE ''no''; END \$\$',
+		max_attempts => 2, retry_delay => '100 days', retry_max_delay => '100 days');
+	SELECT etl_job_create('resting', 'every 1 day', 'SELECT 1', enabled => false);
+	SELECT etl_job_run('good'), etl_job_run('bad'), etl_job_run('retried');
+	CREATE TABLE t (a int);
+	CREATE TABLE source (id int, at timestamptz DEFAULT now());
+	CREATE TABLE target (LIKE source);
+	SELECT etl_bulk_copy('t', '$csv', on_error => 'dead_letter');
+	SELECT etl_incremental_pull('pipe', 'source', 'target', 'at');
+});
+as_role('ann', 'CALL etl_run_due_jobs()');
+as_role('ann', q{SELECT etl_job_run('good')});
+as_role('ann', 'CALL etl_run_due_jobs()');
+as_role('bob', q{SELECT etl_job_create('late', 'every 1 second', 'SELECT 1')});
+$node->safe_psql('postgres', q{
+	SELECT etl.etl_job_create('root''s "job"', 'every 1 day', 'SELECT 1');
+	ALTER SYSTEM SET etl_patterns.superuser_jobs = off;
+	SELECT pg_reload_conf()});
+$node->poll_query_until('postgres', 'SHOW etl_patterns.superuser_jobs', 'off');
+$node->safe_psql('postgres', 'CALL etl.etl_run_due_jobs()');
+$node->poll_query_until('postgres',
+	q{SELECT late > '1 s' FROM etl_patterns.job_status WHERE job = 'late'});
+
+my $samples = both();
+my $labels = 'datname="postgres",job=';
+my %expected = (
+	qq(etl_runs_total{$labels"good",outcome="succeeded"}) => 2,
+	qq(etl_runs_total{$labels"good",outcome="failed"}) => 0,
+	qq(etl_runs_total{$labels"bad",outcome="failed"}) => 1,
+	qq(etl_runs_total{$labels"retried",outcome="failed"}) => 1,
+	qq(etl_runs_total{$labels"late",outcome="succeeded"}) => 0,
+	qq(etl_job_failing{$labels"good"}) => 0,
+	qq(etl_job_failing{$labels"bad"}) => 1,
+	qq(etl_job_failing{$labels"retried"}) => 0,
+	qq(etl_job_broken{$labels"good"}) => 0,
+	qq(etl_job_broken{$labels"root's "job""}) => 1,
+	qq(etl_job_paused{$labels"good"}) => 0,
+	qq(etl_job_paused{$labels"resting"}) => 1,
+	qq(etl_job_late_seconds{$labels"good"}) => 0,
+	qq(etl_runs_active{$labels"good"}) => 0,
+	qq(etl_runs_waiting{$labels"retried"}) => 1,
+	qq(etl_dead_letters{category="type",datname="postgres",target="t"}) => 2,
+	qq(etl_alerts_pending{datname="postgres",kind="failed"}) => 1,
+	qq(etl_alerts_pending{datname="postgres",kind="broken"}) => 1);
+is($samples->{$_}, $expected{$_}, "$_ is $expected{$_}") for sort keys %expected;
+cmp_ok($samples->{"etl_job_late_seconds{$labels\"late\"}"}, '>', 1, 'a job that nobody runs is late');
+cmp_ok($samples->{"etl_run_duration_seconds{$labels\"good\"}"}, '<', 60, 'a duration is in seconds');
+my $now = time;
+for my $name ("etl_job_last_success_timestamp_seconds{$labels\"good\"}",
+	'etl_pipeline_last_run_timestamp_seconds{datname="postgres",pipeline="pipe"}')
+{
+	cmp_ok(abs($now - $samples->{$name}), '<', 600, "$name is a time");
+}
+ok(!exists $samples->{"etl_job_last_success_timestamp_seconds{$labels\"bad\"}"},
+	'a job that has never succeeded has no time of that');
+ok(!grep({ /^etl_pipeline_lag/ } keys %$samples), 'what a watcher may not read is absent');
+ok(!grep({ /^etl_(scheduler|worker)/ } keys %$samples), 'without preload there is no scheduler');
+
+# With the owner's rights the lag of a pipeline is known.
+$node->safe_psql('postgres', 'GRANT ann TO watcher');
+is(both()->{'etl_pipeline_lag_seconds{datname="postgres",pipeline="pipe"}'}, 0, 'lag of a pipeline');
+$node->safe_psql('postgres', 'REVOKE ann FROM watcher');
+
+# A counter does not go back when history goes.
+as_role('ann', q{SELECT etl_job_history_purge('0 s')});
+is($node->safe_psql('postgres', q{SELECT count(*) FROM etl_patterns.job_run WHERE job = 'good'}),
+	1, 'history was purged');
+is(both()->{"etl_runs_total{$labels\"good\",outcome=\"succeeded\"}"}, 2, 'the counter stays');
+
+# With a scheduler.
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'etl_patterns'");
+$node->restart;
+$node->poll_query_until('postgres',
+	q{SELECT count(*) = 1 FROM etl_patterns.scheduler_status
+	  WHERE database = 'postgres' AND state = 'running' AND heartbeat IS NOT NULL})
+  or BAIL_OUT('the scheduler does not start');
+$node->poll_query_until('postgres',
+	q{SELECT succeeded > 0 FROM etl_patterns.stat_jobs WHERE job = 'late'});
+as_role('bob', q{SELECT etl_job_pause('late')});
+$node->poll_query_until('postgres',
+	q{SELECT bool_and(workers_idle = workers) FROM etl_patterns.scheduler_status});
+$samples = both();
+my $heartbeat = $samples->{'etl_scheduler_heartbeat_timestamp_seconds{datname="postgres"}'};
+cmp_ok(abs(time - $heartbeat), '<', 600, 'the heartbeat is a time');
+is($samples->{'etl_workers_limit{datname="postgres"}'}, 32, 'limit of workers');
+like($samples->{'etl_workers_in_use{datname="postgres"}'}, qr/^\d+$/, 'workers in use');
+like($samples->{'etl_worker_shortages_total{datname="postgres"}'}, qr/^\d+$/, 'shortages of workers');
+
+# The rules use these metrics, and say what the matter is.
+my $rules = Monitoring::read_yaml("$docs/alerts.rules.yml");
+my @rules = map { @{ $_->{rules} } } @{ $rules->{groups} };
+cmp_ok(scalar @rules, '>=', 6, 'there are alert rules');
+for my $rule (@rules)
+{
+	my @used = $rule->{expr} =~ /\b(etl_[a-z_]+)/g;
+
+	ok(@used > 0, "$rule->{alert} uses metrics");
+	ok(exists $type{$_}, "$rule->{alert}: $_ is one") for @used;
+	like($rule->{labels}{severity}, qr/^(page|ticket)$/, "$rule->{alert} has a severity");
+	like($rule->{annotations}{summary}, qr/\{\{ \$\w/, "$rule->{alert} says of what it is");
+}
+
+$node->stop;
+done_testing();
