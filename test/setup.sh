@@ -159,6 +159,8 @@ optional_missing()
 {
 	[ -f "$($pg_config --pkglibdir)/mysql_fdw.so" ] ||
 		echo "postgresql-VERSION-mysql-fdw: mysql_fdw"
+	[ -f "$($pg_config --pkglibdir)/pg_cron.so" ] ||
+		echo "postgresql-VERSION-cron: pg_cron"
 	PATH=$PATH:/usr/sbin command -v mariadbd >/dev/null ||
 		echo "mariadb-server-core: MariaDB's server"
 	command -v mariadb >/dev/null ||
@@ -405,7 +407,7 @@ start_server()
 	port = 65432
 	fsync = off
 	EOF
-	[ "$command" != bench ] || cat "$root/test/bench/server.conf" >>"$data/postgresql.conf"
+	[ ! -f "$root/test/$command/server.conf" ] || cat "$root/test/$command/server.conf" >>"$data/postgresql.conf"
 	run_quiet "${as_user[@]}" "$bindir/pg_ctl" -D "$data" -l "$house/run/server.log" -w start
 	export PGHOST=$house/run PGPORT=65432 PGUSER=postgres PGDATABASE=postgres
 }

@@ -280,7 +280,8 @@ etl_job_claim(EtlJob *job, TimestampTz now)
 /*
  * A run of a job, now, because of something else than its clock: waiting, and
  * the scheduler is told.  A slot that stands for another job's must not have
- * a row yet, or NULL is returned; others are made unique.
+ * a row yet, or NULL is returned; others are made unique.  If the job is
+ * being dropped meanwhile, the run is skipped when somebody comes to it.
  *
  * Between the look for a row and its insertion nobody else may find the same
  * slot free.  The lock that sees to that is given back at once, not at the

@@ -1,95 +1,395 @@
-# A server whose jobs run, and what tests of them ask again and again.
+# Servers that run jobs, and jobs that note what they did.
+#
+# The command of a job calls work(): it notes job, slot and run in a table
+# without constraints, in the run's own transaction, so that what is there
+# says which runs took effect, and how often.
 
 package Jobs;
 
 use strict;
 use warnings;
 
+use List::Util qw(shuffle);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
-# The options are lines of postgresql.conf.
-sub new
+our $conf = q{
+shared_preload_libraries = 'etl_patterns'
+restart_after_crash = on
+max_worker_processes = 40
+etl_patterns.worker_idle_timeout = 500
+};
+
+# What every database with jobs has.  Jobs belong to a role that is no
+# superuser.
+our $schema = q{
+	CREATE EXTENSION etl_patterns;
+	CREATE TABLE effect (job text, slot timestamptz, job_run_id bigint, payload text,
+		began timestamptz, ended timestamptz);
+	CREATE TABLE signal (payload text);
+
+	-- The work of a run.  That a run of a job that must not overlap finds
+	-- another one at work is an error that no retry mends.
+	CREATE FUNCTION work(job text, seconds float8 DEFAULT 0, alone boolean DEFAULT true) RETURNS void
+	LANGUAGE plpgsql AS $$
+	DECLARE
+		began timestamptz := clock_timestamp();
+	BEGIN
+		IF alone AND NOT pg_try_advisory_xact_lock(hashtext(job)) THEN
+			RAISE 'two runs of % at once', job USING ERRCODE = '22000';
+		END IF;
+		PERFORM pg_sleep(seconds);
+		INSERT INTO effect VALUES (job, current_setting('etl_patterns.logical_time')::timestamptz,
+			current_setting('etl_patterns.job_run_id')::bigint, current_setting('etl_patterns.event_payload'),
+			began, clock_timestamp());
+	END $$;
+	CREATE PROCEDURE work_proc(job text, seconds float8) LANGUAGE plpgsql AS
+		$$ BEGIN PERFORM work(job, seconds); END $$;
+	CREATE PROCEDURE work_in_steps(job text, seconds float8) LANGUAGE plpgsql AS
+		$$ BEGIN PERFORM pg_sleep(seconds); COMMIT; PERFORM work(job, seconds); END $$;
+	GRANT ALL ON ALL TABLES IN SCHEMA public TO worker;
+
+	-- Runs that have not ended.
+	CREATE VIEW unfinished AS
+		SELECT * FROM etl_patterns.job_run WHERE status IN ('waiting', 'running');
+};
+
+sub new_node
 {
-	my ($class, $name, $options) = @_;
+	my ($name, %params) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
-	my $self = bless { node => $node }, $class;
 
-	$node->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
-	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'etl_patterns'\nautovacuum = off\n"
-		  . "log_line_prefix = '%m [%p] %b '\n$options");
+	$node->init(extra => [ '--locale=C', '--encoding=UTF8' ], %params);
+	$node->append_conf('postgresql.conf', $conf);
 	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etl_patterns');
-	$self->served;
-	return $self;
+	$node->safe_psql('postgres', 'CREATE ROLE worker LOGIN') unless $params{no_role};
+	return $node;
 }
 
-sub sql
+# A database with the schema; the jobs are created with worker's rights.
+sub new_database
 {
-	my ($self, $sql) = @_;
+	my ($node, $db) = @_;
 
-	return $self->{node}->safe_psql('postgres', $sql);
+	$node->safe_psql('postgres', "CREATE DATABASE $db") unless $db eq 'postgres';
+	$node->safe_psql($db, $schema);
+	return;
 }
 
-# Waits until a query gives true.
-sub until
+sub as_worker
 {
-	my ($self, $query, $what) = @_;
+	my ($node, $db, $sql) = @_;
 
-	return ok($self->{node}->poll_query_until('postgres', $query), $what);
+	return $node->safe_psql($db, $sql, extra_params => [ '-U', 'worker' ]);
 }
 
-# Waits for a scheduler other than the given process; returns its pid.
-sub served
+# Wait until a query says t; errors, such as of a server that recovers, mean
+# not yet.
+sub wait_until
 {
-	my ($self, $not_pid) = @_;
+	my ($node, $db, $query, $what) = @_;
 
-	$not_pid = 0 unless $not_pid;
-	$self->{node}->poll_query_until('postgres',
-		"SELECT count(*) = 1 FROM etl_scheduler_status() WHERE database = 'postgres' AND state = 'running' AND pid <> $not_pid")
-	  or die 'no scheduler';
-	return $self->sql(q{SELECT pid FROM etl_scheduler_status() WHERE database = 'postgres'});
+	return if $node->poll_query_until($db, "SELECT ($query)");
+	diag($node->safe_psql($db, 'SELECT * FROM etl_patterns.job'));
+	diag($node->safe_psql($db, 'SELECT * FROM etl_patterns.job_run ORDER BY job_run_id DESC LIMIT 20'));
+	diag($node->safe_psql($db, 'SELECT * FROM etl_scheduler_status()'));
+	diag($node->safe_psql($db, q{SELECT pid, backend_type, state, wait_event, query FROM pg_stat_activity}));
+	die 'gave up waiting: ' . ($what // $query);
 }
 
-# Makes a job that runs when it is told to, and tells it.  Returns the number
-# of the run.
-sub run
+# No more slots; what waits still runs.
+sub end_schedules
 {
-	my ($self, $job, $command, $options) = @_;
+	my ($node, $db) = @_;
 
-	$options = $options ? ", $options" : '';
-	$self->sql("SELECT etl_job_create('$job', 'on nothing', \$command\$$command\$command\$$options)");
-	return $self->sql("SELECT etl_job_run('$job')");
+	as_worker($node, $db, q{
+		SELECT etl_job_alter(job, schedule => '0 0 29 2 *') FROM etl_patterns.job
+		WHERE schedule LIKE 'every %'});
+	return;
 }
 
-# Waits for the end of the last run of a job, and returns some of its columns.
-sub end_of
-{
-	my ($self, $job, $columns) = @_;
+# ---------------------------------------------------------------------------
+# What must hold, whatever happened
+# ---------------------------------------------------------------------------
 
-	$columns //= 'status, reason, error_code';
-	$self->{node}->poll_query_until('postgres',
-		"SELECT count(*) > 0 AND bool_and(finished_at IS NOT NULL) FROM etl_patterns.job_run WHERE job = '$job'")
-	  or die "runs of \"$job\" do not end";
-	return $self->sql("SELECT $columns FROM etl_patterns.job_run WHERE job = '$job' ORDER BY slot, attempt");
+# Each query says what is wrong; there must be nothing.
+our %invariants = (
+	'each slot of a clock has a run or a reason' => q{
+		SELECT j.job, s
+		FROM slots_from f JOIN etl_patterns.job j USING (job),
+			generate_series(f.first_slot, f.last_slot, f.each) s
+		WHERE NOT EXISTS (SELECT FROM etl_patterns.job_run r WHERE r.job_id = j.job_id
+			AND s BETWEEN coalesce(r.first_slot, r.slot) AND r.slot)},
+	'no slot is there that the clock does not have' => q{
+		SELECT r.job, r.slot
+		FROM etl_patterns.job_run r JOIN slots_from f USING (job)
+		WHERE r.origin = 'schedule' AND (r.slot < f.first_slot OR r.slot > f.last_slot
+			OR extract(epoch FROM r.slot - f.first_slot)::numeric % extract(epoch FROM f.each) <> 0)},
+	'skipped slots have a reason, and are as many as they say' => q{
+		SELECT r.job, r.slot, r.reason, r.slots
+		FROM etl_patterns.job_run r LEFT JOIN slots_from f USING (job)
+		WHERE r.status = 'skipped' AND (r.reason IS NULL OR r.slots <> CASE WHEN r.first_slot IS NULL THEN 1
+			ELSE 1 + extract(epoch FROM r.slot - r.first_slot) / extract(epoch FROM f.each) END)},
+	'each run that succeeded took effect once' => q{
+		SELECT r.job, r.slot, r.job_run_id, count(e.job)
+		FROM etl_patterns.job_run r LEFT JOIN effect e ON (e.job, e.slot, e.job_run_id) = (r.job, r.slot, r.job_run_id)
+		WHERE r.status = 'succeeded' GROUP BY 1, 2, 3 HAVING count(e.job) <> 1},
+	'nothing else took effect' => q{
+		SELECT e.* FROM effect e
+		WHERE NOT EXISTS (SELECT FROM etl_patterns.job_run r WHERE r.job_run_id = e.job_run_id AND r.status = 'succeeded')},
+	'each slot succeeded once, or says why it did not' => q{
+		SELECT job, slot, array_agg(status || ' ' || coalesce(reason, '') ORDER BY attempt)
+		FROM etl_patterns.job_run GROUP BY job, slot
+		HAVING count(*) FILTER (WHERE status IN ('succeeded', 'skipped', 'stopped')) <> 1},
+	'attempts are counted, and all but the last were in vain' => q{
+		SELECT job, slot, array_agg(attempt || ' ' || status ORDER BY attempt)
+		FROM etl_patterns.job_run GROUP BY job, job_id, slot
+		HAVING count(*) <> max(attempt) OR bool_or(status NOT IN ('lost', 'failed') AND attempt < (
+			SELECT max(attempt) FROM etl_patterns.job_run r WHERE (r.job_id, r.slot) = (job_run.job_id, job_run.slot)))},
+	'only what is replaced is stopped' => q{
+		SELECT job, slot, reason FROM etl_patterns.job_run
+		WHERE status = 'stopped' AND (job <> 'replace' OR reason <> 'replaced')},
+	'a run that ended says when' => q{
+		SELECT job, slot, status FROM etl_patterns.job_run
+		WHERE finished_at IS NULL OR finished_at < started_at},
+	'no run found another one at work' => q{
+		SELECT job, slot, error_message FROM etl_patterns.job_run WHERE error_message LIKE 'two runs of%'},
+	'work of a job that must not overlap does not' => q{
+		SELECT a.job, a.slot, b.slot FROM effect a JOIN effect b USING (job) JOIN etl_patterns.job j USING (job)
+		WHERE a.ctid < b.ctid AND j.overlap <> 'allow'
+		AND tstzrange(a.began, a.ended) && tstzrange(b.began, b.ended)},
+	'errors are only those of processes that were ended' => q{
+		SELECT job, slot, error_code, error_message FROM etl_patterns.job_run
+		WHERE status = 'failed' AND error_code NOT IN ('57P01', '57P02')},
+	'runs after a job are for its slots that succeeded' => q{
+		SELECT 'missing', r.slot FROM etl_patterns.job_run r
+		WHERE r.job = 'tick' AND r.status = 'succeeded'
+		AND NOT EXISTS (SELECT FROM etl_patterns.job_run a WHERE a.job = 'after' AND a.slot = r.slot)
+		UNION ALL SELECT 'too many', a.slot FROM etl_patterns.job_run a
+		WHERE a.job = 'after'
+		AND NOT EXISTS (SELECT FROM etl_patterns.job_run r WHERE r.job = 'tick' AND r.slot = a.slot AND r.status = 'succeeded')},
+	'each event that was committed had its run' => q{
+		SELECT payload, count(e.job) FROM signal LEFT JOIN effect e USING (payload)
+		GROUP BY payload HAVING count(e.job) <> 1},
+	'and no other event had one' => q{
+		SELECT payload FROM effect e WHERE job = 'event' AND NOT EXISTS (SELECT FROM signal s WHERE s.payload = e.payload)},
+);
+
+# A job of the clock: its slots are looked at from the first one on.
+our $remember_slots = q{
+	CREATE TABLE slots_from AS
+		SELECT job, next_slot AS first_slot, NULL::timestamptz AS last_slot,
+			substring(schedule FROM 'every (.*)')::interval AS each
+		FROM etl_patterns.job WHERE schedule LIKE 'every %'};
+our $last_slots = q{
+	UPDATE slots_from f SET last_slot = s.last FROM (
+		SELECT job, max(slot) AS last FROM etl_patterns.job_run WHERE origin = 'schedule' GROUP BY job) s
+	WHERE s.job = f.job};
+
+sub check
+{
+	my ($node, $db, $what) = @_;
+
+	$node->safe_psql($db, $last_slots);
+	foreach my $name (sort keys %invariants)
+	{
+		is($node->safe_psql($db, "$invariants{$name} LIMIT 5"), '', "$what: $name");
+	}
+	is($node->safe_psql($db, q{SELECT count(*) FROM slots_from WHERE last_slot IS NULL}),
+		0, "$what: every job of the clock had slots");
+	return;
 }
 
-# The same for a job that is made for it.
-sub result
-{
-	my ($self, $job, $command, $options, $columns) = @_;
+# ---------------------------------------------------------------------------
+# Killing
+# ---------------------------------------------------------------------------
 
-	$self->run($job, $command, $options);
-	return $self->end_of($job, $columns);
+our %pids = (
+	worker => q{SELECT pid FROM etl_patterns.job_run JOIN pg_stat_activity USING (pid) WHERE status = 'running' ORDER BY random() LIMIT 1},
+	scheduler => q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'etl_patterns scheduler' ORDER BY random() LIMIT 1},
+	launcher => q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'etl_patterns launcher'},
+);
+
+# The pid of one of those, or nothing while there is none.
+sub pid_of
+{
+	my ($node, $db, $who) = @_;
+	my ($status, $pid) = $node->psql($db, $pids{$who});
+
+	return $status == 0 && $pid =~ /^\d+$/ ? $pid : undef;
 }
 
-# Waits until a job has a run in that status.
-sub wait_for
+sub wait_for_pid
 {
-	my ($self, $job, $status) = @_;
+	my ($node, $db, $who) = @_;
 
-	return $self->until("SELECT count(*) > 0 FROM etl_patterns.job_run WHERE job = '$job' AND status = '$status'", "$job is $status");
+	for (1 .. 1800)
+	{
+		my $pid = pid_of($node, $db, $who);
+
+		return $pid if defined $pid;
+		usleep(20_000);
+	}
+	die "there is no $who";
+}
+
+# Kill the postmaster, and start again as soon as its children have gone: until
+# then they keep the shared memory, and a new one ends at once.
+sub kill_postmaster
+{
+	my ($node) = @_;
+	my $pid = $node->{_pid};
+
+	$node->kill9;
+	for (1 .. 6000)
+	{
+		unless (kill 0, $pid)
+		{
+			return if $node->start(fail_ok => 1);
+			$node->{_pid} = undef;
+		}
+		usleep(50_000);
+	}
+	die 'the server does not start';
+}
+
+# One harm, by its name.
+sub harm
+{
+	my ($node, $db, $how) = @_;
+
+	if ($how =~ /^(KILL|TERM) (\w+)$/)
+	{
+		my ($signal, $who) = ($1, $2);
+
+		if ($who eq 'postmaster')
+		{
+			kill_postmaster($node);
+		}
+		else
+		{
+			# it may have ended by itself since
+			kill $signal, wait_for_pid($node, $db, $who);
+		}
+	}
+	else
+	{
+		$node->stop($how);
+		$node->start;
+	}
+	return;
+}
+
+our @harms = ('KILL worker', 'KILL scheduler', 'KILL postmaster', 'immediate', 'TERM worker', 'TERM scheduler',
+	'TERM launcher', 'fast');
+
+sub create_crash_jobs
+{
+	my ($node, $db) = @_;
+	my $retried = q{max_attempts => 20, retry_delay => '0.1 s', retry_max_delay => '0.5 s'};
+
+	as_worker($node, $db, qq{
+		SELECT etl_job_create('tick', 'every 1 second', 'SELECT work(''tick'', random() * 0.3)', $retried);
+		SELECT etl_job_create('after', 'after tick', 'SELECT work(''after'', random() * 0.1)', $retried);
+		SELECT etl_job_create('queue', 'every 2 seconds', 'SELECT work(''queue'', random() * 2)', overlap => 'queue', $retried);
+		SELECT etl_job_create('all', 'every 1 second', 'SELECT work(''all'', 0.02)', overlap => 'queue', catchup => 'all', $retried);
+		SELECT etl_job_create('skip', 'every 1 second', 'SELECT work(''skip'', 1.2)', catchup => 'skip', $retried);
+		SELECT etl_job_create('replace', 'every 1 second', 'SELECT work(''replace'', random() * 1.6)', overlap => 'replace', $retried);
+		SELECT etl_job_create('allow', 'every 1 second', 'SELECT work(''allow'', random() * 2, false)', overlap => 'allow', $retried);
+		SELECT etl_job_create('procedure', 'every 1 second', 'CALL work_proc(''procedure'', random() * 0.5)', $retried);
+		SELECT etl_job_create('steps', 'every 1 second', 'CALL work_in_steps(''steps'', random() * 0.2)', $retried);
+		SELECT etl_job_create('event', 'on ping', 'SELECT work(''event'', 0.05)', $retried);
+	});
+	$node->safe_psql($db, $remember_slots);
+	return;
+}
+
+# An event, unless the server is just down.
+my $signals = 0;
+
+sub signal_event
+{
+	my ($node, $db) = @_;
+	my $end = rand() < 0.8 ? 'COMMIT' : 'ROLLBACK';
+
+	$signals++;
+	$node->psql($db, "BEGIN; INSERT INTO signal VALUES ('ping $signals'); SELECT etl_signal('ping', 'ping $signals'); $end",
+		extra_params => [ '-U', 'worker' ]);
+	return;
+}
+
+# Wait until a few more runs have ended: a random point, but one at which the
+# server works.
+sub wait_for_work
+{
+	my ($node, $db) = @_;
+	my $more = 1 + int rand 8;
+	my $ended = q{SELECT count(*) FROM etl_patterns.job_run WHERE status = 'succeeded'};
+	my ($status, $from) = $node->psql($db, $ended);
+
+	$from = 0 if $status != 0 || $from !~ /^\d+$/;
+	wait_until($node, $db, "($ended) >= $from + $more", 'runs go on');
+	usleep(rand 400_000);
+	return;
+}
+
+# So many harms at random points; then all must be as if there had been none.
+sub run_crashes
+{
+	my ($name, $seed, $rounds) = @_;
+	my $node = new_node($name);
+	my $db = 'jobs';
+	my %done;
+
+	note("seed $seed, $rounds rounds");
+	srand($seed);
+	# slots that come while the server is down are missed
+	$node->append_conf('postgresql.conf', "etl_patterns.missed_after = 1\nsynchronous_commit = "
+		  . (rand() < 0.5 ? 'on' : 'off') . "\nlog_min_messages = info\n");
+	$node->restart;
+	new_database($node, $db);
+	create_crash_jobs($node, $db);
+
+	# the first ones once, then at random
+	my @plan = shuffle @harms[ 0 .. 5 ];
+
+	for my $round (1 .. $rounds)
+	{
+		my $how = shift(@plan) // $harms[ rand @harms ];
+
+		wait_for_work($node, $db);
+		signal_event($node, $db) for 1 .. rand 3;
+		note("round $round: $how");
+		harm($node, $db, $how);
+		$done{$how}++;
+		signal_event($node, $db) for 1 .. rand 2;
+	}
+	wait_for_work($node, $db);
+	wait_until($node, $db, 'SELECT NOT pg_is_in_recovery()');
+	end_schedules($node, $db);
+	wait_until($node, $db, 'SELECT count(*) = 0 FROM unfinished', 'all runs end');
+
+	check($node, $db, "seed $seed");
+	is($node->safe_psql($db, q{SELECT job, state, reason FROM etl_patterns.job WHERE state <> 'active'}),
+		'', "seed $seed: no job is stuck");
+	is($node->safe_psql($db, 'SELECT count(*) FROM etl_patterns.job WHERE failing_since IS NOT NULL'),
+		0, "seed $seed: no job fails");
+	cmp_ok($node->safe_psql($db, q{SELECT count(*) FROM etl_patterns.job_run WHERE status = 'lost'}),
+		'>', 0, "seed $seed: runs were lost, and retried");
+	note($node->safe_psql($db, q{
+		SELECT job, status, reason, count(*), sum(slots), max(attempt) FROM etl_patterns.job_run GROUP BY 1, 2, 3 ORDER BY 1, 2, 3}));
+
+	# and every job still runs
+	as_worker($node, $db, 'SELECT etl_job_run(job) FROM etl_patterns.job');
+	wait_until($node, $db, q{SELECT count(*) FILTER (WHERE status = 'succeeded') = count(*)
+		FROM etl_patterns.job_run WHERE origin = 'manual'}, 'each job runs once more');
+	pass("seed $seed: all jobs run on");
+	unlike(slurp_file($node->logfile), qr/TRAP:|PANIC:/, "seed $seed: no assertion failed");
+	is(() = slurp_file($node->logfile) =~ /terminated by signal (?!9\b)\d+/g, 0, "seed $seed: nothing crashed by itself");
+	$node->stop;
+	return;
 }
 
 1;

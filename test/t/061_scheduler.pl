@@ -9,9 +9,9 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use lib 'test/lib';
-use Jobs;
+use JobServer;
 
-my $jobs = Jobs->new('scheduler', "max_worker_processes = 8\netl_patterns.max_running_jobs = 3\netl_patterns.cancel_grace = 1\n"
+my $jobs = JobServer->new('scheduler', "max_worker_processes = 8\netl_patterns.max_running_jobs = 3\netl_patterns.cancel_grace = 1\n"
 	  . "etl_patterns.file_settle_time = 0\nmax_prepared_transactions = 2");
 my $node = $jobs->{node};
 $jobs->sql(q{

@@ -9,9 +9,9 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use lib 'test/lib';
-use Jobs;
+use JobServer;
 
-my $jobs = Jobs->new('worker', "max_worker_processes = 12\nmax_prepared_transactions = 2\netl_patterns.cancel_grace = 1\n"
+my $jobs = JobServer->new('worker', "max_worker_processes = 12\nmax_prepared_transactions = 2\netl_patterns.cancel_grace = 1\n"
 	  . "etl_patterns.worker_idle_timeout = 60s\nlog_statement = 'ddl'");
 my $node = $jobs->{node};
 $jobs->sql(q{
