@@ -33,8 +33,15 @@ sub accounted
 		EXCEPT ALL SELECT slot FROM ran WHERE job = '$job') x}), 0, "$what: each slot that succeeded has had its effect");
 	is($jobs->sql(qq{SELECT count(*) FROM (SELECT slot FROM ran WHERE job = '$job'
 		EXCEPT ALL SELECT slot FROM etl_patterns.job_run WHERE job = '$job' AND status IN ('succeeded', 'running')) x}), 0, '... and no other, none twice');
+}
+
+# Has each second a row?
+sub complete
+{
+	my ($job) = @_;
+
 	is($jobs->sql(qq{SELECT (max(slot) - min(slot)) / count(DISTINCT slot) <= interval '1 second' FROM etl_patterns.job_run WHERE job = '$job'}),
-		't', '... and no slot is missing');
+		't', "$job: no slot is missing");
 }
 
 # Every second
@@ -172,6 +179,7 @@ is($jobs->end_of('one', 'status'), "succeeded\nsucceeded", '... for everybody');
 # By now that job must have been found.
 $jobs->until(q{SELECT count(*) > 0 FROM ran WHERE job = 'prepared'}, 'a job that was prepared is found in the end');
 accounted('prepared', 'prepared');
+complete('prepared');
 $jobs->sql(q{SELECT etl_job_drop('prepared')});
 
 # One process for each run
@@ -182,6 +190,7 @@ $jobs->until(q{SELECT count(*) >= 3 FROM etl_patterns.job_run WHERE job = 'alone
 is($jobs->sql(q{SELECT count(*) = count(DISTINCT (pid, backend_start)) FROM etl_patterns.job_run WHERE job = 'alone' AND status = 'succeeded'}), 't',
 	'... each run has a process of its own');
 accounted('alone', 'alone');
+complete('alone');
 $jobs->sql(q{SELECT etl_job_drop('alone')});
 
 # Runs of more slots than there is room for news
@@ -218,7 +227,8 @@ $jobs->sql('REVOKE ALL ON ran, ran_i_seq FROM four; DROP ROLE four');
 $jobs->until(q{SELECT state = 'broken' AND reason = 'its owner does not exist any more' FROM etl_patterns.job WHERE job = 'orphan'}, 'a role that is gone, too');
 is($jobs->sql(q{SELECT count(DISTINCT job) FROM etl_patterns.alert WHERE kind = 'broken' AND job IN ('orphan', 'garbled')}), 2, '... and there are alerts');
 
-# Not armed
+# Not armed: slots of that time never were.
+complete('tick');
 $jobs->sql(q{UPDATE etl_patterns.run_jobs SET system_identifier = '1'});
 $jobs->until(q{SELECT NOT armed FROM etl_scheduler_status()}, 'a database that was armed elsewhere');
 $jobs->until(q{SELECT clock_timestamp() > next_slot + interval '1 second' FROM etl_patterns.job WHERE job = 'tick'}, '... claims no slots');
