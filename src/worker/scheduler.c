@@ -144,6 +144,7 @@ start_up(int index)
 										  ALLOCSET_DEFAULT_SIZES);
 	row_context = AllocSetContextCreate(TopMemoryContext, "etl_patterns row",
 										ALLOCSET_DEFAULT_SIZES);
+	pgstat_report_activity(STATE_IDLE, NULL);
 	leave_if_extension_is_gone();
 	etl_scheduler_serve();
 	etl_dispatch_init();
