@@ -97,7 +97,7 @@ SELECT done('catchup skip', 'catchup once', 'catchup all');
 SELECT etl_job_create('many', '* * * * *', 'SELECT 1', catchup => 'all');
 SELECT clock('2030-01-01 18:10:30') IS NOT NULL AS clock_set;
 CALL etl_run_due_jobs();
-SELECT status, count(*), count(DISTINCT slot) FROM etl_patterns.job_run WHERE job = 'many' GROUP BY 1;
+SELECT status, reason, count(*), count(DISTINCT slot) FROM etl_patterns.job_run WHERE job = 'many' GROUP BY 1, 2 ORDER BY 1;
 SELECT done('many');
 
 -- Slots that are due at once, but were not missed: "overlap" decides.

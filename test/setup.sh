@@ -159,6 +159,8 @@ optional_missing()
 {
 	[ -f "$($pg_config --pkglibdir)/mysql_fdw.so" ] ||
 		echo "postgresql-VERSION-mysql-fdw: mysql_fdw"
+	[ -f "$($pg_config --pkglibdir)/pg_cron.so" ] ||
+		echo "postgresql-VERSION-cron: pg_cron"
 	PATH=$PATH:/usr/sbin command -v mariadbd >/dev/null ||
 		echo "mariadb-server-core: MariaDB's server"
 	command -v mariadb >/dev/null ||

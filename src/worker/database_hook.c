@@ -23,8 +23,6 @@
  */
 #include "postgres.h"
 
-#include <signal.h>
-
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
@@ -192,11 +190,8 @@ end_sessions(Oid database)
 
 	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
 	entry = etl_shared_find_database(database);
-	if (entry != NULL && entry->scheduler != 0)
-	{
-		entry->leave = true;
-		kill(entry->scheduler, SIGTERM);
-	}
+	if (entry != NULL)
+		etl_scheduler_end(entry);
 	for (int i = 0; i < etl_shared->nslots; i++)
 	{
 		EtlSharedSlot *slot = etl_shared_slot(i);

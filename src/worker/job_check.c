@@ -401,12 +401,11 @@ check_file(const EtlJob *job, const char *glob)
 						 quote_identifier(GetUserNameFromId(job->role, false)))));
 }
 
-/* Throw unless there is a slot to come. */
+/* The first slot to come, or throw. */
 static void
-check_slots(const EtlJob *job, const EtlSchedule *schedule)
+check_slots(EtlJob *job, const EtlSchedule *schedule)
 {
 	TimestampTz now = etl_job_now();
-	TimestampTz slot;
 
 	if (schedule->kind == ETL_SCHEDULE_AT && schedule->at <= now)
 		ereport(ERROR,
@@ -414,7 +413,7 @@ check_slots(const EtlJob *job, const EtlSchedule *schedule)
 				 errmsg("the time of schedule \"%s\" has passed", job->schedule),
 				 errhint("To run a job now, use etl_job_run().")));
 
-	if (!etl_schedule_next(schedule, job->start_at, now, &slot))
+	if (!etl_schedule_next(schedule, job->start_at, now, &job->next_slot))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("schedule \"%s\" has no slots", job->schedule),
@@ -426,7 +425,7 @@ check_slots(const EtlJob *job, const EtlSchedule *schedule)
 
 /*
  * The schedule of a job, whose other columns are known: sets what is stored
- * of it beside the text.
+ * of it beside the text, the first slot from now on included.
  */
 void
 etl_job_check_schedule(EtlJob *job)
@@ -435,6 +434,7 @@ etl_job_check_schedule(EtlJob *job)
 
 	job->after_job = 0;
 	job->event = NULL;
+	job->next_slot = 0;
 	switch (schedule->kind)
 	{
 		case ETL_SCHEDULE_CRON:

@@ -132,17 +132,13 @@ set_columns(FunctionCallInfo fcinfo, EtlJob *job, int start_arg)
 /* ------------------------------------------------------------------ */
 /* changes                                                              */
 
-/*
- * Make a job active that has slots from now on, or needs none.  "at" may have
- * passed.
- */
+/* Make a job active, with the slots from now on that its schedule must have. */
 static void
 activate(EtlJob *job)
 {
 	etl_job_check_schedule(job);
 	job->state = ETL_JOB_ACTIVE;
 	job->reason = NULL;
-	(void) etl_job_set_next_slot(job, etl_job_now());
 }
 
 /*
@@ -279,6 +275,7 @@ etl_job_create(PG_FUNCTION_ARGS)
 	{
 		etl_job_check_schedule(job);
 		job->state = ETL_JOB_PAUSED;
+		job->next_slot = 0;
 	}
 
 	job->created_at = job->altered_at = etl_job_now();
@@ -350,6 +347,8 @@ etl_job_alter(PG_FUNCTION_ARGS)
 	EtlJob *job;
 	EtlJob old;
 
+	etl_refuse_null(fcinfo, ARG_JOB, "job");
+	PreventCommandIfReadOnly("etl_job_alter()");
 	if (new_name != NULL)
 		etl_job_check_name(new_name, "new_name");
 	if (new_name != NULL || is_after(etl_arg_text(fcinfo, ARG_SCHEDULE)))

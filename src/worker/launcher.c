@@ -25,8 +25,6 @@
  */
 #include "postgres.h"
 
-#include <signal.h>
-
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -405,9 +403,8 @@ end_scheduler(int index)
 {
 	EtlSharedDatabase *entry = etl_shared_database(index);
 
-	entry->leave = true;
 	if (entry->scheduler != 0)
-		kill(entry->scheduler, SIGTERM);
+		etl_scheduler_end(entry);
 	else if (handles[index] != NULL)
 		TerminateBackgroundWorker(handles[index]);
 }

@@ -75,6 +75,7 @@ static bool extension_exists(void);
 static void leave_if_extension_is_gone(void);
 static long run_round(void);
 static bool is_on(void);
+static void hand_out(void);
 static void take_news(void);
 static void load(void);
 static void load_all(void *arg);
@@ -240,7 +241,7 @@ run_round(void)
 	last_round = now;
 	heartbeat = now >= next_heartbeat;
 
-	returned = NIL;
+	Assert(returned == NIL);
 	etl_scheduler_serve_workers();
 	take_news();
 	if (must_load || (now >= next_review && max_prepared_xacts > 0))
@@ -252,7 +253,7 @@ run_round(void)
 	absorb_returned();
 	if (heartbeat)
 		etl_work_foreign();
-	etl_scheduler_serve_workers();
+	hand_out();
 
 	more = claim_all(now);
 	if (is_on() && now >= next_files && !dlist_is_empty(etl_known_file_jobs()))
@@ -269,10 +270,12 @@ run_round(void)
 	if (nnews > 0 && !must_load)
 		absorb();
 	etl_scheduler_serve_workers();
+	absorb_returned();
+	hand_out();
 	if (heartbeat)
 		next_heartbeat = now + HEARTBEAT_INTERVAL;
 	publish(now, nstarved, heartbeat);
-	return time_to_wait(more || must_load || returned != NIL);
+	return time_to_wait(more || must_load);
 }
 
 /* Are jobs to run? */
@@ -282,16 +285,26 @@ is_on(void)
 	return is_armed && etl_scheduler_enabled;
 }
 
-/* See what workers have done, and give them more to do. */
+/*
+ * See what workers have done, and give them more to do.  Runs that they have
+ * given back must be absorbed before the round ends.
+ */
 void
 etl_scheduler_serve_workers(void)
 {
 	MemoryContext context = MemoryContextSwitchTo(round_context);
 
 	returned = etl_dispatch_look(returned);
+	MemoryContextSwitchTo(context);
+	hand_out();
+}
+
+/* Give workers more to do. */
+static void
+hand_out(void)
+{
 	if (is_on())
 		etl_dispatch(etl_job_now());
-	MemoryContextSwitchTo(context);
 }
 
 /* What sessions have told since the last time. */
@@ -501,6 +514,7 @@ claim_all(TimestampTz now)
 	{
 		etl_scheduler_serve_workers();
 		absorb_returned();
+		hand_out();
 		CHECK_FOR_INTERRUPTS();
 		if (etl_job_now() > until)
 			return true;

@@ -45,6 +45,7 @@ typedef struct Claim
 	int64 job_id;
 	TimestampTz now;
 	EtlJob *job; /* as it is after the claim; NULL: was not to be had */
+	bool is_gone;
 	List *runs;
 	const char *reason; /* to break it for */
 	int64 delay;		/* if it was not to be had */
@@ -146,6 +147,8 @@ claim_one(Claim *claim)
 	const char *obstacle;
 
 	claim->job = job;
+	claim->is_gone = job == NULL &&
+					 etl_job_by_id(claim->job_id, ETL_ROW_READ) == NULL;
 	if (job == NULL || job->state != ETL_JOB_ACTIVE)
 		return;
 	obstacle = etl_job_cannot_run(job);

@@ -22,6 +22,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -135,6 +137,7 @@ etl_scheduler_attach(int index)
 		proc_exit(0);
 	}
 	entry->scheduler = MyProcPid;
+	entry->leave = false;
 	entry->latch = MyLatch;
 	entry->started_at = entry->heartbeat = GetCurrentTimestamp();
 	entry->nnews = 0;
@@ -170,6 +173,19 @@ etl_scheduler_leave(void)
 	if (etl_shared->launcher_latch != NULL)
 		SetLatch(etl_shared->launcher_latch);
 	LWLockRelease(etl_shared->lock);
+}
+
+/*
+ * Ends a scheduler through no fault of its own, if there is one.  The caller
+ * holds the lock, so that the process is still the one that is meant.
+ */
+void
+etl_scheduler_end(EtlSharedDatabase *entry)
+{
+	if (entry->scheduler == 0)
+		return;
+	entry->leave = true;
+	kill(entry->scheduler, SIGTERM);
 }
 
 /* A scheduler's exit for any reason; the launcher decides what comes next. */
@@ -383,11 +399,20 @@ push_to_scheduler(void)
 	LWLockRelease(etl_shared->lock);
 }
 
-/* To the launcher; when there is none, the next one reads it. */
+/*
+ * To the launcher; when there is none, the next one reads it.  If there is a
+ * scheduler although the extension is new, then it knows one that is gone.
+ */
 static void
 push_to_launcher(void)
 {
+	EtlSharedDatabase *entry;
+
 	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
+	entry = OidIsValid(pending.asked) ? etl_shared_find_database(pending.asked) :
+										NULL;
+	if (entry != NULL)
+		etl_scheduler_end(entry);
 	if (OidIsValid(pending.asked) && !is_asked(pending.asked))
 	{
 		if (etl_shared->nasked < ETL_ASKED_LEN)

@@ -135,11 +135,12 @@ extern EtlSharedDatabase *etl_shared_find_database(Oid database);
 extern EtlSharedDatabase *etl_scheduler_attach(int index);
 extern void etl_scheduler_serve(void);
 extern void etl_scheduler_leave(void);
+extern void etl_scheduler_end(EtlSharedDatabase *entry);
 
 /*
  * Sessions: told when the transaction commits, forgotten when it aborts.  The
- * second tells no news, but wakes the scheduler.  The third: a database may
- * have the extension now; InvalidOid: there may be another database.
+ * second tells no news, but wakes the scheduler.  The third: this database
+ * has a new extension; InvalidOid: there may be another database.
  */
 extern void etl_tell_scheduler(EtlNewsKind kind, int64 id);
 extern void etl_wake_scheduler(void);

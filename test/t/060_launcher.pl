@@ -91,6 +91,9 @@ not_served('a', 'DROP SCHEMA may end it, too');
 $node->safe_psql('a', 'CREATE EXTENSION etl_patterns; DROP EXTENSION etl_patterns; CREATE EXTENSION etl_patterns');
 $a = served('a', 'created, dropped and created in a row');
 
+$node->safe_psql('a', 'DROP EXTENSION etl_patterns; CREATE EXTENSION etl_patterns');
+$a = served('a', 'a scheduler knows one extension, and not the next one', $a);
+
 # Commands on databases
 $node->safe_psql('postgres', 'CREATE DATABASE b TEMPLATE a');
 served('b', 'a copy is found');
