@@ -455,6 +455,7 @@ etl_patterns.file_settle_time = '100ms'
 });
 $node->restart;
 $job = new_job();
+as_loader("SELECT etl_job_alter('$job', max_attempts => 10, retry_delay => '0.1 s', retry_max_delay => '0.1 s')");
 put('alone.csv');
 ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM log WHERE path = '$dir/alone.csv'"), 'the scheduler hands over a file');
 
