@@ -21,26 +21,19 @@ WITH here AS MATERIALIZED (
                 AND a.database_oid OPERATOR(pg_catalog.=) d.oid
                 AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
         ) AS armed,
-        -- "preloaded": a setting cannot be changed then.  The rows of
-        -- etl_scheduler_status() are those of all databases of the server.
+        -- This setting cannot be changed then.
         EXISTS (
             SELECT
             FROM pg_catalog.pg_settings g
             WHERE g.name OPERATOR(pg_catalog.=) 'etl_patterns.max_running_jobs'
                 AND g.context OPERATOR(pg_catalog.=) 'postmaster'
         ) AS preloaded,
-        w.served,
-        COALESCE(w.busy OPERATOR(pg_catalog.>=)
-            pg_catalog.current_setting('etl_patterns.max_running_jobs', true)::bigint,
-            false) AS busy
-    FROM (
-        SELECT
-            COALESCE(pg_catalog.bool_or(
-                t.database OPERATOR(pg_catalog.=) pg_catalog.current_database()
-                AND t.state OPERATOR(pg_catalog.=) 'running'), false) AS served,
-            pg_catalog.sum(t.workers OPERATOR(pg_catalog.-) t.workers_idle) AS busy
-        FROM etl_scheduler_status() t
-    ) w
+        EXISTS (
+            SELECT
+            FROM etl_scheduler_status() t
+            WHERE t.database OPERATOR(pg_catalog.=) pg_catalog.current_database()
+                AND t.state OPERATOR(pg_catalog.=) 'running'
+        ) AS served
 )
 SELECT
     j.job,
@@ -62,7 +55,7 @@ SELECT
         THEN 'no scheduler: etl_patterns is not preloaded; call etl_run_due_jobs'
     WHEN NOT here.served
         THEN 'no scheduler: it does not run in this database; call etl_run_due_jobs'
-    WHEN here.busy THEN 'no worker is free'
+    ELSE u.reason
     END AS reason,
     j.next_slot,
     u.runs_waiting,
@@ -94,7 +87,9 @@ FROM here
             (pg_catalog.array_agg(r.pid ORDER BY r.started_at)
                 FILTER (WHERE r.status OPERATOR(pg_catalog.=) 'running'))[1] AS pid,
             pg_catalog.min(r.due_at) FILTER (WHERE r.status OPERATOR(pg_catalog.=) 'waiting')
-                AS due_at
+                AS due_at,
+            pg_catalog.min(r.reason) FILTER (WHERE r.status OPERATOR(pg_catalog.=) 'waiting')
+                AS reason
         FROM etl_patterns.job_run r
         WHERE r.job_id OPERATOR(pg_catalog.=) j.job_id AND r.finished_at IS NULL
     ) u

@@ -154,8 +154,10 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM etl_patterns.job_run WHER
 	1, 'history was purged');
 is(both()->{"etl_runs_total{$labels\"good\",outcome=\"succeeded\"}"}, 2, 'the counter stays');
 
-# With a scheduler.
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'etl_patterns'");
+# With a scheduler, and one worker.
+$node->append_conf('postgresql.conf', q{
+	shared_preload_libraries = 'etl_patterns'
+	etl_patterns.max_running_jobs = 1});
 $node->restart;
 $node->poll_query_until('postgres',
 	q{SELECT count(*) = 1 FROM etl_patterns.scheduler_status
@@ -169,9 +171,30 @@ $node->poll_query_until('postgres',
 $samples = both();
 my $heartbeat = $samples->{'etl_scheduler_heartbeat_timestamp_seconds{datname="postgres"}'};
 cmp_ok(abs(time - $heartbeat), '<', 600, 'the heartbeat is a time');
-is($samples->{'etl_workers_limit{datname="postgres"}'}, 32, 'limit of workers');
-like($samples->{'etl_workers_in_use{datname="postgres"}'}, qr/^\d+$/, 'workers in use');
-like($samples->{'etl_worker_shortages_total{datname="postgres"}'}, qr/^\d+$/, 'shortages of workers');
+is($samples->{'etl_workers_limit{datname="postgres"}'}, 1, 'limit of workers');
+is($samples->{'etl_workers_in_use{datname="postgres"}'}, 0, 'no worker in use');
+
+# A job that takes the only worker, and one that waits for it.
+as_role('ann', q{
+	SELECT etl_job_create('hog', 'on never', 'SELECT pg_sleep(600)');
+	SELECT etl_job_run('hog')});
+$node->poll_query_until('postgres',
+	q{SELECT runs_running = 1 AND pid IS NOT NULL FROM etl_patterns.job_status WHERE job = 'hog'});
+as_role('ann', q{SELECT etl_job_run('good')});
+$node->poll_query_until('postgres',
+	q{SELECT coalesce(reason, '') = 'no worker is free' FROM etl_patterns.job_status WHERE job = 'good'})
+  or fail('it is said what a job waits for');
+$node->poll_query_until('postgres',
+	q{SELECT no_worker >= 1 AND workers = 1 AND workers_idle = 0 FROM etl_patterns.scheduler_status});
+$samples = both();
+is($samples->{'etl_workers_in_use{datname="postgres"}'}, 1, 'a worker in use');
+cmp_ok($samples->{'etl_worker_shortages_total{datname="postgres"}'}, '>=', 1, 'no worker for the other');
+is($samples->{"etl_runs_active{$labels\"hog\"}"}, 1, 'one runs');
+is($samples->{"etl_runs_waiting{$labels\"good\"}"}, 1, 'the other one waits');
+as_role('ann', q{SELECT etl_job_stop(job_run_id) FROM etl_patterns.job_run WHERE job = 'hog'});
+$node->poll_query_until('postgres',
+	q{SELECT succeeded = 3 FROM etl_patterns.stat_jobs WHERE job = 'good'});
+is(both()->{"etl_runs_total{$labels\"hog\",outcome=\"stopped\"}"}, 1, 'the one that was stopped is counted');
 
 # The rules use these metrics, and say what the matter is.
 my $rules = Monitoring::read_yaml("$docs/alerts.rules.yml");
