@@ -150,7 +150,11 @@ etl_run_begin(EtlActiveRun *active, int64 job_run_id)
 		return ETL_BEGIN_GONE;
 	active->job = etl_job_by_id(run->job_id, ETL_ROW_READ);
 	if (active->job == NULL)
+	{
+		/* was dropped while the run was being inserted */
+		(void) etl_run_skip_one(job_run_id, "dropped");
 		return ETL_BEGIN_GONE;
+	}
 	if (active->job->state == ETL_JOB_PAUSED && run->origin != ETL_ORIGIN_MANUAL)
 		return ETL_BEGIN_BUSY;
 

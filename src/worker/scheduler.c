@@ -372,7 +372,10 @@ load_all(void *arg)
 	while ((run = etl_job_run_scan_next(runs)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		etl_known_run_set(run);
+		if (etl_known_job(run->job_id) == NULL)
+			etl_scheduler_read_run(run->job_run_id);
+		else
+			etl_known_run_set(run);
 		MemoryContextReset(row_context);
 	}
 	etl_job_run_scan_end(runs);
@@ -394,28 +397,42 @@ etl_scheduler_read_job(int64 job_id)
 	MemoryContextReset(row_context);
 }
 
+/*
+ * A run whose job is not known: of a new job, or of one that was dropped, with
+ * all the runs that could be seen then, before it was committed.  Returns the
+ * run as it is now.
+ */
+static EtlJobRun *
+find_job_of(EtlJobRun *run)
+{
+	EtlJob *job = etl_job_by_id(run->job_id, ETL_ROW_READ);
+
+	if (job != NULL)
+		etl_known_job_set(job);
+	else if (run->status == ETL_RUN_WAITING &&
+			 etl_job_run_by_id(run->job_run_id, ETL_ROW_LOCK_SKIP) != NULL)
+		(void) etl_run_skip_one(run->job_run_id, "dropped");
+	else
+		return run;
+	return etl_job_run_by_id(run->job_run_id, ETL_ROW_READ);
+}
+
 /* Read a run, and know what it is now. */
 void
 etl_scheduler_read_run(int64 job_run_id)
 {
 	MemoryContext context = MemoryContextSwitchTo(row_context);
 	EtlJobRun *run = etl_job_run_by_id(job_run_id, ETL_ROW_READ);
-	int64 job_id = run == NULL ? 0 : run->job_id;
+
+	/* its row outlives the job's */
+	if (run != NULL && run->finished_at == 0 &&
+		etl_known_job(run->job_id) == NULL)
+		run = find_job_of(run);
 
 	if (run == NULL)
 		etl_known_run_forget(job_run_id);
 	else
-	{
-		/* its row outlives the job's */
-		if (run->finished_at == 0 && etl_known_job(job_id) == NULL)
-		{
-			EtlJob *job = etl_job_by_id(job_id, ETL_ROW_READ);
-
-			if (job != NULL)
-				etl_known_job_set(job);
-		}
 		etl_known_run_set(run);
-	}
 	MemoryContextSwitchTo(context);
 	MemoryContextReset(row_context);
 }
