@@ -158,6 +158,7 @@ OBJS += \
 	src/worker/scheduler_work.o \
 	src/worker/scheduler.o \
 	src/worker/caller_session.o \
+	src/worker/due.o \
 	src/worker/run_due.o
 
 # The install script is these parts, joined in this order.

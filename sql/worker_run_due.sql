@@ -154,7 +154,41 @@ SELECT * FROM heard();
 SELECT job, state FROM etl_patterns.job ORDER BY 1;
 SELECT done('listens', 'once');
 
+-- Files that have arrived, each once.
+SELECT current_setting('data_directory') || '/etl_run_due.csv' AS file \gset
+SELECT etl_job_create('reads', 'on file:' || :'file', $$SELECT say('read ' || right(current_setting('etl_patterns.event_payload'), 15))$$) > 0;
+SET etl_patterns.file_settle_time = 0;
+CALL etl_run_due_jobs();
+SELECT * FROM heard();
+COPY (SELECT 1) TO :'file';
+CALL etl_run_due_jobs();
+CALL etl_run_due_jobs();
+SELECT * FROM heard();
+COPY (SELECT 1 WHERE false) TO PROGRAM 'rm etl_run_due.csv';
+SELECT done('reads');
+
+-- A job that cannot be claimed does not keep others from it.
+SELECT etl_job_create('odd', '* * * * *', $$SELECT say('odd')$$);
+SELECT etl_job_create('even', '* * * * *', $$SELECT say('even')$$);
+UPDATE etl_patterns.job SET schedule = '* * * * x' WHERE job = 'odd';
+SELECT clock('2030-01-01 16:14:50') IS NOT NULL AS clock_set;
+UPDATE etl_patterns.job SET next_slot = '2030-01-01 16:14:00';
+CALL etl_run_due_jobs();
+SELECT * FROM heard();
+SELECT job, state, reason FROM etl_patterns.job ORDER BY 1;
+SELECT done('odd', 'even');
+
+-- A run that should have begun long ago.
+SELECT etl_job_create('late', 'on something', $$SELECT say('late')$$, alert_after => '1 minute');
+SELECT etl_signal('something');
+SELECT clock('2030-01-01 16:16:50') IS NOT NULL AS clock_set;
+CALL etl_run_due_jobs();
+SELECT * FROM heard();
+SELECT kind, job, message ~ '^not started 1\d\d seconds after it was due$' AS tells FROM etl_alert_drain() WHERE job = 'late';
+SELECT done('late');
+
 -- Commands that commit, and fail in all places.
+SELECT clock('2030-01-01 16:14:50') IS NOT NULL AS clock_set;
 CREATE PROCEDURE commits(n int) LANGUAGE plpgsql AS $$
 BEGIN
     FOR i IN 1..n LOOP
@@ -223,6 +257,15 @@ SELECT replace(what, '2030-01-01 16:15:00+00', '') FROM heard() what;
 SELECT count(*) FROM child;
 SELECT name FROM pg_cursors;
 SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND pid = pg_backend_pid() AND mode = 'ExclusiveLock';
+SELECT done(job) FROM etl_patterns.job;
+
+-- Commands that are about the session, or about the call itself.
+SELECT etl_job_create(command, '* * * * *', command) FROM unnest(ARRAY['DISCARD ALL', 'CALL etl_run_due_jobs()', 'SELECT pg_advisory_unlock_all()',
+    'LISTEN something', 'RESET ALL', 'DROP EXTENSION etl_patterns', 'SELECT 1']) command;
+SELECT clock('2030-01-01 16:15:50') IS NOT NULL AS clock_set;
+UPDATE etl_patterns.job SET next_slot = '2030-01-01 16:15:00';
+CALL etl_run_due_jobs();
+SELECT job, status, error_message FROM etl_patterns.job_run WHERE job = ANY (SELECT job FROM etl_patterns.job) ORDER BY job_run_id;
 SELECT done(job) FROM etl_patterns.job;
 
 -- Time that is up, and a command that does not mind.

@@ -407,7 +407,7 @@ start_server()
 	port = 65432
 	fsync = off
 	EOF
-	[ "$command" != bench ] || cat "$root/test/bench/server.conf" >>"$data/postgresql.conf"
+	[ ! -f "$root/test/$command/server.conf" ] || cat "$root/test/$command/server.conf" >>"$data/postgresql.conf"
 	run_quiet "${as_user[@]}" "$bindir/pg_ctl" -D "$data" -l "$house/run/server.log" -w start
 	export PGHOST=$house/run PGPORT=65432 PGUSER=postgres PGDATABASE=postgres
 }

@@ -119,7 +119,7 @@ begin_anew(void)
 	MemoryContextSwitchTo(outer);
 	etl_job_scan_end(scan);
 	MemoryContextDelete(job_context);
-	etl_run_skip_waiting(0, "restored");
+	etl_run_skip_unfinished("restored");
 }
 
 /* Let the jobs of this database run here. */

@@ -28,7 +28,7 @@
 #include "utils/syscache.h"
 
 #include "etl_patterns.h"
-#include "worker/job_check.h"
+#include "worker/job.h"
 
 /* So many runs of one job wait at most. */
 #define MAX_WAITING 100
@@ -280,8 +280,8 @@ etl_job_claim(EtlJob *job, TimestampTz now)
 /*
  * A run of a job, now, because of something else than its clock: waiting, and
  * the scheduler is told.  A slot that stands for another job's must not have
- * a row yet, or NULL is returned; others are made unique.  NULL, too, if the
- * job was dropped meanwhile; from now on it is not.
+ * a row yet, or NULL is returned; others are made unique.  If the job is
+ * being dropped meanwhile, the run is skipped when somebody comes to it.
  *
  * Between the look for a row and its insertion nobody else may find the same
  * slot free.  The lock that sees to that is given back at once, not at the
@@ -293,10 +293,6 @@ etl_job_trigger(const EtlJob *job, EtlRunOrigin origin, TimestampTz slot,
 {
 	EtlJobRun *run;
 	LOCKTAG slots;
-
-	etl_job_lock_references(job->job_id, AccessShareLock);
-	if (etl_job_by_id(job->job_id, ETL_ROW_READ) == NULL)
-		return NULL;
 
 	SET_LOCKTAG_OBJECT(slots, MyDatabaseId,
 					   etl_ledger_relid("job_run_job_id_slot_attempt_key"),

@@ -267,6 +267,7 @@ extern bool etl_run_skip_one(int64 job_run_id, const char *reason);
 extern int etl_run_pid(int64 job_run_id);
 extern bool etl_run_cancel(int64 job_run_id, EtlEnding ending);
 extern void etl_run_skip_waiting(int64 job_id, const char *reason);
+extern void etl_run_skip_unfinished(const char *reason);
 
 /* ------------------------------------------------------------------ */
 /* in retry.c                                                           */

@@ -56,42 +56,19 @@
 #include "etl_patterns.h"
 #include "flow/flow.h"
 #include "worker/caller_session.h"
+#include "worker/due.h"
 #include "worker/execute.h"
 #include "worker/job.h"
-
-/* A run that waits and is due. */
-typedef struct DueRun
-{
-	int64 job_run_id;
-	TimestampTz due_at;
-	bool is_backfill;
-} DueRun;
-
-/* Numbers of rows. */
-typedef struct Ids
-{
-	int64 *ids;
-	int n;
-	int size;
-} Ids;
 
 /* One call. */
 typedef struct DueCall
 {
-	MemoryContext context;	/* as long as the call */
-	MemoryContext step;		/* as long as a step, or all those of a run */
-	TimestampTz started_at; /* by the clock of jobs */
-	TimestampTz end;		/* no run begins later; 0: none */
-	int runs_left;			/* -1: any number */
+	MemoryContext context; /* as long as the call */
+	MemoryContext step;	   /* as long as a step, or all those of a run */
+	TimestampTz end;	   /* no run begins later; 0: none */
+	int runs_left;		   /* -1: any number */
 	EtlCallerSession *session;
-
-	/* what was found in the tables */
-	Ids lost;	/* runs whose process is gone */
-	Ids late;	/* runs that may need an alert */
-	Ids claims; /* jobs to look at */
-	DueRun *due;
-	int ndue;
-	int due_size;
+	EtlDue *due;
 
 	/* the row of the current step */
 	int64 id;
@@ -99,6 +76,7 @@ typedef struct DueCall
 	/* the current run */
 	EtlActiveRun active;
 	EtlRunBegin begun;
+	const char *obstacle; /* why its job cannot run any more */
 	ErrorData *error;
 	bool stopped;	/* by somebody, and not by its timeout */
 	bool ends_call; /* that was the caller */
@@ -126,7 +104,9 @@ static void find_jobs(DueCall *call);
 static void mark_lost(DueCall *call);
 static void give_alert(DueCall *call);
 static void claim(DueCall *call);
-static void do_for_each(DueCall *call, const Ids *ids, Step step,
+static void break_job(DueCall *call);
+static void claim_all(DueCall *call);
+static void do_for_each(DueCall *call, const EtlIds *ids, Step step,
 						const char *what);
 
 static void run_one(DueCall *call, int64 job_run_id);
@@ -139,13 +119,16 @@ static void fail_run(DueCall *call);
 static void drop_temp(DueCall *call);
 static void tell_failure(const DueCall *call);
 
+/* There is a call in this session. */
+static bool is_calling = false;
+
 /* The limit of one run's time. */
 static bool timeout_registered = false;
 static TimeoutId timeout_id;
 static volatile sig_atomic_t timed_out = false;
 
 static void start_timeout(const EtlJob *job);
-static void stop_timeout(void);
+static void stop_timeouts(void);
 static void time_is_up(void);
 
 /* ------------------------------------------------------------------ */
@@ -169,7 +152,14 @@ etl_run_due_jobs(PG_FUNCTION_ARGS)
 
 	/* Of each statement of a command, not of the whole call. */
 	disable_timeout(STATEMENT_TIMEOUT, false);
+	/* Not every background worker has one. */
+	if (MessageContext == NULL)
+		MessageContext = AllocSetContextCreate(TopMemoryContext,
+											   "MessageContext",
+											   ALLOCSET_DEFAULT_SIZES);
 	call->session = etl_caller_session_save();
+	call->due = etl_due_make();
+	is_calling = true;
 	PG_TRY();
 	{
 		commit(true);
@@ -177,6 +167,7 @@ etl_run_due_jobs(PG_FUNCTION_ARGS)
 	}
 	PG_FINALLY();
 	{
+		is_calling = false;
 		debug_query_string = query;
 		if (!IsTransactionState())
 			StartTransactionCommand();
@@ -207,6 +198,11 @@ check_can_commit(FunctionCallInfo fcinfo)
 					 "etl_run_due_jobs() cannot run inside a procedure or a DO block"),
 				 errdetail("A job that fails would end the outer one, too."),
 				 errhint("CALL it as a statement of its own.")));
+	if (is_calling)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg(
+					 "etl_run_due_jobs() cannot run inside a job that it runs")));
 }
 
 static void
@@ -278,7 +274,6 @@ make_call(FunctionCallInfo fcinfo)
 	call->context = context;
 	call->step = AllocSetContextCreate(context, "etl due step",
 									   ALLOCSET_DEFAULT_SIZES);
-	call->started_at = etl_job_now();
 	call->runs_left = PG_ARGISNULL(0) ? -1 : PG_GETARG_INT32(0);
 	if (!PG_ARGISNULL(0) && call->runs_left <= 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -310,18 +305,17 @@ run_all(DueCall *call)
 		complain(call, do_step(call, find_runs, false), "could not read runs");
 		if (first)
 		{
-			do_for_each(call, &call->lost, mark_lost,
+			do_for_each(call, &call->due->lost, mark_lost,
 						"could not give up a run that is lost");
-			do_for_each(call, &call->late, give_alert,
+			do_for_each(call, &call->due->late, give_alert,
 						"could not give an alert");
 		}
 		complain(call, do_step(call, find_jobs, false), "could not read jobs");
-		do_for_each(call, &call->claims, claim,
-					"could not claim slots of a job");
+		claim_all(call);
 		complain(call, do_step(call, find_runs, false), "could not read runs");
-		for (int i = 0; i < call->ndue && !is_over(call); i++)
+		for (int i = 0; i < call->due->nruns && !is_over(call); i++)
 		{
-			run_one(call, call->due[i].job_run_id);
+			run_one(call, call->due->runs[i].job_run_id);
 			progress |= call->begun == ETL_BEGIN_OK;
 		}
 		first = false;
@@ -420,143 +414,23 @@ complain(DueCall *call, ErrorData *error, const char *what)
 }
 
 /* ------------------------------------------------------------------ */
-/* what there is to do                                                  */
+/* what is due                                                          */
 
-static void
-add_id(DueCall *call, Ids *ids, int64 id)
-{
-	if (ids->n == ids->size)
-	{
-		ids->size = Max(64, ids->size * 2);
-		if (ids->ids == NULL)
-			ids->ids = MemoryContextAllocHuge(call->context,
-											  ids->size * sizeof(int64));
-		else
-			ids->ids = repalloc_huge(ids->ids, ids->size * sizeof(int64));
-	}
-	ids->ids[ids->n++] = id;
-}
-
-static void
-add_due(DueCall *call, const EtlJobRun *run)
-{
-	DueRun *due;
-
-	if (call->ndue == call->due_size)
-	{
-		call->due_size = Max(64, call->due_size * 2);
-		if (call->due == NULL)
-			call->due = MemoryContextAllocHuge(call->context,
-											   call->due_size * sizeof(DueRun));
-		else
-			call->due = repalloc_huge(call->due,
-									  call->due_size * sizeof(DueRun));
-	}
-	due = &call->due[call->ndue++];
-	due->job_run_id = run->job_run_id;
-	due->due_at = run->due_at;
-	due->is_backfill = run->origin == ETL_ORIGIN_BACKFILL;
-}
-
-/* Backfills last; else the first that was due comes first. */
-static int
-compare_due(const void *left, const void *right)
-{
-	const DueRun *a = left;
-	const DueRun *b = right;
-
-	if (a->is_backfill != b->is_backfill)
-		return a->is_backfill ? 1 : -1;
-	if (a->due_at != b->due_at)
-		return a->due_at < b->due_at ? -1 : 1;
-	if (a->job_run_id != b->job_run_id)
-		return a->job_run_id < b->job_run_id ? -1 : 1;
-	return 0;
-}
-
-static int
-compare_ids(const void *left, const void *right)
-{
-	int64 a = *(const int64 *) left;
-	int64 b = *(const int64 *) right;
-
-	return a < b ? -1 : a > b ? 1 : 0;
-}
-
-/* Sort a run of ours by what is to be done with it. */
-static void
-look_at_run(DueCall *call, const EtlJobRun *run, TimestampTz now)
-{
-	if (run->status == ETL_RUN_WAITING && run->due_at <= now)
-		add_due(call, run);
-	else if (run->status == ETL_RUN_RUNNING && etl_run_is_lost(run->job_run_id))
-		add_id(call, &call->lost, run->job_run_id);
-	if (run->status == ETL_RUN_RUNNING || run->due_at <= now)
-	{
-		EtlJob *job = etl_job_by_id(run->job_id, ETL_ROW_READ);
-		TimestampTz due = job == NULL ? 0 : etl_alert_due(job, run);
-
-		if (due != 0 && due <= now)
-			add_id(call, &call->late, run->job_run_id);
-	}
-}
-
-/* Which runs of ours are there to begin, to give up, and to speak of? */
 static void
 find_runs(DueCall *call)
 {
-	MemoryContext row_context = AllocSetContextCreate(call->step, "etl due run",
-													  ALLOCSET_DEFAULT_SIZES);
-	EtlJobRunScan *scan = etl_job_run_scan_unfinished();
-	TimestampTz now = etl_job_now();
-	EtlJobRun *run;
-
-	call->ndue = call->lost.n = call->late.n = 0;
-	MemoryContextSwitchTo(row_context);
-	while ((run = etl_job_run_scan_next(scan)) != NULL)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (run->role == call->session->role)
-			look_at_run(call, run, now);
-		MemoryContextReset(row_context);
-	}
-	MemoryContextSwitchTo(call->step);
-	etl_job_run_scan_end(scan);
-	MemoryContextDelete(row_context);
-	if (call->ndue > 1)
-		qsort(call->due, call->ndue, sizeof(DueRun), compare_due);
+	etl_due_find_runs(call->due);
 }
 
-/* Which jobs of ours have slots that are due, or files to look for? */
 static void
 find_jobs(DueCall *call)
 {
-	MemoryContext row_context = AllocSetContextCreate(call->step, "etl due job",
-													  ALLOCSET_DEFAULT_SIZES);
-	EtlJobScan *scan = etl_job_scan_all();
-	EtlJob *job;
-
-	call->claims.n = 0;
-	MemoryContextSwitchTo(row_context);
-	while ((job = etl_job_scan_next(scan)) != NULL)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (job->role == call->session->role && job->state == ETL_JOB_ACTIVE &&
-			(job->next_slot == 0 || job->next_slot <= call->started_at ||
-			 etl_job_cannot_run(job) != NULL))
-			add_id(call, &call->claims, job->job_id);
-		MemoryContextReset(row_context);
-	}
-	MemoryContextSwitchTo(call->step);
-	etl_job_scan_end(scan);
-	MemoryContextDelete(row_context);
-	if (call->claims.n > 1)
-		qsort(call->claims.ids, call->claims.n, sizeof(int64), compare_ids);
+	etl_due_find_jobs(call->due);
 }
 
 /* A step for each row, so that one that fails does not stop the others. */
 static void
-do_for_each(DueCall *call, const Ids *ids, Step step, const char *what)
+do_for_each(DueCall *call, const EtlIds *ids, Step step, const char *what)
 {
 	for (int i = 0; i < ids->n; i++)
 	{
@@ -579,26 +453,36 @@ give_alert(DueCall *call)
 	(void) etl_alert_late(call->id, etl_job_now());
 }
 
-/* Slots or files of one job; what another session has locked is its affair. */
 static void
 claim(DueCall *call)
 {
-	EtlJob *job = etl_job_by_id(call->id, ETL_ROW_LOCK_SKIP);
-	const char *reason;
+	etl_due_claim(call->due, call->id);
+}
 
-	if (job == NULL || job->role != call->session->role ||
-		job->state != ETL_JOB_ACTIVE)
-		return;
-	reason = etl_job_cannot_run(job);
-	if (reason != NULL)
+static void
+break_job(DueCall *call)
+{
+	EtlJob *job = etl_job_by_id(call->id, ETL_ROW_LOCK_SKIP);
+
+	if (job != NULL)
+		etl_job_break(job, call->error->message);
+}
+
+/* Slots and files of all jobs; a job that no patience mends is broken. */
+static void
+claim_all(DueCall *call)
+{
+	for (int i = 0; i < call->due->claims.n; i++)
 	{
-		etl_job_break(job, reason);
-		return;
+		CHECK_FOR_INTERRUPTS();
+		call->id = call->due->claims.ids[i];
+		call->error = do_step(call, claim, false);
+		complain(call, call->error, "could not claim slots of a job");
+		if (call->error != NULL && !etl_error_is_retried(call->error->sqlerrcode))
+			complain(call, do_step(call, break_job, false),
+					 "could not mark a job as broken");
+		MemoryContextReset(call->step);
 	}
-	if (job->next_slot != 0)
-		(void) etl_job_claim(job, call->started_at);
-	else if (etl_job_schedule(job)->kind == ETL_SCHEDULE_FILE)
-		etl_files_poll(job, etl_job_now());
 }
 
 /* ------------------------------------------------------------------ */
@@ -648,6 +532,7 @@ begin_run(DueCall *call)
 	call->begun = etl_run_begin(&call->active, call->id);
 	if (call->begun != ETL_BEGIN_OK)
 		return;
+	call->obstacle = etl_job_cannot_run(call->active.job);
 	etl_caller_session_hide(call->session);
 	etl_run_set_variables(&call->active);
 }
@@ -680,6 +565,10 @@ execute(DueCall *call)
 	start_timeout(call->active.job);
 	PG_TRY();
 	{
+		if (call->obstacle != NULL)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+							errmsg("job \"%s\" cannot run: %s",
+								   call->active.job->name, call->obstacle)));
 		etl_execute(call->active.job->command, end_run, call);
 	}
 	PG_CATCH();
@@ -687,8 +576,10 @@ execute(DueCall *call)
 		error = recover(call);
 	}
 	PG_END_TRY();
-	stop_timeout();
+	stop_timeouts();
 	MemoryContextSwitchTo(call->step);
+	if (error != NULL && timed_out)
+		error->message = "canceling the run because of its job's timeout";
 	debug_query_string = query;
 	pgstat_report_activity(STATE_RUNNING, query);
 	return error;
@@ -742,9 +633,6 @@ tell_failure(const DueCall *call)
 	if (call->stopped)
 		ereport(WARNING, (errcode(error->sqlerrcode),
 						  errmsg("job \"%s\" was stopped", job)));
-	else if (timed_out)
-		ereport(WARNING, (errcode(error->sqlerrcode),
-						  errmsg("job \"%s\" has reached its timeout", job)));
 	else
 		ereport(WARNING, (errcode(error->sqlerrcode),
 						  errmsg("job \"%s\" failed: %s", job, error->message),
@@ -774,13 +662,17 @@ start_timeout(const EtlJob *job)
 						 Max(etl_cancel_grace, 1) * 1000);
 }
 
-/* The command has ended: a cancel that is pending since then is for nobody. */
+/*
+ * The command has ended, and with it the limits of its time: what they cancel
+ * now is nobody's.
+ */
 static void
-stop_timeout(void)
+stop_timeouts(void)
 {
+	disable_timeout(STATEMENT_TIMEOUT, true);
 	if (timeout_registered)
 		disable_timeout(timeout_id, false);
-	if (timed_out)
+	if (get_timeout_indicator(STATEMENT_TIMEOUT, true) || timed_out)
 		QueryCancelPending = false;
 }
 

@@ -414,7 +414,7 @@ mark_gone(int64 job_run_id, EtlRunStatus status, const char *reason,
 	run->finished_at = etl_job_now();
 	run->error_message = message;
 	etl_job_run_update(run);
-	if (status != ETL_RUN_STOPPED)
+	if (status == ETL_RUN_LOST || status == ETL_RUN_FAILED)
 		retry_or_alert(job, run, true);
 	etl_tell_scheduler(ETL_NEWS_RUN, job_run_id);
 	return true;
@@ -470,18 +470,36 @@ etl_run_skip_one(int64 job_run_id, const char *reason)
 	return end_waiting(job_run_id, ETL_RUN_SKIPPED, reason);
 }
 
-/* None of the runs of a job (0: of all jobs) that wait now is to be begun. */
+/* None of the runs of a job that wait now is to be begun. */
 void
 etl_run_skip_waiting(int64 job_id, const char *reason)
 {
-	EtlJobRunScan *scan = job_id == 0 ? etl_job_run_scan_unfinished() :
-										etl_job_run_scan_unfinished_of(job_id);
+	EtlJobRunScan *scan = etl_job_run_scan_unfinished_of(job_id);
 	EtlJobRun *run;
 
 	while ((run = etl_job_run_scan_next(scan)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
 		(void) end_waiting(run->job_run_id, ETL_RUN_SKIPPED, reason);
+	}
+	etl_job_run_scan_end(scan);
+}
+
+/*
+ * Nothing that a copy of a database says is unfinished goes on there: neither
+ * what waits, nor what runs, elsewhere.
+ */
+void
+etl_run_skip_unfinished(const char *reason)
+{
+	EtlJobRunScan *scan = etl_job_run_scan_unfinished();
+	EtlJobRun *run;
+
+	while ((run = etl_job_run_scan_next(scan)) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!end_waiting(run->job_run_id, ETL_RUN_SKIPPED, reason))
+			(void) mark_gone(run->job_run_id, ETL_RUN_SKIPPED, reason, NULL);
 	}
 	etl_job_run_scan_end(scan);
 }

@@ -251,7 +251,7 @@ run_round(void)
 	if (nnews > 0 || heartbeat)
 		absorb();
 	absorb_returned();
-	if (heartbeat)
+	if (is_armed && heartbeat)
 		etl_work_foreign();
 	hand_out();
 
@@ -336,7 +336,8 @@ load(void)
 	if (error != NULL)
 		ReThrowError(error);
 	etl_dispatch_adopt();
-	etl_work_foreign();
+	if (is_armed)
+		etl_work_foreign();
 	last_round = etl_job_now();
 	next_review = last_round + REVIEW_INTERVAL;
 	must_load = false;

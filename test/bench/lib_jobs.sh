@@ -73,3 +73,26 @@ server_ticks()
 		total += $12 + $13 + (pid == server ? $14 + $15 : 0)
 	} END { print total }'
 }
+
+# Builds what PG_CRON names; sets has_cron and has_seconds.
+find_pg_cron()
+{
+	local sharedir version
+
+	if [ -n "${PG_CRON:-}" ]; then
+		cp -r "$PG_CRON" "$work/pg_cron"
+		# built with the machine's headers, installed into what we run
+		make -C "$work/pg_cron" -s with_llvm=no PG_CONFIG="$(PATH=${PATH#*:} command -v pg_config)" all &&
+			make -C "$work/pg_cron" -s with_llvm=no PG_CONFIG="${PG_CONFIG:-pg_config}" install || exit 1
+	fi
+	sharedir=$("${PG_CONFIG:-pg_config}" --sharedir)
+	version=$(sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" "$sharedir/extension/pg_cron.control" 2>/dev/null || true)
+	has_cron=${version:+yes}
+	has_seconds=
+	case $version in
+		'') echo 'pg_cron is missing (Debian package postgresql-15-cron): ours alone' ;;
+		1.[0-4]*) echo "pg_cron $version has no schedule of seconds: minutes only (see PG_CRON=)" ;;
+		*) has_seconds=yes ;;
+	esac
+	[ -z "$version" ] || printf 'pg_cron %s\n' "$version"
+}

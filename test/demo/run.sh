@@ -106,6 +106,8 @@ part orders.sql
 part crash.sql
 kill_a_load
 part crash_rerun.sql
+mkdir "$data/inbox"
+part jobs.sql
 part sum.sql
 
 echo

@@ -235,15 +235,22 @@ sub wait_for_pid
 	die "there is no $who";
 }
 
-# Start after a kill -9 of the postmaster: its children may still be there.
-sub start_again
+# Kill the postmaster, and start again as soon as its children have gone: until
+# then they keep the shared memory, and a new one ends at once.
+sub kill_postmaster
 {
 	my ($node) = @_;
+	my $pid = $node->{_pid};
 
-	for (1 .. 600)
+	$node->kill9;
+	for (1 .. 6000)
 	{
-		return if $node->start(fail_ok => 1);
-		usleep(100_000);
+		unless (kill 0, $pid)
+		{
+			return if $node->start(fail_ok => 1);
+			$node->{_pid} = undef;
+		}
+		usleep(50_000);
 	}
 	die 'the server does not start';
 }
@@ -259,8 +266,7 @@ sub harm
 
 		if ($who eq 'postmaster')
 		{
-			$node->kill9;
-			start_again($node);
+			kill_postmaster($node);
 		}
 		else
 		{
