@@ -9,6 +9,7 @@ package Jobs;
 use strict;
 use warnings;
 
+use IPC::Run ();
 use List::Util qw(shuffle);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -283,7 +284,7 @@ sub harm
 }
 
 our @harms = ('KILL worker', 'KILL scheduler', 'KILL postmaster', 'immediate', 'TERM worker', 'TERM scheduler',
-	'TERM launcher', 'fast');
+	'TERM launcher', 'KILL launcher', 'fast', 'smart');
 
 sub create_crash_jobs
 {
@@ -320,6 +321,27 @@ sub signal_event
 	return;
 }
 
+# A client that runs what is due beside the scheduler, until it is killed with
+# the server or nothing is due.
+my @clients;
+
+sub start_client
+{
+	my ($node, $db) = @_;
+
+	push @clients,
+	  IPC::Run::start(
+		[ $node->installed_command('psql'), '-X', '-q', '-d', $node->connstr($db), '-U', 'worker', '-c', 'CALL etl_run_due_jobs()' ],
+		'<', \undef, '>', \my $out, '2>', \my $err);
+	return;
+}
+
+sub end_clients
+{
+	eval { $_->finish; 1 } foreach splice @clients;
+	return;
+}
+
 # Wait until a few more runs have ended: a random point, but one at which the
 # server works.
 sub wait_for_work
@@ -341,7 +363,6 @@ sub run_crashes
 	my ($name, $seed, $rounds) = @_;
 	my $node = new_node($name);
 	my $db = 'jobs';
-	my %done;
 
 	note("seed $seed, $rounds rounds");
 	srand($seed);
@@ -360,10 +381,11 @@ sub run_crashes
 		my $how = shift(@plan) // $harms[ rand @harms ];
 
 		wait_for_work($node, $db);
+		start_client($node, $db) for 1 .. rand 3;
 		signal_event($node, $db) for 1 .. rand 3;
 		note("round $round: $how");
 		harm($node, $db, $how);
-		$done{$how}++;
+		end_clients();
 		signal_event($node, $db) for 1 .. rand 2;
 	}
 	wait_for_work($node, $db);
