@@ -136,6 +136,7 @@ OBJS += \
 	src/worker/schedule.o \
 	src/worker/schedule_next.o \
 	src/worker/shared.o \
+	src/worker/cdc_shared.o \
 	src/worker/job_table.o \
 	src/worker/job_run_table.o \
 	src/worker/claim.o \
