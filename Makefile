@@ -158,6 +158,7 @@ OBJS += \
 	src/worker/dispatch.o \
 	src/worker/scheduler_known.o \
 	src/worker/scheduler_work.o \
+	src/worker/scheduler_cdc.o \
 	src/worker/scheduler.o \
 	src/worker/caller_session.o \
 	src/worker/due.o \
