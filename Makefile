@@ -59,7 +59,11 @@ OBJS += \
 	src/source/remote_connection.o \
 	src/source/remote_copy.o \
 	src/source/remote_decode.o \
-	src/source/spool.o
+	src/source/spool.o \
+	src/source/change_queue.o \
+	src/source/wal_link.o \
+	src/source/wal_local.o \
+	src/source/wal_remote.o
 
 # sink: how rows land
 OBJS += \
