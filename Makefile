@@ -132,6 +132,9 @@ OBJS += \
 	src/flow/change_log.o \
 	src/flow/change_log_table.o \
 	src/flow/cdc_table.o \
+	src/flow/cdc_apply.o \
+	src/flow/cdc_copy.o \
+	src/flow/cdc_error.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 
@@ -159,6 +162,7 @@ OBJS += \
 	src/worker/scheduler_status.o \
 	src/worker/execute.o \
 	src/worker/job_worker.o \
+	src/worker/cdc_worker.o \
 	src/worker/dispatch.o \
 	src/worker/scheduler_known.o \
 	src/worker/scheduler_work.o \

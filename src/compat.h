@@ -215,6 +215,18 @@ etl_init_attribute(TupleDesc desc, int index)
 }
 
 /* ------------------------------------------------------------------ */
+/* names                                                                */
+
+#include "utils/regproc.h"
+
+/* The parts of a name, as a list of String nodes; throws if it is none. */
+#if PG_VERSION_NUM >= 160000
+#define etl_qualified_names(text) stringToQualifiedNameList(text, NULL)
+#else
+#define etl_qualified_names(text) stringToQualifiedNameList(text)
+#endif
+
+/* ------------------------------------------------------------------ */
 /* settings                                                             */
 
 #include "utils/guc.h"

@@ -246,8 +246,7 @@ etl_cdc_apply(EtlCdcApplier *applier)
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
-		switch (
-			etl_change_reader_next(applier->reader, applier->in_source_xact))
+		switch (etl_change_reader_next(applier->reader, applier->in_source_xact))
 		{
 			case ETL_STREAM_BEGIN:
 				take_begin(applier);
@@ -262,9 +261,9 @@ etl_cdc_apply(EtlCdcApplier *applier)
 												   ETL_CDC_UNWANTED;
 				break;
 			case ETL_STREAM_IDLE:
-				applier->position =
-					Max(applier->position,
-						etl_change_reader_position(applier->reader));
+				applier->position = Max(applier->position,
+										etl_change_reader_position(
+											applier->reader));
 				break;
 			case ETL_STREAM_NOTHING:
 				if (applier->in_source_xact)
@@ -309,11 +308,13 @@ take_change(EtlCdcApplier *applier)
 		if (!is_for(followed, &applier->xact))
 			continue;
 		etl_cdc_begin(applier, ETL_CDC_APPLIES);
-		if (applier->alone == applier->xact.commit_lsn)
-			etl_cdc_add_alone(applier, followed, event);
-		else
+		if (applier->alone != applier->xact.commit_lsn)
+		{
 			etl_cdc_add(applier, followed, event);
-		is_applied = true;
+			is_applied = true;
+		}
+		else
+			is_applied |= etl_cdc_add_alone(applier, followed, event);
 	}
 	if (is_applied)
 		applier->changes[event->kind]++;
@@ -379,33 +380,27 @@ void
 etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 			const EtlChangeEvent *event)
 {
-	if (!followed->is_in_batch)
-		begin_table(applier, followed);
-	etl_cdc_add_now(applier, followed, event);
-	if (++applier->added >= CHANGES_BETWEEN_LOOKS)
-	{
-		applier->added = 0;
-		if (batch_bytes(applier) >= BATCH_BYTES)
-			etl_cdc_flush(applier);
-	}
-}
-
-/* The same for a table that is in the batch. */
-void
-etl_cdc_add_now(EtlCdcApplier *applier, EtlCdcFollowed *followed,
-				const EtlChangeEvent *event)
-{
 	EtlApply *apply = followed->apply;
-	MemoryContext context = MemoryContextSwitchTo(apply->batch_context);
+	MemoryContext context = CurrentMemoryContext;
 	ErrorContextCallback callback;
 
 	callback.callback = etl_cdc_context;
 	callback.arg = followed;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	if (!followed->is_in_batch)
+		begin_table(applier, followed);
+	MemoryContextSwitchTo(apply->batch_context);
 	apply->ops->add(apply, &applier->xact, event);
 	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(context);
+
+	if (++applier->added >= CHANGES_BETWEEN_LOOKS)
+	{
+		applier->added = 0;
+		if (batch_bytes(applier) >= BATCH_BYTES)
+			etl_cdc_flush(applier);
+	}
 }
 
 /* The memory that the changes of the batch take. */
@@ -425,7 +420,31 @@ batch_bytes(const EtlCdcApplier *applier)
 	return bytes;
 }
 
-/* Have the sinks write what they were given. */
+/* Have the sink of a table write what it was given. */
+void
+etl_cdc_flush_one(EtlCdcFollowed *followed)
+{
+	EtlApply *apply = followed->apply;
+	MemoryContext context = MemoryContextSwitchTo(apply->batch_context);
+	ErrorContextCallback callback;
+
+	callback.callback = etl_cdc_context;
+	callback.arg = followed;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	apply->ops->flush(apply);
+	error_context_stack = callback.previous;
+	MemoryContextSwitchTo(context);
+	MemoryContextReset(apply->batch_context);
+	apply->bytes = 0;
+
+	/* what comes next sees it */
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/* The same for all, in the order in which they were first changed. */
 void
 etl_cdc_flush(EtlCdcApplier *applier)
 {
@@ -433,26 +452,8 @@ etl_cdc_flush(EtlCdcApplier *applier)
 
 	foreach(lc, applier->order)
 	{
-		EtlCdcFollowed *followed = lfirst(lc);
-		EtlApply *apply = followed->apply;
-		MemoryContext context = MemoryContextSwitchTo(apply->batch_context);
-		ErrorContextCallback callback;
-
 		CHECK_FOR_INTERRUPTS();
-		callback.callback = etl_cdc_context;
-		callback.arg = followed;
-		callback.previous = error_context_stack;
-		error_context_stack = &callback;
-		apply->ops->flush(apply);
-		error_context_stack = callback.previous;
-		MemoryContextSwitchTo(context);
-		MemoryContextReset(apply->batch_context);
-		apply->bytes = 0;
-
-		/* what comes next sees it */
-		PopActiveSnapshot();
-		CommandCounterIncrement();
-		PushActiveSnapshot(GetTransactionSnapshot());
+		etl_cdc_flush_one(lfirst(lc));
 	}
 }
 
@@ -570,6 +571,21 @@ forget_copies(EtlCdcApplier *applier)
 	}
 }
 
+/* Copies whose end is not known were made before the WAL ended here. */
+void
+etl_cdc_wal_ended(EtlCdcApplier *applier, XLogRecPtr end)
+{
+	ListCell *lc;
+
+	foreach(lc, applier->tables)
+	{
+		EtlCdcFollowed *followed = lfirst(lc);
+
+		if (followed->copy_end == InvalidXLogRecPtr)
+			followed->copy_end = end;
+	}
+}
+
 /*
  * Write the position where there was nothing to apply, if it has moved far or
  * the row still has an error of a former process to show.  False if the
@@ -676,7 +692,7 @@ begin_table(EtlCdcApplier *applier, EtlCdcFollowed *followed)
 	MemoryContextSwitchTo(context);
 }
 
-/* All of its changes are written. */
+/* All changes of a table are written. */
 static void
 end_table(EtlCdcFollowed *followed)
 {
@@ -686,6 +702,14 @@ end_table(EtlCdcFollowed *followed)
 	table_close(apply->target, NoLock);
 	apply->target = NULL;
 	followed->is_in_batch = false;
+}
+
+/* The same, before the batch ends. */
+void
+etl_cdc_end_one(EtlCdcApplier *applier, EtlCdcFollowed *followed)
+{
+	end_table(followed);
+	applier->order = list_delete_ptr(applier->order, followed);
 }
 
 /*

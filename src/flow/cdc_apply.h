@@ -107,6 +107,7 @@ extern void etl_cdc_applier_follow(EtlCdcApplier *applier,
 								   EtlChangeReader *reader);
 extern EtlCdcResult etl_cdc_apply(EtlCdcApplier *applier);
 extern bool etl_cdc_save(EtlCdcApplier *applier);
+extern void etl_cdc_wal_ended(EtlCdcApplier *applier, XLogRecPtr end);
 extern XLogRecPtr etl_cdc_flushed(EtlCdcApplier *applier);
 extern void etl_cdc_applier_abort(EtlCdcApplier *applier);
 extern bool etl_cdc_is_wanted(const EtlCdcPipeline *pipeline);
@@ -115,8 +116,8 @@ extern bool etl_cdc_is_wanted(const EtlCdcPipeline *pipeline);
 extern void etl_cdc_begin(EtlCdcApplier *applier, EtlCdcDoing doing);
 extern void etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 						const EtlChangeEvent *event);
-extern void etl_cdc_add_now(EtlCdcApplier *applier, EtlCdcFollowed *followed,
-							const EtlChangeEvent *event);
+extern void etl_cdc_flush_one(EtlCdcFollowed *followed);
+extern void etl_cdc_end_one(EtlCdcApplier *applier, EtlCdcFollowed *followed);
 extern void etl_cdc_flush(EtlCdcApplier *applier);
 extern EtlCdcPipeline *etl_cdc_finish(EtlCdcApplier *applier);
 extern void etl_cdc_commit(EtlCdcApplier *applier);
@@ -129,7 +130,7 @@ extern bool etl_copy_snapshot_sees(const EtlCopySnapshot *snapshot,
 extern EtlCdcResult etl_cdc_copy(EtlCdcApplier *applier);
 
 /* in cdc_error.c */
-extern void etl_cdc_add_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+extern bool etl_cdc_add_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 							  const EtlChangeEvent *event);
 extern void etl_cdc_context(void *arg);
 extern bool etl_cdc_search(EtlCdcApplier *applier, const ErrorData *error);
