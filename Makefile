@@ -134,6 +134,7 @@ OBJS += \
 	src/flow/cdc_table.o \
 	src/flow/cdc_apply.o \
 	src/flow/cdc_copy.o \
+	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_error.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o

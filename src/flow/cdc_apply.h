@@ -12,6 +12,7 @@
 #define ETL_CDC_APPLY_H
 
 #include "flow/cdc.h"
+#include "source/rows.h"
 #include "utils/hsearch.h"
 
 /* The transactions that a copy has seen: those of a pg_snapshot. */
@@ -128,6 +129,17 @@ extern EtlCopySnapshot *etl_copy_snapshot_parse(const char *text);
 extern bool etl_copy_snapshot_sees(const EtlCopySnapshot *snapshot,
 								   TransactionId xid);
 extern EtlCdcResult etl_cdc_copy(EtlCdcApplier *applier);
+
+/* in cdc_copy_remote.c: the source of a copy on another server */
+typedef struct EtlRemoteTable EtlRemoteTable;
+
+extern EtlRemoteTable *etl_cdc_remote_open(const EtlCdcPipeline *pipeline,
+										   const char *source);
+extern EtlSourceRelation *etl_cdc_remote_relation(EtlRemoteTable *table);
+extern char *etl_cdc_remote_snapshot(EtlRemoteTable *table, XLogRecPtr *end);
+extern void etl_cdc_remote_rows(EtlRemoteTable *table, EtlRowCall call,
+								void *arg);
+extern void etl_cdc_remote_close(EtlRemoteTable *table);
 
 /* in cdc_error.c */
 extern bool etl_cdc_add_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,

@@ -63,12 +63,17 @@ typedef struct Copy
 	EtlChangeEvent event;
 } Copy;
 
+/* Of the next description. */
+static uint32 number = 0;
+
 static EtlCdcFollowed *next_new(const EtlCdcApplier *applier);
 static void settle(void);
 static void wait_a_moment(void);
 static void describe(Copy *copy, Relation source);
 static void read_source(Copy *copy, Relation source);
 static void copy_row(void *arg, TupleTableSlot *slot);
+pg_noreturn static void source_is_gone(const Copy *copy);
+static void begin_copy(Copy *copy, XLogRecPtr end);
 static EtlCdcResult finish(Copy *copy, const char *snapshot, XLogRecPtr end);
 
 /* ------------------------------------------------------------------ */
@@ -172,13 +177,11 @@ settle(void)
 static void
 describe(Copy *copy, Relation source)
 {
-	static uint32 numbers = 0;
 	EtlSourceRelation *relation = palloc0(sizeof(EtlSourceRelation));
 	TupleDesc desc = RelationGetDescr(source);
 	Bitmapset *keys = NULL;
 	int n = 0;
 
-	relation->number = FIRST_NUMBER + numbers++;
 	relation->relid = RelationGetRelid(source);
 	relation->schema = get_namespace_name(RelationGetNamespace(source));
 	relation->name = pstrdup(RelationGetRelationName(source));
@@ -289,53 +292,95 @@ next_new(const EtlCdcApplier *applier)
 	return NULL;
 }
 
+static void
+source_is_gone(const Copy *copy)
+{
+	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+					errmsg("table \"%s\" does not exist any more",
+						   copy->followed->table->source),
+					errhint("Remove it with etl_cdc_remove_table().")));
+}
+
+/* What the rows of a copy look like as changes; the first one may be TRUNCATE. */
+static void
+begin_copy(Copy *copy, XLogRecPtr end)
+{
+	EtlCdcApplier *applier = copy->applier;
+	EtlChangeEvent *event = &copy->event;
+
+	copy->relation->number = FIRST_NUMBER + number++;
+	memset(&applier->xact, 0, sizeof(EtlSourceXact));
+	applier->xact.commit_lsn = applier->xact.end_lsn = end;
+	applier->xact.commit_time = GetCurrentTimestamp();
+	event->relation = copy->relation;
+	event->lsn = end;
+	if (copy->followed->table->copied_at != 0)
+	{
+		event->kind = ETL_EVENT_TRUNCATE;
+		etl_cdc_add(applier, copy->followed, event);
+	}
+	event->kind = ETL_EVENT_READ;
+}
+
+/* A table of this database; returns the snapshot. */
+static char *
+copy_local(Copy *copy, XLogRecPtr *end)
+{
+	Relation source = try_table_open(copy->followed->table->source_relid,
+									 AccessShareLock);
+	char *text;
+
+	if (source == NULL)
+		source_is_gone(copy);
+	describe(copy, source);
+	settle();
+	copy->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	*end = GetXLogInsertRecPtr();
+	PushActiveSnapshot(copy->snapshot);
+	text = DatumGetCString(
+		DirectFunctionCall1(pg_snapshot_out,
+							DirectFunctionCall1(pg_current_snapshot, (Datum) 0)));
+	PopActiveSnapshot();
+	begin_copy(copy, *end);
+	read_source(copy, source);
+	UnregisterSnapshot(copy->snapshot);
+	table_close(source, NoLock);
+	return text;
+}
+
+/* A table of another server. */
+static char *
+copy_remote(Copy *copy, XLogRecPtr *end)
+{
+	EtlRemoteTable *table = etl_cdc_remote_open(copy->applier->pipeline,
+												copy->followed->table->source);
+	char *text;
+
+	if (table == NULL)
+		source_is_gone(copy);
+	copy->relation = etl_cdc_remote_relation(table);
+	copy->is_plain = true;
+	text = etl_cdc_remote_snapshot(table, end);
+	begin_copy(copy, *end);
+	etl_cdc_remote_rows(table, copy_row, copy);
+	etl_cdc_remote_close(table);
+	return text;
+}
+
 /* Copy the next table that is new, between two batches. */
 EtlCdcResult
 etl_cdc_copy(EtlCdcApplier *applier)
 {
 	Copy copy = {.applier = applier, .followed = next_new(applier)};
-	EtlChangeEvent *event = &copy.event;
-	Relation source;
-	char *text;
-	XLogRecPtr end;
+	XLogRecPtr end = InvalidXLogRecPtr;
+	char *text = NULL;
 
 	if (copy.followed == NULL)
 		return ETL_CDC_NOTHING;
 	etl_cdc_begin(applier, ETL_CDC_COPIES);
-	if (!applier->pipeline->snapshot)
-		return finish(&copy, NULL, InvalidXLogRecPtr);
-
-	source = try_table_open(copy.followed->table->source_relid, AccessShareLock);
-	if (source == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"%s\" does not exist any more",
-						copy.followed->table->source),
-				 errhint("Remove the table with etl_cdc_remove_table().")));
-	describe(&copy, source);
-	settle();
-	copy.snapshot = RegisterSnapshot(GetLatestSnapshot());
-	end = GetXLogInsertRecPtr();
-	PushActiveSnapshot(copy.snapshot);
-	text = DatumGetCString(
-		DirectFunctionCall1(pg_snapshot_out,
-							DirectFunctionCall1(pg_current_snapshot, (Datum) 0)));
-	PopActiveSnapshot();
-
-	memset(&applier->xact, 0, sizeof(EtlSourceXact));
-	applier->xact.commit_lsn = applier->xact.end_lsn = end;
-	applier->xact.commit_time = GetCurrentTimestamp();
-	event->relation = copy.relation;
-	event->lsn = end;
-	if (copy.followed->table->copied_at != 0)
-	{
-		event->kind = ETL_EVENT_TRUNCATE;
-		etl_cdc_add(applier, copy.followed, event);
-	}
-	event->kind = ETL_EVENT_READ;
-	read_source(&copy, source);
-	UnregisterSnapshot(copy.snapshot);
-	table_close(source, NoLock);
+	if (applier->pipeline->snapshot)
+		text = applier->pipeline->server == NULL ? copy_local(&copy, &end) :
+												   copy_remote(&copy, &end);
 	return finish(&copy, text, end);
 }
 
