@@ -59,7 +59,11 @@ OBJS += \
 	src/source/remote_connection.o \
 	src/source/remote_copy.o \
 	src/source/remote_decode.o \
-	src/source/spool.o
+	src/source/spool.o \
+	src/source/change_queue.o \
+	src/source/wal_link.o \
+	src/source/wal_local.o \
+	src/source/wal_remote.o
 
 # sink: how rows land
 OBJS += \
@@ -136,6 +140,7 @@ OBJS += \
 	src/worker/schedule.o \
 	src/worker/schedule_next.o \
 	src/worker/shared.o \
+	src/worker/cdc_shared.o \
 	src/worker/job_table.o \
 	src/worker/job_run_table.o \
 	src/worker/claim.o \
@@ -157,6 +162,7 @@ OBJS += \
 	src/worker/dispatch.o \
 	src/worker/scheduler_known.o \
 	src/worker/scheduler_work.o \
+	src/worker/scheduler_cdc.o \
 	src/worker/scheduler.o \
 	src/worker/caller_session.o \
 	src/worker/due.o \

@@ -199,6 +199,22 @@ etl_init_target_range_table(EState *estate, Relation target,
 }
 
 /* ------------------------------------------------------------------ */
+/* descriptors that are put together by hand                            */
+
+#include "access/tupdesc.h"
+
+/* After an attribute was copied into a descriptor. */
+static inline void
+etl_init_attribute(TupleDesc desc, int index)
+{
+#if PG_VERSION_NUM >= 180000
+	populate_compact_attribute(desc, index);
+#else
+	TupleDescAttr(desc, index)->attcacheoff = -1;
+#endif
+}
+
+/* ------------------------------------------------------------------ */
 /* settings                                                             */
 
 #include "utils/guc.h"

@@ -188,7 +188,7 @@ pipeline_to_values(const EtlCdcPipeline *pipeline, Datum *values, bool *nulls)
 
 /* The only pipeline that a scan key finds, locked or not; NULL without one. */
 static EtlCdcPipeline *
-find_pipeline(const char *index, ScanKey key, bool lock)
+find_pipeline(const char *index, ScanKey key, bool lock, LockWaitPolicy wait)
 {
 	Relation rel = etl_ledger_open("cdc_pipeline", CDC_NATTS,
 								   lock ? RowExclusiveLock : AccessShareLock);
@@ -199,7 +199,7 @@ find_pipeline(const char *index, ScanKey key, bool lock)
 	EtlCdcPipeline *pipeline = NULL;
 
 	if (HeapTupleIsValid(tuple) && lock)
-		tuple = etl_ledger_lock(rel, tuple, LockWaitBlock);
+		tuple = etl_ledger_lock(rel, tuple, wait);
 	if (HeapTupleIsValid(tuple))
 		pipeline = pipeline_from_tuple(rel, tuple);
 	systable_endscan(scan);
@@ -216,7 +216,18 @@ etl_cdc_by_id(int64 pipeline_id, bool lock)
 
 	ScanKeyInit(&key, CDC_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(pipeline_id));
-	return find_pipeline("cdc_pipeline_pkey", &key, lock);
+	return find_pipeline("cdc_pipeline_pkey", &key, lock, LockWaitBlock);
+}
+
+/* The same with a lock, or NULL if somebody else has it. */
+EtlCdcPipeline *
+etl_cdc_try_lock(int64 pipeline_id)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, CDC_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(pipeline_id));
+	return find_pipeline("cdc_pipeline_pkey", &key, true, LockWaitSkip);
 }
 
 /* The pipeline of that name, whoever's it is, or NULL. */
@@ -227,7 +238,7 @@ etl_cdc_by_name(const char *name, bool lock)
 
 	ScanKeyInit(&key, CDC_NAME + 1, BTEqualStrategyNumber, F_TEXTEQ,
 				CStringGetTextDatum(name));
-	return find_pipeline("cdc_pipeline_pipeline_key", &key, lock);
+	return find_pipeline("cdc_pipeline_pipeline_key", &key, lock, LockWaitBlock);
 }
 
 /* The pipeline that a user names.  Of others' nobody learns that they exist. */
