@@ -132,6 +132,8 @@ OBJS += \
 	src/flow/change_log.o \
 	src/flow/change_log_table.o \
 	src/flow/cdc_table.o \
+	src/flow/cdc_source.o \
+	src/flow/cdc_check.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 
@@ -154,6 +156,10 @@ OBJS += \
 	src/worker/job_check.o \
 	src/worker/job_functions.o \
 	src/worker/job_control.o \
+	src/worker/cdc_server.o \
+	src/worker/cdc_slot.o \
+	src/worker/cdc_functions.o \
+	src/worker/cdc_control.o \
 	src/worker/launcher.o \
 	src/worker/database_hook.o \
 	src/worker/scheduler_status.o \
@@ -184,6 +190,7 @@ SQL_PARTS = \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
 	src/worker/jobs.sql \
+	src/worker/cdc.sql \
 	src/worker/shared.sql \
 	src/worker/signal.sql \
 	src/worker/alert.sql \
