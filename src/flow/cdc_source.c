@@ -45,6 +45,7 @@ enum
 	FACT_KIND,
 	FACT_IS_PARTITION,
 	FACT_HAS_CHILDREN,
+	FACT_IS_TEMPORARY,
 	FACT_MAY_SELECT,
 	FACT_HAS_ROW_SECURITY,
 	FACT_NOT_LOGGED,	 /* a table of it whose changes are not logged */
@@ -60,7 +61,7 @@ enum
 #define DESCRIBE_SOURCE                                                  \
 	"SELECT n.nspname, c.relname, c.relkind, c.relispartition,"          \
 	" c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i"             \
-	" WHERE i.inhparent = c.oid),"                                       \
+	" WHERE i.inhparent = c.oid), c.relpersistence = 't',"               \
 	" has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid)," \
 	" min(l.name) FILTER (WHERE l.relpersistence <> 'p'),"               \
 	" min(l.name) FILTER (WHERE l.relkind <> 'r'),"                      \
@@ -322,11 +323,13 @@ check_kind(char **facts, const char *name, bool is_remote)
 		detail = psprintf("The changes of foreign table %s are not in the WAL.",
 						  facts[FACT_IS_ELSEWHERE]);
 	}
+	else if (facts[FACT_NOT_LOGGED] != NULL && facts[FACT_IS_TEMPORARY][0] == 't')
+		detail = "It is temporary: its changes are not in the WAL.";
 	else if (facts[FACT_NOT_LOGGED] != NULL)
 	{
-		detail = psprintf("The changes of table %s are not in the WAL, because it is unlogged or temporary.",
+		detail = psprintf("The changes of unlogged table %s are not in the WAL.",
 						  facts[FACT_NOT_LOGGED]);
-		hint = psprintf("Use ALTER TABLE %s SET LOGGED, if it is not temporary.",
+		hint = psprintf("Use ALTER TABLE %s SET LOGGED.",
 						facts[FACT_NOT_LOGGED]);
 	}
 	if (detail != NULL)

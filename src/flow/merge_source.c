@@ -174,12 +174,42 @@ check_sequence(EtlMerge *merge, AttrNumber attnum)
 						format_type_be(column->ops.type), column->name)));
 }
 
+/* Say where in the expression, not in the statement that calls us. */
+static void
+show_expression_position(void *arg)
+{
+	int position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) arg);
+	}
+}
+
+/* What a text says as an expression. */
+static List *
+parse_expression(const char *text)
+{
+	ErrorContextCallback callback;
+	List *statements;
+
+	callback.callback = show_expression_position;
+	callback.arg = unconstify(char *, text);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	statements = raw_parser(text, RAW_PARSE_PLPGSQL_EXPR);
+	error_context_stack = callback.previous;
+	return statements;
+}
+
 /* One expression, and nothing that would change the query around it. */
 void
 etl_check_expression(const char *text, const char *parameter,
 					 const char *example)
 {
-	List *statements = raw_parser(text, RAW_PARSE_PLPGSQL_EXPR);
+	List *statements = parse_expression(text);
 	SelectStmt *select = NULL;
 
 	if (list_length(statements) == 1)

@@ -121,7 +121,7 @@ etl_cdc_match(const EtlCdcPipeline *pipeline, const char *source, Oid target)
 				 errmsg("CDC pipeline \"%s\" has no such table: %s%s%s",
 						pipeline->name, source, OidIsValid(target) ? " to " : "",
 						OidIsValid(target) ? get_rel_name(target) : ""),
-				 errhint("Its tables are in the view %s.cdc_table.",
+				 errhint("Its tables are in %s.cdc_table.",
 						 ETL_SCHEMA)));
 	return matches;
 }
@@ -161,7 +161,7 @@ etl_cdc_create(PG_FUNCTION_ARGS)
 	etl_refuse_null(fcinfo, CREATE_PIPELINE, "pipeline");
 	pipeline->name = etl_arg_text(fcinfo, CREATE_PIPELINE);
 	pipeline->role = GetUserId();
-	pipeline->server = etl_arg_text(fcinfo, CREATE_SERVER);
+	pipeline->server = etl_arg_name(fcinfo, CREATE_SERVER);
 	pipeline->snapshot = etl_option_word("snapshot",
 										 etl_arg_text(fcinfo, CREATE_SNAPSHOT),
 										 snapshot_words) == 0;
