@@ -62,6 +62,9 @@ OBJS += \
 	src/source/spool.o \
 	src/source/change_queue.o \
 	src/source/wal_link.o \
+	src/source/wal_wake.o \
+	src/source/wal_tables.o \
+	src/source/wal_decode.o \
 	src/source/wal_local.o \
 	src/source/wal_remote.o
 

@@ -233,6 +233,39 @@ etl_init_attribute(TupleDesc desc, int index)
 #endif
 
 /* ------------------------------------------------------------------ */
+/* logical decoding: to be used with replication/slot.h and reorderbuffer.h */
+
+/* A row of a change, or NULL. */
+#if PG_VERSION_NUM >= 170000
+#define etl_change_row(row) (row)
+#else
+#define etl_change_row(row) ((row) != NULL ? &(row)->tuple : NULL)
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#define etl_slot_create(name, persistency) \
+	ReplicationSlotCreate(name, true, persistency, false, false, false)
+#else
+#define etl_slot_create(name, persistency) \
+	ReplicationSlotCreate(name, true, persistency, false)
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define etl_slot_acquire(name) ReplicationSlotAcquire(name, true, false)
+#else
+#define etl_slot_acquire(name) ReplicationSlotAcquire(name, true)
+#endif
+
+/* Has the server removed WAL that the slot was to keep? */
+#if PG_VERSION_NUM >= 160000
+#define etl_slot_is_invalidated(slot) \
+	((slot)->data.invalidated != RS_INVAL_NONE)
+#else
+#define etl_slot_is_invalidated(slot) \
+	(XLogRecPtrIsInvalid((slot)->data.restart_lsn))
+#endif
+
+/* ------------------------------------------------------------------ */
 /* settings                                                             */
 
 #include "utils/guc.h"
