@@ -135,8 +135,15 @@ OBJS += \
 	src/flow/change_log.o \
 	src/flow/change_log_table.o \
 	src/flow/cdc_table.o \
+<<<<<<< HEAD
 	src/flow/cdc_source.o \
 	src/flow/cdc_check.o \
+=======
+	src/flow/cdc_apply.o \
+	src/flow/cdc_copy.o \
+	src/flow/cdc_copy_remote.o \
+	src/flow/cdc_error.o \
+>>>>>>> cdc-Q
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 
@@ -168,6 +175,7 @@ OBJS += \
 	src/worker/scheduler_status.o \
 	src/worker/execute.o \
 	src/worker/job_worker.o \
+	src/worker/cdc_worker.o \
 	src/worker/dispatch.o \
 	src/worker/scheduler_known.o \
 	src/worker/scheduler_work.o \

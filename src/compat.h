@@ -221,15 +221,15 @@ etl_init_attribute(TupleDesc desc, int index)
 }
 
 /* ------------------------------------------------------------------ */
-/* names that users write                                               */
+/* names                                                                */
 
 #include "utils/regproc.h"
 
-/* "schema.name" as a list of its parts */
+/* The parts of a name, as a list of String nodes; throws if it is none. */
 #if PG_VERSION_NUM >= 160000
-#define etl_qualified_name_list(text) stringToQualifiedNameList(text, NULL)
+#define etl_qualified_names(text) stringToQualifiedNameList(text, NULL)
 #else
-#define etl_qualified_name_list(text) stringToQualifiedNameList(text)
+#define etl_qualified_names(text) stringToQualifiedNameList(text)
 #endif
 
 /* ------------------------------------------------------------------ */

@@ -220,7 +220,7 @@ ask_there(EtlRemote *remote, const char *sql, int natts)
 Oid
 etl_cdc_source_relid(const char *text)
 {
-	List *names = etl_qualified_name_list(text);
+	List *names = etl_qualified_names(text);
 
 	return RangeVarGetRelid(makeRangeVarFromNameList(names), NoLock, true);
 }
@@ -257,7 +257,7 @@ etl_cdc_find_source(const EtlCdcPipeline *pipeline, EtlCdcTable *table,
 	}
 	else
 	{
-		(void) etl_qualified_name_list(name);
+		(void) etl_qualified_names(name);
 		remote = etl_cdc_connect(pipeline);
 		relid = relid_there(remote, name);
 		refuse_this_database(pipeline, remote);

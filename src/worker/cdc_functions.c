@@ -104,13 +104,13 @@ etl_cdc_match(const EtlCdcPipeline *pipeline, const char *source, Oid target)
 	foreach(lc, etl_cdc_tables(pipeline->pipeline_id))
 	{
 		EtlCdcTable *table = lfirst(lc);
-		List *names = etl_qualified_name_list(table->source);
+		List *names = etl_qualified_names(table->source);
 		bool is_it = strcmp(table->source, source) == 0 ||
 					 (OidIsValid(relid) && table->source_relid == relid) ||
 					 (pipeline->server != NULL &&
 					  equal(llast(names),
-							llast(etl_qualified_name_list(source))) &&
-					  list_length(etl_qualified_name_list(source)) == 1);
+							llast(etl_qualified_names(source))) &&
+					  list_length(etl_qualified_names(source)) == 1);
 
 		if (is_it && (!OidIsValid(target) || table->target == target))
 			matches = lappend(matches, table);

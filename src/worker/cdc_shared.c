@@ -22,8 +22,10 @@
 #include "storage/lock.h"
 #include "utils/timestamp.h"
 
-#include "ledger/ledger.h"
 #include "worker/shared.h"
+
+/* The last part of the lock's name; those of jobs are in run_state.c. */
+#define PIPELINE_LOCK 0xE7C3
 
 static EtlSharedApplier *own = NULL;
 static uint32 own_generation;
@@ -173,14 +175,15 @@ etl_cdc_end_all(Oid database)
 /*
  * Take the lock on applying a pipeline: until the session ends, or, not stays,
  * until the transaction does.  False if it is not waited for and not to be had.
+ * It is of the kind that no abort gives back, and that no SQL can take.
  */
 bool
 etl_cdc_lock(int64 pipeline_id, bool stays, bool wait)
 {
 	LOCKTAG tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, etl_ledger_relid("cdc_pipeline"),
-					   (uint32) pipeline_id, (uint16) (pipeline_id >> 32));
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (pipeline_id >> 32),
+						 (uint32) pipeline_id, PIPELINE_LOCK);
 	return LockAcquire(&tag, ExclusiveLock, stays, !wait) !=
 		   LOCKACQUIRE_NOT_AVAIL;
 }
