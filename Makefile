@@ -135,10 +135,15 @@ OBJS += \
 	src/flow/change_log.o \
 	src/flow/change_log_table.o \
 	src/flow/cdc_table.o \
+<<<<<<< HEAD
+	src/flow/cdc_source.o \
+	src/flow/cdc_check.o \
+=======
 	src/flow/cdc_apply.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_error.o \
+>>>>>>> cdc-Q
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 
@@ -161,6 +166,10 @@ OBJS += \
 	src/worker/job_check.o \
 	src/worker/job_functions.o \
 	src/worker/job_control.o \
+	src/worker/cdc_server.o \
+	src/worker/cdc_slot.o \
+	src/worker/cdc_functions.o \
+	src/worker/cdc_control.o \
 	src/worker/launcher.o \
 	src/worker/database_hook.o \
 	src/worker/scheduler_status.o \
@@ -192,6 +201,7 @@ SQL_PARTS = \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
 	src/worker/jobs.sql \
+	src/worker/cdc.sql \
 	src/worker/shared.sql \
 	src/worker/signal.sql \
 	src/worker/alert.sql \

@@ -72,6 +72,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_foreign_server.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
@@ -87,6 +88,9 @@
 	object_ownercheck(DatabaseRelationId, database, role)
 #define etl_owns_relation(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
+#define etl_may_use_server(server, role)                                  \
+	(object_aclcheck(ForeignServerRelationId, server, role, ACL_USAGE) == \
+	 ACLCHECK_OK)
 #define etl_may_connect(database, role)                                  \
 	(object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == \
 	 ACLCHECK_OK)
@@ -101,6 +105,8 @@
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
 #define etl_owns_database(database, role)  pg_database_ownercheck(database, role)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
+#define etl_may_use_server(server, role) \
+	(pg_foreign_server_aclcheck(server, role, ACL_USAGE) == ACLCHECK_OK)
 #define etl_may_connect(database, role) \
 	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)
 #define etl_owns_database(database, role) pg_database_ownercheck(database, role)

@@ -14,6 +14,8 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/pg_lsn.h"
@@ -274,7 +276,22 @@ etl_cdc_pipelines(void)
 	return pipelines;
 }
 
-/* Store a new pipeline; it gets its number. */
+/*
+ * The name of the slot of a pipeline.  On another server there may be slots of
+ * other systems' pipelines, too.  A row that was copied from elsewhere has the
+ * name of a slot that is not ours.
+ */
+char *
+etl_cdc_slot_name(const EtlCdcPipeline *pipeline)
+{
+	if (pipeline->server == NULL)
+		return psprintf("etl_%u_" INT64_FORMAT, MyDatabaseId,
+						pipeline->pipeline_id);
+	return psprintf("etl_%u_" INT64_FORMAT "_" UINT64_FORMAT, MyDatabaseId,
+					pipeline->pipeline_id, GetSystemIdentifier());
+}
+
+/* Store a new pipeline; it gets its number, and the name of its slot. */
 void
 etl_cdc_insert(EtlCdcPipeline *pipeline)
 {
@@ -283,6 +300,7 @@ etl_cdc_insert(EtlCdcPipeline *pipeline)
 	bool nulls[CDC_NATTS];
 
 	pipeline->pipeline_id = etl_ledger_next_id("cdc_pipeline_id_seq");
+	pipeline->slot_name = etl_cdc_slot_name(pipeline);
 	pipeline_to_values(pipeline, values, nulls);
 	etl_ledger_insert(rel, values, nulls);
 	table_close(rel, NoLock);

@@ -127,11 +127,11 @@ before_command(Node *command, bool alone)
 
 			if (stmt->removeType == OBJECT_EXTENSION ||
 				stmt->removeType == OBJECT_SCHEMA)
-				etl_wake_scheduler();
+				etl_tell_dropped();
 			break;
 		}
 		case T_DropOwnedStmt:
-			etl_wake_scheduler();
+			etl_tell_dropped();
 			break;
 		default:
 			break;

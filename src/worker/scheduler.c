@@ -64,7 +64,8 @@ static TimestampTz next_review;
 static TimestampTz next_files;
 static TimestampTz next_purge;
 static TimestampTz last_round;
-static bool must_load; /* news were lost */
+static bool must_load;	 /* news were lost */
+static bool may_be_gone; /* the extension */
 
 static EtlNews *news;
 static int nnews;
@@ -99,6 +100,8 @@ etl_scheduler_main(Datum main_arg)
 		long timeout;
 
 		ResetLatch(MyLatch);
+		if (ProcDiePending) /* an ordinary end, not worth a FATAL */
+			proc_exit(1);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
@@ -144,6 +147,7 @@ start_up(int index)
 										  ALLOCSET_DEFAULT_SIZES);
 	row_context = AllocSetContextCreate(TopMemoryContext, "etl_patterns row",
 										ALLOCSET_DEFAULT_SIZES);
+	pgstat_report_activity(STATE_IDLE, NULL);
 	leave_if_extension_is_gone();
 	etl_scheduler_serve();
 	etl_dispatch_init();
@@ -250,8 +254,11 @@ run_round(void)
 	take_news();
 	if (must_load || (now >= next_review && max_prepared_xacts > 0))
 		load();
-	if (heartbeat)
+	if (heartbeat || may_be_gone)
+	{
 		leave_if_extension_is_gone();
+		may_be_gone = false;
+	}
 	if (nnews > 0 || heartbeat)
 		absorb();
 	absorb_returned();
@@ -280,7 +287,7 @@ run_round(void)
 	if (heartbeat)
 		next_heartbeat = now + HEARTBEAT_INTERVAL;
 	publish(now, nstarved, heartbeat);
-	return time_to_wait(more || must_load);
+	return time_to_wait(more || must_load || may_be_gone);
 }
 
 /* Are jobs to run? */
@@ -333,6 +340,8 @@ take_news(void)
 	nnews = Min(entry->nnews, ETL_NEWS_LEN);
 	must_load |= entry->nnews > ETL_NEWS_LEN;
 	entry->nnews = 0;
+	may_be_gone |= entry->dropped;
+	entry->dropped = false;
 	memcpy(news, entry->news, sizeof(EtlNews) * nnews);
 	LWLockRelease(etl_shared->lock);
 

@@ -48,7 +48,7 @@ typedef struct Pending
 	EtlNews *news;
 	int nnews; /* more than ETL_NEWS_LEN: some are lost */
 	int news_len;
-	bool wake_scheduler;
+	bool dropped;
 	Oid asked; /* there is only the own database to ask for */
 	bool look_around;
 } Pending;
@@ -253,15 +253,18 @@ etl_tell_scheduler(EtlNewsKind kind, int64 id)
 	pending.nnews++;
 }
 
-/* Wakes the scheduler of this database when this transaction commits. */
+/*
+ * Has the scheduler of this database see whether there is something to do for
+ * it at all, when this transaction commits.
+ */
 void
-etl_wake_scheduler(void)
+etl_tell_dropped(void)
 {
 	if (etl_shared == NULL)
 		return;
 
 	register_at_commit();
-	pending.wake_scheduler = true;
+	pending.dropped = true;
 }
 
 /*
@@ -377,7 +380,7 @@ at_transaction_end(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			if (pending.nnews > 0 || pending.wake_scheduler)
+			if (pending.nnews > 0 || pending.dropped)
 				push_to_scheduler();
 			if (OidIsValid(pending.asked) || pending.look_around)
 				push_to_launcher();
@@ -389,7 +392,7 @@ at_transaction_end(XactEvent event, void *arg)
 			return;
 	}
 	pending.nnews = 0;
-	pending.wake_scheduler = false;
+	pending.dropped = false;
 	pending.asked = InvalidOid;
 	pending.look_around = false;
 }
@@ -418,6 +421,7 @@ push_to_scheduler(void)
 					   sizeof(EtlNews) * pending.nnews);
 			entry->nnews += pending.nnews;
 		}
+		entry->dropped |= pending.dropped;
 		SetLatch(entry->latch);
 	}
 	LWLockRelease(etl_shared->lock);

@@ -69,6 +69,7 @@ typedef struct EtlSharedDatabase
 	int64 jobs;			/* active ones that it knows */
 	int64 runs_waiting; /* due, and not started */
 	int64 no_worker;	/* times that no worker was to be had */
+	bool dropped;		/* something was: the extension may be gone */
 	int nnews;			/* more than ETL_NEWS_LEN: some are lost */
 	EtlNews news[ETL_NEWS_LEN];
 } EtlSharedDatabase;
@@ -175,11 +176,12 @@ extern void etl_scheduler_end(EtlSharedDatabase *entry);
 
 /*
  * Sessions: told when the transaction commits, forgotten when it aborts.  The
- * second tells no news, but wakes the scheduler.  The third: this database
- * has a new extension; InvalidOid: there may be another database.
+ * second tells that something was dropped, and maybe the extension.  The
+ * third: this database has a new extension; InvalidOid: there may be another
+ * database.
  */
 extern void etl_tell_scheduler(EtlNewsKind kind, int64 id);
-extern void etl_wake_scheduler(void);
+extern void etl_tell_dropped(void);
 extern void etl_tell_launcher(Oid database);
 
 /*
