@@ -19,8 +19,9 @@
  * stream is to be begun anew, at applied.
  *
  * Locks: RowExclusiveLock on the targets that are written, then the row of the
- * pipeline at the end of the batch.  Who stops a pipeline locks its row, so
- * that nothing is applied any more when that has committed.
+ * pipeline at the end of the batch.  Who stops a pipeline, or changes one of
+ * its tables, writes its row.  A batch that finds the row changed is undone, so
+ * that nothing is applied by the old definition once the change has committed.
  *
  *-------------------------------------------------------------------------
  */
@@ -258,7 +259,7 @@ etl_cdc_apply(EtlCdcApplier *applier)
 				take_commit(applier);
 				if (is_full(applier))
 					return commit_batch(applier) ? ETL_CDC_DONE :
-												   ETL_CDC_UNWANTED;
+												   ETL_CDC_CHANGED;
 				break;
 			case ETL_STREAM_IDLE:
 				applier->position = Max(applier->position,
@@ -270,13 +271,13 @@ etl_cdc_apply(EtlCdcApplier *applier)
 					break;
 				if (applier->in_xact)
 					return commit_batch(applier) ? ETL_CDC_DONE :
-												   ETL_CDC_UNWANTED;
+												   ETL_CDC_CHANGED;
 				applier->applied = applier->position;
 				return ETL_CDC_NOTHING;
 			case ETL_STREAM_END:
 				if (applier->in_xact && !applier->in_source_xact &&
 					!commit_batch(applier))
-					return ETL_CDC_UNWANTED;
+					return ETL_CDC_CHANGED;
 				return ETL_CDC_ENDED;
 		}
 	}
@@ -458,8 +459,8 @@ etl_cdc_flush(EtlCdcApplier *applier)
 }
 
 /*
- * Write what is left, and lock the pipeline: NULL if it is not to run any
- * more.  The caller changes it, and commits.
+ * Write what is left, and lock the pipeline: NULL if somebody has changed it or
+ * its tables since they were read.  The caller changes it, and commits.
  */
 EtlCdcPipeline *
 etl_cdc_finish(EtlCdcApplier *applier)
@@ -473,7 +474,8 @@ etl_cdc_finish(EtlCdcApplier *applier)
 	applier->order = NIL;
 
 	pipeline = etl_cdc_by_id(applier->pipeline_id, true);
-	if (!etl_cdc_is_wanted(pipeline))
+	if (!etl_cdc_is_wanted(pipeline) ||
+		!ItemPointerEquals(&pipeline->place, &applier->pipeline->place))
 		return NULL;
 	pipeline->transactions += applier->xacts;
 	for (int i = 0; i < (int) lengthof(applier->changes); i++)
@@ -481,6 +483,14 @@ etl_cdc_finish(EtlCdcApplier *applier)
 	if (applier->xacts > 0)
 		pipeline->source_time = applier->source_time;
 	return pipeline;
+}
+
+/* Write the pipeline, which was locked; this change is our own. */
+void
+etl_cdc_store_progress(EtlCdcApplier *applier, EtlCdcPipeline *pipeline)
+{
+	etl_cdc_update(pipeline);
+	applier->pipeline->place = pipeline->place;
 }
 
 /* Commit the transaction of the batch. */
@@ -496,7 +506,7 @@ etl_cdc_commit(EtlCdcApplier *applier)
 	applier->last_local = XactLastCommitEnd;
 }
 
-/* Commit the batch with its position; false if the pipeline is not to run. */
+/* Commit the batch with its position; false if the pipeline was changed. */
 static bool
 commit_batch(EtlCdcApplier *applier)
 {
@@ -520,7 +530,7 @@ commit_batch(EtlCdcApplier *applier)
 	if (pipeline->skip <= applier->position)
 		pipeline->skip = InvalidXLogRecPtr;
 	applier->pipeline->skip = pipeline->skip;
-	etl_cdc_update(pipeline);
+	etl_cdc_store_progress(applier, pipeline);
 	forget_copies(applier);
 	etl_cdc_commit(applier);
 
@@ -588,8 +598,7 @@ etl_cdc_wal_ended(EtlCdcApplier *applier, XLogRecPtr end)
 
 /*
  * Write the position where there was nothing to apply, if it has moved far or
- * the row still has an error of a former process to show.  False if the
- * pipeline is not to run.
+ * a transaction was to be skipped and is.  False if the pipeline was changed.
  */
 bool
 etl_cdc_save(EtlCdcApplier *applier)

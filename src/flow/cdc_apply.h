@@ -48,7 +48,7 @@ typedef enum EtlCdcResult
 	ETL_CDC_NOTHING, /* to do for now */
 	ETL_CDC_DONE,	 /* something; there may be more */
 	ETL_CDC_ENDED,	 /* the stream */
-	ETL_CDC_UNWANTED /* the pipeline was stopped or dropped */
+	ETL_CDC_CHANGED	 /* the pipeline, or its tables: to be loaded anew */
 } EtlCdcResult;
 
 /* How many commits may wait for the disk before some are taken together. */
@@ -68,8 +68,8 @@ typedef struct EtlCdcApplier
 
 	/* as they were last read, and what belongs to them */
 	MemoryContext table_context;
-	EtlCdcPipeline *pipeline;
-	List *tables; /* of EtlCdcFollowed */
+	EtlCdcPipeline *pipeline; /* its place: as this process knows it */
+	List *tables;			  /* of EtlCdcFollowed */
 	HTAB *by_number;
 
 	/* the stream */
@@ -121,6 +121,8 @@ extern void etl_cdc_flush_one(EtlCdcFollowed *followed);
 extern void etl_cdc_end_one(EtlCdcApplier *applier, EtlCdcFollowed *followed);
 extern void etl_cdc_flush(EtlCdcApplier *applier);
 extern EtlCdcPipeline *etl_cdc_finish(EtlCdcApplier *applier);
+extern void etl_cdc_store_progress(EtlCdcApplier *applier,
+								   EtlCdcPipeline *pipeline);
 extern void etl_cdc_commit(EtlCdcApplier *applier);
 extern void etl_cdc_discard(EtlCdcFollowed *followed);
 

@@ -8,8 +8,9 @@
  * process that runs the pipeline is told at commit, and reads its tables anew.
  *
  * Locks: the name of a pipeline that is being created, as that of a job; the
- * row of a pipeline that is changed, so that nothing is applied by the old
- * definition once the change is there.
+ * row of a pipeline that is changed.  That row is written, too, also if only a
+ * table changes: the process that applies sees it before it commits, so that
+ * nothing is applied by the old definition once the change is there.
  *
  *-------------------------------------------------------------------------
  */
@@ -108,8 +109,7 @@ etl_cdc_match(const EtlCdcPipeline *pipeline, const char *source, Oid target)
 		bool is_it = strcmp(table->source, source) == 0 ||
 					 (OidIsValid(relid) && table->source_relid == relid) ||
 					 (pipeline->server != NULL &&
-					  equal(llast(names),
-							llast(etl_qualified_names(source))) &&
+					  equal(llast(names), llast(etl_qualified_names(source))) &&
 					  list_length(etl_qualified_names(source)) == 1);
 
 		if (is_it && (!OidIsValid(target) || table->target == target))
@@ -121,8 +121,7 @@ etl_cdc_match(const EtlCdcPipeline *pipeline, const char *source, Oid target)
 				 errmsg("CDC pipeline \"%s\" has no such table: %s%s%s",
 						pipeline->name, source, OidIsValid(target) ? " to " : "",
 						OidIsValid(target) ? get_rel_name(target) : ""),
-				 errhint("Its tables are in %s.cdc_table.",
-						 ETL_SCHEMA)));
+				 errhint("Its tables are in %s.cdc_table.", ETL_SCHEMA)));
 	return matches;
 }
 
@@ -267,7 +266,7 @@ etl_cdc_add_table(PG_FUNCTION_ARGS)
 	table->state = pipeline->snapshot ? ETL_CDC_TABLE_NEW :
 										ETL_CDC_TABLE_FOLLOWED;
 	etl_cdc_table_insert(table);
-	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
+	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
 }
 
@@ -295,7 +294,7 @@ etl_cdc_alter_table(PG_FUNCTION_ARGS)
 	etl_cdc_find_source(pipeline, table, NULL);
 	etl_cdc_check_table(pipeline, table);
 	etl_cdc_table_update(table);
-	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
+	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
 }
 
@@ -313,6 +312,6 @@ etl_cdc_remove_table(PG_FUNCTION_ARGS)
 	foreach(lc,
 			etl_cdc_match(pipeline, etl_arg_text(fcinfo, TABLE_SOURCE), target))
 		etl_cdc_table_delete(lfirst(lc));
-	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
+	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
 }
