@@ -139,15 +139,12 @@ OBJS += \
 	src/flow/change_log.o \
 	src/flow/change_log_table.o \
 	src/flow/cdc_table.o \
-<<<<<<< HEAD
 	src/flow/cdc_source.o \
 	src/flow/cdc_check.o \
-=======
 	src/flow/cdc_apply.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_error.o \
->>>>>>> cdc-Q
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 
