@@ -30,6 +30,8 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -72,6 +74,7 @@ static bool is_for(const EtlCdcFollowed *followed, const EtlSourceXact *xact);
 static bool commit_batch(EtlCdcApplier *applier);
 static void begin_table(EtlCdcApplier *applier, EtlCdcFollowed *followed);
 static void end_table(EtlCdcFollowed *followed);
+static void keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed);
 static void check_source(const EtlCdcTable *table);
 static Size batch_bytes(const EtlCdcApplier *applier);
 static void forget_copies(EtlCdcApplier *applier);
@@ -373,6 +376,7 @@ etl_cdc_begin(EtlCdcApplier *applier, EtlCdcDoing doing)
 	applier->doing = doing;
 	applier->xacts = 0;
 	applier->added = 0;
+	applier->any_order = false;
 	memset(applier->changes, 0, sizeof(applier->changes));
 }
 
@@ -391,6 +395,9 @@ etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 	error_context_stack = &callback;
 	if (!followed->is_in_batch)
 		begin_table(applier, followed);
+	if (applier->any_order)
+		keep_order(applier, followed);
+	followed->is_pending = true;
 	MemoryContextSwitchTo(apply->batch_context);
 	apply->ops->add(apply, &applier->xact, event);
 	error_context_stack = callback.previous;
@@ -401,6 +408,24 @@ etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 		applier->added = 0;
 		if (batch_bytes(applier) >= BATCH_BYTES)
 			etl_cdc_flush(applier);
+	}
+}
+
+/* Flush what a change of this table must not pass. */
+static void
+keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed)
+{
+	ListCell *lc;
+
+	foreach(lc, applier->order)
+	{
+		const EtlCdcFollowed *other = lfirst(lc);
+
+		if (other == followed || !other->is_pending ||
+			!(other->apply->in_order || followed->apply->in_order))
+			continue;
+		etl_cdc_flush(applier);
+		break;
 	}
 }
 
@@ -438,6 +463,7 @@ etl_cdc_flush_one(EtlCdcFollowed *followed)
 	MemoryContextSwitchTo(context);
 	MemoryContextReset(apply->batch_context);
 	apply->bytes = 0;
+	followed->is_pending = false;
 
 	/* what comes next sees it */
 	PopActiveSnapshot();
@@ -445,17 +471,47 @@ etl_cdc_flush_one(EtlCdcFollowed *followed)
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
-/* The same for all, in the order in which they were first changed. */
+/*
+ * The same for all, in the order in which they were first changed.  Triggers
+ * fire when all tables are written, so that rows may refer to rows of tables
+ * that are written later.
+ */
 void
 etl_cdc_flush(EtlCdcApplier *applier)
 {
+	List *applies = NIL;
+	EState *estate;
 	ListCell *lc;
 
 	foreach(lc, applier->order)
 	{
-		CHECK_FOR_INTERRUPTS();
-		etl_cdc_flush_one(lfirst(lc));
+		const EtlCdcFollowed *followed = lfirst(lc);
+
+		if (followed->is_pending)
+			applies = lappend(applies, followed->apply);
 	}
+	if (applies == NIL)
+		return;
+	etl_apply_truncate(applies);
+
+	AfterTriggerBeginQuery();
+	foreach(lc, applier->order)
+	{
+		EtlCdcFollowed *followed = lfirst(lc);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!followed->is_pending)
+			continue;
+		followed->apply->defers_triggers = true;
+		etl_cdc_flush_one(followed);
+		followed->apply->defers_triggers = false;
+	}
+	estate = CreateExecutorState();
+	AfterTriggerEndQuery(estate);
+	ExecCloseResultRelations(estate);
+	ExecResetTupleTable(estate->es_tupleTable, false);
+	FreeExecutorState(estate);
+	list_free(applies);
 }
 
 /*
@@ -658,11 +714,14 @@ etl_cdc_discard(EtlCdcFollowed *followed)
 	EtlApply *apply = followed->apply;
 
 	apply->state = NULL;
+	apply->map = NULL;
 	apply->target = NULL;
 	apply->bytes = 0;
+	apply->in_order = apply->defers_triggers = false;
+	apply->truncates = apply->restarts_sequences = false;
 	MemoryContextReset(apply->context);
 	MemoryContextReset(apply->batch_context);
-	followed->is_in_batch = false;
+	followed->is_in_batch = followed->is_pending = false;
 	followed->is_stale = false;
 	followed->is_ready = false;
 }
@@ -694,6 +753,7 @@ begin_table(EtlCdcApplier *applier, EtlCdcFollowed *followed)
 		apply->ops->check(apply);
 	followed->is_ready = true;
 	apply->ops->begin(apply);
+	applier->any_order |= apply->in_order;
 
 	MemoryContextSwitchTo(applier->batch_context);
 	applier->order = lappend(applier->order, followed);
@@ -710,7 +770,7 @@ end_table(EtlCdcFollowed *followed)
 	apply->ops->end(apply);
 	table_close(apply->target, NoLock);
 	apply->target = NULL;
-	followed->is_in_batch = false;
+	followed->is_in_batch = followed->is_pending = false;
 }
 
 /* The same, before the batch ends. */

@@ -32,8 +32,9 @@ typedef struct EtlCdcFollowed
 	EtlCopySnapshot *copy; /* NULL: no transaction was seen by a copy */
 	XLogRecPtr copy_end;   /* what commits later was not; 0: not known */
 	bool is_in_batch;
-	bool is_stale; /* the target may have changed: begin with a new state */
-	bool is_ready; /* its sink has looked at the target */
+	bool is_pending; /* its sink was given what it has not written */
+	bool is_stale;	 /* the target may have changed: begin with a new state */
+	bool is_ready;	 /* its sink has looked at the target */
 } EtlCdcFollowed;
 
 typedef enum EtlCdcDoing
@@ -90,7 +91,8 @@ typedef struct EtlCdcApplier
 	MemoryContext batch_context;
 	int64 xacts;
 	int64 changes[5];
-	int64 added; /* since memory was last looked at */
+	int64 added;	/* since memory was last looked at */
+	bool any_order; /* a table of the batch is in_order */
 	TimestampTz source_time;
 
 	/* the search for a change that fails; positions of commit records */
