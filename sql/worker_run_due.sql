@@ -40,6 +40,8 @@ CREATE FUNCTION outer_two() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CALL etl_r
 SELECT outer_two();
 CALL etl_run_due_jobs(0);
 CALL etl_run_due_jobs(max_runtime => '0');
+CALL etl_run_due_jobs(max_runtime => '170000000 years');
+CALL etl_run_due_jobs(max_runtime => '1000 years');
 SET default_transaction_read_only = on;
 CALL etl_run_due_jobs();
 RESET default_transaction_read_only;
@@ -270,6 +272,7 @@ SELECT done(job) FROM etl_patterns.job;
 
 -- Time that is up, and a command that does not mind.
 SELECT etl_job_create('slow', '* * * * *', 'SELECT pg_sleep(600)', timeout => '100ms', max_attempts => 2, retry_delay => '0 s');
+SELECT etl_job_create('slow steps', '* * * * *', $$DO $x$ BEGIN LOOP PERFORM pg_sleep(0.02); COMMIT; END LOOP; END $x$ $$, timeout => '100ms');
 SELECT etl_job_create('stubborn', '* * * * *', $$DO $x$ BEGIN
     PERFORM pg_sleep(600);
 EXCEPTION WHEN query_canceled THEN
@@ -281,9 +284,9 @@ SELECT clock('2030-01-01 16:16:30') IS NOT NULL AS clock_set;
 SET statement_timeout = '1h';
 CALL etl_run_due_jobs();
 RESET statement_timeout;
-SELECT * FROM history('slow', 'stubborn', 'impatient', 'quick');
+SELECT * FROM history('slow', 'slow steps', 'stubborn', 'impatient', 'quick');
 SELECT * FROM heard();
-SELECT done('slow', 'stubborn', 'impatient', 'quick');
+SELECT done('slow', 'slow steps', 'stubborn', 'impatient', 'quick');
 
 -- A command finds the settings of a session that begins, and leaves none to the
 -- next one or to the caller.
@@ -298,6 +301,9 @@ SELECT etl_job_create('c finds', '* * * * *', $$SELECT say(concat_ws(' ', 'finds
 SELECT etl_job_create('d fails', '* * * * *', $$DO $x$ BEGIN
     SET work_mem = '9MB'; SET ROLE pg_monitor; COMMIT; PERFORM 1 / 0; END $x$ $$);
 SELECT clock('2030-01-01 16:17:30') IS NOT NULL AS clock_set;
+SELECT etl_job_create('e tells', '* * * * *', $$DO $x$ BEGIN RAISE NOTICE 'not told'; RAISE WARNING 'told'; END $x$ $$);
+UPDATE etl_patterns.job SET next_slot = '2030-01-01 16:17' WHERE job = 'e tells';
+SET client_min_messages = warning;
 SET work_mem = '7MB';
 SET seq_page_cost = 1.234567890123;
 SET my.own = 'mine';
@@ -306,7 +312,10 @@ CALL etl_run_due_jobs();
 SHOW work_mem;
 SELECT current_setting('seq_page_cost')::float8 = 1.23457 AS digits, current_setting('my.own') AS my_own, current_setting('my.other', true) AS my_other,
     current_user = session_user AS is_me, to_regclass('mine'), current_setting('etl_patterns.logical_time') AS logical_time;
-SELECT * FROM history('a takes', 'b takes', 'c finds', 'd fails');
+SHOW client_min_messages;
+RESET client_min_messages;
+SELECT done('e tells');
+SELECT * FROM history('a takes', 'b takes', 'c finds', 'd fails', 'e tells');
 SELECT * FROM heard();
 RESET work_mem;
 RESET seq_page_cost;

@@ -45,6 +45,7 @@ typedef struct Setting
 
 static bool is_set(const struct config_generic *record);
 static bool is_ours(const char *name);
+static bool is_for_client(const char *name);
 static char *setting_text(struct config_generic *record);
 static const Setting *find_setting(const EtlCallerSession *session,
 								   const char *name);
@@ -79,7 +80,8 @@ etl_caller_session_save(void)
 
 /*
  * Make the settings those of a session that begins.  Ours stay: they say how
- * jobs run, and a clock that was set for a test goes for commands, too.
+ * jobs run, and a clock that was set for a test goes for commands, too.  So do
+ * those that are between the server and its client, who is still the same.
  */
 void
 etl_caller_session_hide(const EtlCallerSession *session)
@@ -90,7 +92,7 @@ etl_caller_session_hide(const EtlCallerSession *session)
 	{
 		const Setting *setting = lfirst(lc);
 
-		if (!is_ours(setting->name))
+		if (!is_ours(setting->name) && !is_for_client(setting->name))
 			set(setting->name, NULL);
 	}
 }
@@ -154,6 +156,13 @@ static bool
 is_ours(const char *name)
 {
 	return pg_strncasecmp(name, ETL_SCHEMA ".", strlen(ETL_SCHEMA ".")) == 0;
+}
+
+static bool
+is_for_client(const char *name)
+{
+	return strcmp(name, "client_encoding") == 0 ||
+		   strcmp(name, "client_min_messages") == 0;
 }
 
 /* The value as SET takes it, in the setting's own unit and with all digits. */

@@ -19,7 +19,7 @@
  * The caller's own work at the end is part of the command's last transaction,
  * also when the last statement is COMMIT.  Only where that transaction is over
  * already (ROLLBACK; statements that are to be committed at once, such as
- * CREATE DATABASE) it gets one of its own.
+ * CREATE DATABASE), or may not write, it gets one of its own.
  *
  * Errors are thrown, with the transaction as it is.  The caller aborts it and
  * calls etl_execute_clean_up().
@@ -138,7 +138,7 @@ execute_statement(Execution *execution, RawStmt *statement, bool is_last)
 				((TransactionStmt *) statement->stmt)->kind ==
 					TRANS_STMT_COMMIT &&
 				!((TransactionStmt *) statement->stmt)->chain;
-	if (is_last && is_commit && IsTransactionBlock())
+	if (is_last && is_commit && IsTransactionBlock() && !XactReadOnly)
 		do_end(execution);
 
 	statement_context = AllocSetContextCreate(context, "etl_patterns statement",
@@ -211,7 +211,10 @@ finish_command(Execution *execution)
 					 "End it with COMMIT, or leave BEGIN out: a command is one transaction anyway.")));
 	if (!execution->ended)
 	{
+		if (XactReadOnly)
+			commit_xact(execution);
 		begin_xact(execution);
+		XactReadOnly = false;
 		do_end(execution);
 	}
 	commit_xact(execution);
@@ -242,10 +245,7 @@ commit_xact(Execution *execution)
 	execution->in_xact = false;
 }
 
-/*
- * The caller's work.  It is no affair of the command's transaction whether that
- * may write.
- */
+/* The caller's work, in a transaction that may write. */
 static void
 do_end(Execution *execution)
 {
@@ -253,7 +253,6 @@ do_end(Execution *execution)
 
 	Assert(!execution->ended);
 	execution->ended = true;
-	XactReadOnly = false;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	execution->end(execution->arg);
 	PopActiveSnapshot();

@@ -128,6 +128,8 @@ is_victim(const Purge *purge, const EtlJobRun *run)
 		return false;
 	if (purge->only_ours && !etl_ledger_is_ours(run->role))
 		return false;
+	if (run->status == ETL_RUN_SKIPPED)
+		return true;
 	kept = kept_runs(purge, run->job_id);
 	return run->job_run_id != kept->last_run &&
 		   run->job_run_id != kept->last_success;

@@ -64,9 +64,8 @@ static bool wait_for_run(int64 *job_run_id);
 static void connect_as_owner(void);
 static bool is_same_role(void);
 static void execute_run(int64 job_run_id);
-static bool begin_run(EtlActiveRun *active, int64 job_run_id,
-					  const char **obstacle);
-static ErrorData *refuse_run(const EtlActiveRun *active, const char *obstacle);
+static bool begin_run(EtlActiveRun *active, int64 job_run_id);
+static bool break_job(EtlActiveRun *active);
 static ErrorData *execute_command(EtlActiveRun *active);
 static void end_command(void *arg);
 static void fail_run(const EtlActiveRun *active, const ErrorData *error);
@@ -319,12 +318,17 @@ show_run(const EtlActiveRun *active)
 /* ------------------------------------------------------------------ */
 /* a run                                                                */
 
-/* A transaction of our own, around the command's. */
+/*
+ * A transaction of our own, around the command's.  What the role has set for
+ * its transactions is not meant for it.
+ */
 static void
 start_transaction(void)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	XactReadOnly = false;
+	XactIsoLevel = XACT_READ_COMMITTED;
 	MemoryContextSwitchTo(run_context);
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
@@ -342,31 +346,25 @@ static void
 execute_run(int64 job_run_id)
 {
 	EtlActiveRun active = {0};
-	const char *obstacle = NULL;
 	ErrorData *error;
 
 	MemoryContextSwitchTo(run_context);
 	QueryCancelPending = false;
 	timed_out = false;
-	if (begin_run(&active, job_run_id, &obstacle))
+	if (begin_run(&active, job_run_id))
 	{
-		error = obstacle != NULL ? refuse_run(&active, obstacle) :
-								   execute_command(&active);
+		error = execute_command(&active);
 		if (error != NULL)
 			fail_run(&active, error);
 	}
 	etl_run_unlock(&active);
 }
 
-/*
- * The run becomes this process's; false if it does not.  If its job cannot run
- * any more the obstacle is set.
- */
+/* The run becomes this process's; false if it does not. */
 static bool
-begin_run(EtlActiveRun *active, int64 job_run_id, const char **obstacle)
+begin_run(EtlActiveRun *active, int64 job_run_id)
 {
 	volatile bool begun = false;
-	EtlRunBegin result;
 
 	PG_TRY();
 	{
@@ -374,16 +372,15 @@ begin_run(EtlActiveRun *active, int64 job_run_id, const char **obstacle)
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
 								 false);
-		result = etl_run_begin(active, job_run_id);
-		if (result != ETL_BEGIN_OK)
-			decline();
-		else
+		begun = etl_run_begin(active, job_run_id) == ETL_BEGIN_OK &&
+				!break_job(active);
+		if (begun)
 		{
-			begun = true;
-			*obstacle = etl_job_cannot_run(active->job);
 			etl_run_set_variables(active);
 			show_run(active);
 		}
+		else
+			decline();
 		commit_transaction();
 	}
 	PG_CATCH();
@@ -395,17 +392,25 @@ begin_run(EtlActiveRun *active, int64 job_run_id, const char **obstacle)
 	return begun;
 }
 
-/* Its job cannot run any more; the scheduler will find that, too. */
-static ErrorData *
-refuse_run(const EtlActiveRun *active, const char *obstacle)
+/*
+ * If the job of a run that was just begun cannot run any more, it is broken,
+ * and the run was never begun.
+ */
+static bool
+break_job(EtlActiveRun *active)
 {
-	ErrorData *error = palloc0(sizeof(ErrorData));
+	const char *obstacle = etl_job_cannot_run(active->job);
+	EtlJob *job;
 
-	error->elevel = ERROR;
-	error->sqlerrcode = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
-	error->message = psprintf("job \"%s\" cannot run: %s", active->job->name,
-							  obstacle);
-	return error;
+	if (obstacle == NULL)
+		return false;
+	AbortOutOfAnyTransaction();
+	etl_run_unlock(active);
+	start_transaction();
+	job = etl_job_by_id(active->job->job_id, ETL_ROW_LOCK);
+	if (job != NULL)
+		etl_job_break(job, obstacle);
+	return true;
 }
 
 /* Execute the command, with its success; or return the error. */

@@ -157,6 +157,7 @@ etl_run_due_jobs(PG_FUNCTION_ARGS)
 		MessageContext = AllocSetContextCreate(TopMemoryContext,
 											   "MessageContext",
 											   ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(call->context);
 	call->session = etl_caller_session_save();
 	call->due = etl_due_make();
 	is_calling = true;
@@ -281,14 +282,16 @@ make_call(FunctionCallInfo fcinfo)
 							   "max_runs")));
 	if (!PG_ARGISNULL(1))
 	{
-		call->end = GetCurrentTimestamp() +
-					etl_interval_usec(PG_GETARG_INTERVAL_P(1));
-		if (etl_interval_usec(PG_GETARG_INTERVAL_P(1)) <= 0)
+		TimestampTz now = GetCurrentTimestamp();
+
+		call->end = DatumGetTimestampTz(
+			DirectFunctionCall2(timestamptz_pl_interval,
+								TimestampTzGetDatum(now), PG_GETARG_DATUM(1)));
+		if (call->end <= now)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							errmsg("parameter \"%s\" must be greater than zero",
 								   "max_runtime")));
 	}
-	MemoryContextSwitchTo(context);
 	return call;
 }
 

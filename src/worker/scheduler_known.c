@@ -42,6 +42,7 @@ static int64 active_jobs;
 
 static void queue_run(EtlKnownRun *run);
 static void unqueue_run(EtlKnownRun *run);
+static EtlKnownRun *first_run(pairingheap *heap);
 static void offer(EtlKnownJob *job);
 static void set_ready(EtlKnownRun *run, bool is_ready);
 static void set_active(EtlKnownRun *run, bool is_active);
@@ -171,27 +172,35 @@ add_job(int64 job_id)
 	return job;
 }
 
-/* Its runs that wait are put where they belong now. */
+static List *
+unqueue_all(List *waiting, pairingheap *heap)
+{
+	while (!pairingheap_is_empty(heap))
+	{
+		EtlKnownRun *run = first_run(heap);
+
+		unqueue_run(run);
+		waiting = lappend(waiting, run);
+	}
+	return waiting;
+}
+
+/* The runs of a job that wait are put where they belong now. */
 static void
 requeue_runs(EtlKnownJob *job)
 {
-	List *waiting = NIL;
+	List *waiting = unqueue_all(NIL, &job->waiting);
 	ListCell *lc;
 
-	while (!pairingheap_is_empty(&job->waiting))
-		waiting = lappend(waiting, pairingheap_container(EtlKnownRun, job_node,
-														 pairingheap_first(
-															 &job->waiting))),
-		unqueue_run(llast(waiting));
-	while (!pairingheap_is_empty(&job->backfill))
-		waiting = lappend(waiting, pairingheap_container(EtlKnownRun, job_node,
-														 pairingheap_first(
-															 &job->backfill))),
-		unqueue_run(llast(waiting));
+	waiting = unqueue_all(waiting, &job->backfill);
 	while (!dlist_is_empty(&job->parked))
-		waiting = lappend(waiting, dlist_head_element(EtlKnownRun, parked_node,
-													  &job->parked)),
-		unqueue_run(llast(waiting));
+	{
+		EtlKnownRun *run = dlist_head_element(EtlKnownRun, parked_node,
+											  &job->parked);
+
+		unqueue_run(run);
+		waiting = lappend(waiting, run);
+	}
 	foreach(lc, waiting)
 		queue_run(lfirst(lc));
 	list_free(waiting);

@@ -11,7 +11,7 @@ use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('launcher');
 $node->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
-$node->append_conf('postgresql.conf', "restart_after_crash = on\nautovacuum = off");
+$node->append_conf('postgresql.conf', "restart_after_crash = on\nautovacuum = off\nmax_prepared_transactions = 1");
 $node->start;
 
 my $activity = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'etl\_patterns%'};
@@ -67,7 +67,7 @@ sub launcher
 
 # Found at the start of the server
 $node->safe_psql('postgres', 'CREATE DATABASE a');
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'etl_patterns'\nmax_worker_processes = 12");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'etl_patterns'\nmax_worker_processes = 12\netl_patterns.worker_idle_timeout = 60000");
 $node->restart;
 my $postgres = served('postgres', 'a database with the extension is found when the server starts');
 like(launcher(), qr/^\d+$/, 'there is one launcher');
@@ -94,6 +94,14 @@ $a = served('a', 'created, dropped and created in a row');
 $node->safe_psql('a', 'DROP EXTENSION etl_patterns; CREATE EXTENSION etl_patterns');
 $a = served('a', 'a scheduler knows one extension, and not the next one', $a);
 
+# An installation that nobody tells of
+$node->safe_psql('a', q{DROP EXTENSION etl_patterns; BEGIN; CREATE EXTENSION etl_patterns; PREPARE TRANSACTION 'p'});
+not_served('a', 'an installation that is prepared');
+$node->safe_psql('a', q{COMMIT PREPARED 'p'});
+$node->safe_psql('a', q{SELECT etl_job_create('quick', 'every 10 hours', 'SELECT 1')});
+$a = served('a', 'the first job tells of it');
+$node->safe_psql('a', q{SELECT etl_job_drop('quick')});
+
 # Commands on databases
 $node->safe_psql('postgres', 'CREATE DATABASE b TEMPLATE a');
 served('b', 'a copy is found');
@@ -115,6 +123,29 @@ not_served('e', 'a database is dropped');
 $node->safe_psql('postgres', 'DROP DATABASE c WITH (FORCE)');
 not_served('c', 'a database is dropped by force');
 
+# Workers: who has nothing to do is no obstacle.  (Jobs of a copy run only when
+# somebody says so.)
+$node->safe_psql('b', q{
+	SELECT etl_job_arm();
+	SELECT etl_job_create('quick', 'every 10 hours', 'SELECT 1'), etl_job_create('slow', 'every 10 hours', 'SELECT pg_sleep(1000)');
+	SELECT etl_job_run('quick')});
+my $workers = q{SELECT workers || ' ' || workers_idle FROM etl_scheduler_status() WHERE database = 'b'};
+ok($node->poll_query_until('postgres', $workers, '1 1'), 'a worker that has done its work waits for more');
+$node->safe_psql('postgres', 'CREATE DATABASE c TEMPLATE b');
+served('b', 'it was no obstacle to a copy');
+served('c', 'and there is a scheduler for the copy');
+is($node->safe_psql('postgres', $workers), '0 0', 'the worker is gone');
+$node->safe_psql('b', q{SELECT etl_job_run('slow')});
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = 'b' AND wait_event = 'PgSleep'}), 'a job runs');
+my ($status, $out, $err) = $node->psql('postgres', 'DROP DATABASE b');
+like($err, qr/being accessed by other users.*There is 1 other session/s, 'a job that runs is in the way');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'b' AND wait_event = 'PgSleep'}), 1, 'and goes on');
+served('b', 'as does the scheduler');
+ok($node->poll_query_until('postgres', $workers, '1 0'), 'which finds the job again');
+$node->safe_psql('postgres', 'DROP DATABASE b WITH (FORCE)');
+not_served('b', 'a database is dropped by force, job and all');
+$node->safe_psql('postgres', 'ALTER DATABASE c RENAME TO b');
+
 # What others may not do
 my $b = served('b', 'before what others try');
 for my $command (
@@ -125,7 +156,7 @@ for my $command (
 	isnt($status, 0, "not everybody may $command");
 	like($err, qr/permission denied|must be owner/, '... and is told so');
 }
-my ($status, $out, $err) = $node->psql('postgres', 'BEGIN; DROP DATABASE b');
+($status, $out, $err) = $node->psql('postgres', 'BEGIN; DROP DATABASE b');
 like($err, qr/cannot run inside a transaction block/, 'a command that cannot be run here');
 $node->safe_psql('postgres', q{DO $$ BEGIN EXECUTE 'DROP DATABASE b'; EXCEPTION WHEN active_sql_transaction THEN NULL; END $$});
 $node->safe_psql('b', q{DO $$ BEGIN EXECUTE 'DROP DATABASE b'; EXCEPTION WHEN others THEN NULL; END $$});
