@@ -72,6 +72,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_foreign_server.h"
 #include "commands/tablecmds.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
@@ -93,6 +94,9 @@
 	object_ownercheck(DatabaseRelationId, database, role)
 #define etl_owns_relation(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
+#define etl_may_use_server(server, role)                                  \
+	(object_aclcheck(ForeignServerRelationId, server, role, ACL_USAGE) == \
+	 ACLCHECK_OK)
 #define etl_may_connect(database, role)                                  \
 	(object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == \
 	 ACLCHECK_OK)
@@ -111,6 +115,8 @@
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
 #define etl_owns_database(database, role)  pg_database_ownercheck(database, role)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
+#define etl_may_use_server(server, role) \
+	(pg_foreign_server_aclcheck(server, role, ACL_USAGE) == ACLCHECK_OK)
 #define etl_may_connect(database, role) \
 	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)
 #define etl_owns_database(database, role) pg_database_ownercheck(database, role)
@@ -207,6 +213,67 @@ etl_init_target_range_table(EState *estate, Relation target,
 									  FirstLowInvalidHeapAttributeNumber);
 	etl_init_range_table(estate, target, ACL_INSERT, inserted, NULL);
 }
+
+/* ------------------------------------------------------------------ */
+/* descriptors that are put together by hand                            */
+
+#include "access/tupdesc.h"
+
+/* After an attribute was copied into a descriptor. */
+static inline void
+etl_init_attribute(TupleDesc desc, int index)
+{
+#if PG_VERSION_NUM >= 180000
+	populate_compact_attribute(desc, index);
+#else
+	TupleDescAttr(desc, index)->attcacheoff = -1;
+#endif
+}
+
+/* ------------------------------------------------------------------ */
+/* names                                                                */
+
+#include "utils/regproc.h"
+
+/* The parts of a name, as a list of String nodes; throws if it is none. */
+#if PG_VERSION_NUM >= 160000
+#define etl_qualified_names(text) stringToQualifiedNameList(text, NULL)
+#else
+#define etl_qualified_names(text) stringToQualifiedNameList(text)
+#endif
+
+/* ------------------------------------------------------------------ */
+/* logical decoding: to be used with replication/slot.h and reorderbuffer.h */
+
+/* A row of a change, or NULL. */
+#if PG_VERSION_NUM >= 170000
+#define etl_change_row(row) (row)
+#else
+#define etl_change_row(row) ((row) != NULL ? &(row)->tuple : NULL)
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#define etl_slot_create(name, persistency) \
+	ReplicationSlotCreate(name, true, persistency, false, false, false)
+#else
+#define etl_slot_create(name, persistency) \
+	ReplicationSlotCreate(name, true, persistency, false)
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define etl_slot_acquire(name) ReplicationSlotAcquire(name, true, false)
+#else
+#define etl_slot_acquire(name) ReplicationSlotAcquire(name, true)
+#endif
+
+/* Has the server removed WAL that the slot was to keep? */
+#if PG_VERSION_NUM >= 160000
+#define etl_slot_is_invalidated(slot) \
+	((slot)->data.invalidated != RS_INVAL_NONE)
+#else
+#define etl_slot_is_invalidated(slot) \
+	(XLogRecPtrIsInvalid((slot)->data.restart_lsn))
+#endif
 
 /* ------------------------------------------------------------------ */
 /* settings                                                             */

@@ -16,6 +16,7 @@
 
 #include "compat.h"
 #include "etl_patterns.h"
+#include "source/wal_wake.h"
 #include "worker/shared.h"
 
 PG_MODULE_MAGIC;
@@ -74,6 +75,7 @@ _PG_init(void)
 	if (process_shared_preload_libraries_in_progress)
 	{
 		etl_shared_init();
+		etl_wal_wake_init();
 		etl_database_hook_install();
 		if (!IsBinaryUpgrade)
 			etl_launcher_register();

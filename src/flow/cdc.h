@@ -87,7 +87,9 @@ typedef struct EtlCdcTable
 extern EtlCdcPipeline *etl_cdc_by_name(const char *name, bool lock);
 extern EtlCdcPipeline *etl_cdc_of_caller(const char *name, bool lock);
 extern EtlCdcPipeline *etl_cdc_by_id(int64 pipeline_id, bool lock);
+extern EtlCdcPipeline *etl_cdc_try_lock(int64 pipeline_id);
 extern List *etl_cdc_pipelines(void);
+extern char *etl_cdc_slot_name(const EtlCdcPipeline *pipeline);
 extern void etl_cdc_insert(EtlCdcPipeline *pipeline);
 extern void etl_cdc_update(EtlCdcPipeline *pipeline);
 extern void etl_cdc_delete(EtlCdcPipeline *pipeline);

@@ -203,6 +203,7 @@ extern List *etl_job_claim(EtlJob *job, TimestampTz now);
 extern EtlJobRun *etl_job_trigger(const EtlJob *job, EtlRunOrigin origin,
 								  TimestampTz slot, const char *payload);
 extern bool etl_job_may_trigger(Oid who, const EtlJob *job);
+extern const char *etl_role_cannot_run(Oid role);
 extern const char *etl_job_cannot_run(const EtlJob *job);
 extern void etl_job_break(EtlJob *job, const char *reason);
 
