@@ -341,12 +341,6 @@ add_truncate(EtlMirror *mirror, const EtlChangeEvent *event)
 {
 	EtlApply *apply = mirror->apply;
 
-	if (event->is_partial)
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("a partition of source \"%s\" was truncated",
-							   apply->source),
-						errdetail("Which rows that were was not logged."),
-						errhint("Copy the table anew with etl_cdc_resync().")));
 	if (mirror->ordered)
 		mirror_flush(apply);
 	for (int i = 0; i < mirror->n_ops; i++)
