@@ -333,26 +333,12 @@ etl_cdc_skip(PG_FUNCTION_ARGS)
 {
 	EtlCdcPipeline *pipeline;
 	XLogRecPtr lsn;
-	XLogRecPtr failed;
 
 	etl_refuse_null(fcinfo, 1, "lsn");
 	lsn = PG_GETARG_LSN(1);
 	pipeline = etl_cdc_to_change(fcinfo, "etl_cdc_skip()");
 	refuse_lost(pipeline);
-	if (lsn <= pipeline->applied)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("CDC pipeline \"%s\" has applied %X/%X already",
-							   pipeline->name, LSN_FORMAT_ARGS(lsn)),
-						errdetail("It is at %X/%X.",
-								  LSN_FORMAT_ARGS(pipeline->applied))));
-	failed = position_of_error(pipeline, "end_lsn");
-	if (pipeline->state == ETL_CDC_PAUSED && failed != 0 && failed != lsn)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the transaction that has paused CDC pipeline \"%s\" does not end at %X/%X",
-						pipeline->name, LSN_FORMAT_ARGS(lsn)),
-				 errhint("To skip it, use etl_cdc_skip('%s', '%X/%X').",
-						 pipeline->name, LSN_FORMAT_ARGS(failed))));
+	check_skip(pipeline, lsn);
 	pipeline->skip = lsn;
 	if (pipeline->state != ETL_CDC_PAUSED)
 	{

@@ -108,8 +108,7 @@ etl_cdc_match(const EtlCdcPipeline *pipeline, const char *source, Oid target)
 		bool is_it = strcmp(table->source, source) == 0 ||
 					 (OidIsValid(relid) && table->source_relid == relid) ||
 					 (pipeline->server != NULL &&
-					  equal(llast(names),
-							llast(etl_qualified_names(source))) &&
+					  equal(llast(names), llast(etl_qualified_names(source))) &&
 					  list_length(etl_qualified_names(source)) == 1);
 
 		if (is_it && (!OidIsValid(target) || table->target == target))
@@ -121,8 +120,7 @@ etl_cdc_match(const EtlCdcPipeline *pipeline, const char *source, Oid target)
 				 errmsg("CDC pipeline \"%s\" has no such table: %s%s%s",
 						pipeline->name, source, OidIsValid(target) ? " to " : "",
 						OidIsValid(target) ? get_rel_name(target) : ""),
-				 errhint("Its tables are in %s.cdc_table.",
-						 ETL_SCHEMA)));
+				 errhint("Its tables are in %s.cdc_table.", ETL_SCHEMA)));
 	return matches;
 }
 
@@ -264,8 +262,7 @@ etl_cdc_add_table(PG_FUNCTION_ARGS)
 	etl_cdc_find_source(pipeline, table, etl_arg_text(fcinfo, TABLE_SOURCE));
 	refuse_same_table(pipeline, table);
 	etl_cdc_check_table(pipeline, table);
-	table->state = pipeline->snapshot ? ETL_CDC_TABLE_NEW :
-										ETL_CDC_TABLE_FOLLOWED;
+	table->state = ETL_CDC_TABLE_NEW;
 	etl_cdc_table_insert(table);
 	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
 	PG_RETURN_VOID();

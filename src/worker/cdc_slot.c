@@ -45,7 +45,7 @@ typedef struct Pending
 static List *pending = NIL;
 
 static void at_transaction_event(XactEvent event, void *arg);
-static void drop_slot(const Pending *slot);
+static void drop_slot(Pending *slot);
 static void drop_local_slot(const char *slot_name);
 static bool is_used(const char *slot_name, bool *exists);
 
@@ -136,7 +136,7 @@ at_transaction_event(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_COMMIT:
 			foreach(lc, slots)
 			{
-				const Pending *slot = lfirst(lc);
+				Pending *slot = lfirst(lc);
 				EtlCdcPipeline *pipeline = etl_cdc_by_id(slot->pipeline_id,
 														 false);
 
@@ -160,13 +160,34 @@ at_transaction_event(XactEvent event, void *arg)
 	}
 }
 
+/* Whatever fails with another server, there is a way to do without it. */
 static void
-drop_slot(const Pending *slot)
+show_way_out(void *arg)
 {
+	const Pending *slot = arg;
+
+	errcontext("drop of replication slot \"%s\" on server \"%s\"",
+			   slot->slot_name, slot->server);
+	errhint(
+		"etl_cdc_drop(..., force => true) drops the pipeline and leaves that slot to whoever can reach the server.");
+}
+
+static void
+drop_slot(Pending *slot)
+{
+	ErrorContextCallback callback;
+
 	if (slot->server == NULL)
+	{
 		drop_local_slot(slot->slot_name);
-	else
-		etl_wal_drop_remote_slot(slot->server, slot->role, slot->slot_name);
+		return;
+	}
+	callback.callback = show_way_out;
+	callback.arg = slot;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	etl_wal_drop_remote_slot(slot->server, slot->role, slot->slot_name);
+	error_context_stack = callback.previous;
 }
 
 /* Drop a slot of this server, once its process has left it; it may be gone. */
@@ -187,7 +208,7 @@ drop_local_slot(const char *slot_name)
 		nap();
 	}
 	if (exists)
-		ReplicationSlotDrop(slot_name, true);
+		etl_wal_drop_local_slot(slot_name);
 }
 
 /* Does a slot exist, and does a process use it? */
