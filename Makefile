@@ -167,6 +167,7 @@ OBJS += \
 	src/worker/cdc_slot.o \
 	src/worker/cdc_functions.o \
 	src/worker/cdc_control.o \
+	src/worker/cdc_status.o \
 	src/worker/launcher.o \
 	src/worker/database_hook.o \
 	src/worker/scheduler_status.o \
@@ -204,6 +205,7 @@ SQL_PARTS = \
 	src/worker/alert.sql \
 	src/worker/history.sql \
 	src/worker/job_status.sql \
+	src/worker/cdc_status.sql \
 	src/worker/run_due.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql

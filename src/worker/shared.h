@@ -122,6 +122,8 @@ typedef struct EtlCdcProgress
 	XLogRecPtr applied; /* committed, or nothing of interest up to there */
 	XLogRecPtr flushed; /* and safe on disk */
 	TimestampTz read_time;
+	TimestampTz caught_up; /* when all that was read was applied, last */
+	pid_t reader;
 } EtlCdcProgress;
 
 /* One process that applies the changes of a pipeline. */
