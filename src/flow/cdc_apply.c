@@ -19,8 +19,9 @@
  * stream is to be begun anew, at applied.
  *
  * Locks: RowExclusiveLock on the targets that are written, then the row of the
- * pipeline at the end of the batch.  Who stops a pipeline locks its row, so
- * that nothing is applied any more when that has committed.
+ * pipeline at the end of the batch.  Who stops a pipeline, or changes one of
+ * its tables, writes its row.  A batch that finds the row changed is undone, so
+ * that nothing is applied by the old definition once the change has committed.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,6 +30,8 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -71,6 +74,7 @@ static bool is_for(const EtlCdcFollowed *followed, const EtlSourceXact *xact);
 static bool commit_batch(EtlCdcApplier *applier);
 static void begin_table(EtlCdcApplier *applier, EtlCdcFollowed *followed);
 static void end_table(EtlCdcFollowed *followed);
+static void keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed);
 static void check_source(const EtlCdcTable *table);
 static Size batch_bytes(const EtlCdcApplier *applier);
 static void forget_copies(EtlCdcApplier *applier);
@@ -258,7 +262,7 @@ etl_cdc_apply(EtlCdcApplier *applier)
 				take_commit(applier);
 				if (is_full(applier))
 					return commit_batch(applier) ? ETL_CDC_DONE :
-												   ETL_CDC_UNWANTED;
+												   ETL_CDC_CHANGED;
 				break;
 			case ETL_STREAM_IDLE:
 				applier->position = Max(applier->position,
@@ -270,13 +274,13 @@ etl_cdc_apply(EtlCdcApplier *applier)
 					break;
 				if (applier->in_xact)
 					return commit_batch(applier) ? ETL_CDC_DONE :
-												   ETL_CDC_UNWANTED;
+												   ETL_CDC_CHANGED;
 				applier->applied = applier->position;
 				return ETL_CDC_NOTHING;
 			case ETL_STREAM_END:
 				if (applier->in_xact && !applier->in_source_xact &&
 					!commit_batch(applier))
-					return ETL_CDC_UNWANTED;
+					return ETL_CDC_CHANGED;
 				return ETL_CDC_ENDED;
 		}
 	}
@@ -372,6 +376,7 @@ etl_cdc_begin(EtlCdcApplier *applier, EtlCdcDoing doing)
 	applier->doing = doing;
 	applier->xacts = 0;
 	applier->added = 0;
+	applier->any_order = false;
 	memset(applier->changes, 0, sizeof(applier->changes));
 }
 
@@ -390,6 +395,9 @@ etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 	error_context_stack = &callback;
 	if (!followed->is_in_batch)
 		begin_table(applier, followed);
+	if (applier->any_order)
+		keep_order(applier, followed);
+	followed->is_pending = true;
 	MemoryContextSwitchTo(apply->batch_context);
 	apply->ops->add(apply, &applier->xact, event);
 	error_context_stack = callback.previous;
@@ -400,6 +408,24 @@ etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 		applier->added = 0;
 		if (batch_bytes(applier) >= BATCH_BYTES)
 			etl_cdc_flush(applier);
+	}
+}
+
+/* Flush what a change of this table must not pass. */
+static void
+keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed)
+{
+	ListCell *lc;
+
+	foreach(lc, applier->order)
+	{
+		const EtlCdcFollowed *other = lfirst(lc);
+
+		if (other == followed || !other->is_pending ||
+			!(other->apply->in_order || followed->apply->in_order))
+			continue;
+		etl_cdc_flush(applier);
+		break;
 	}
 }
 
@@ -437,6 +463,7 @@ etl_cdc_flush_one(EtlCdcFollowed *followed)
 	MemoryContextSwitchTo(context);
 	MemoryContextReset(apply->batch_context);
 	apply->bytes = 0;
+	followed->is_pending = false;
 
 	/* what comes next sees it */
 	PopActiveSnapshot();
@@ -444,22 +471,52 @@ etl_cdc_flush_one(EtlCdcFollowed *followed)
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
-/* The same for all, in the order in which they were first changed. */
+/*
+ * The same for all, in the order in which they were first changed.  Triggers
+ * fire when all tables are written, so that rows may refer to rows of tables
+ * that are written later.
+ */
 void
 etl_cdc_flush(EtlCdcApplier *applier)
 {
+	List *applies = NIL;
+	EState *estate;
 	ListCell *lc;
 
 	foreach(lc, applier->order)
 	{
-		CHECK_FOR_INTERRUPTS();
-		etl_cdc_flush_one(lfirst(lc));
+		const EtlCdcFollowed *followed = lfirst(lc);
+
+		if (followed->is_pending)
+			applies = lappend(applies, followed->apply);
 	}
+	if (applies == NIL)
+		return;
+	etl_apply_truncate(applies);
+
+	AfterTriggerBeginQuery();
+	foreach(lc, applier->order)
+	{
+		EtlCdcFollowed *followed = lfirst(lc);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!followed->is_pending)
+			continue;
+		followed->apply->defers_triggers = true;
+		etl_cdc_flush_one(followed);
+		followed->apply->defers_triggers = false;
+	}
+	estate = CreateExecutorState();
+	AfterTriggerEndQuery(estate);
+	ExecCloseResultRelations(estate);
+	ExecResetTupleTable(estate->es_tupleTable, false);
+	FreeExecutorState(estate);
+	list_free(applies);
 }
 
 /*
- * Write what is left, and lock the pipeline: NULL if it is not to run any
- * more.  The caller changes it, and commits.
+ * Write what is left, and lock the pipeline: NULL if somebody has changed it or
+ * its tables since they were read.  The caller changes it, and commits.
  */
 EtlCdcPipeline *
 etl_cdc_finish(EtlCdcApplier *applier)
@@ -473,7 +530,8 @@ etl_cdc_finish(EtlCdcApplier *applier)
 	applier->order = NIL;
 
 	pipeline = etl_cdc_by_id(applier->pipeline_id, true);
-	if (!etl_cdc_is_wanted(pipeline))
+	if (!etl_cdc_is_wanted(pipeline) ||
+		!ItemPointerEquals(&pipeline->place, &applier->pipeline->place))
 		return NULL;
 	pipeline->transactions += applier->xacts;
 	for (int i = 0; i < (int) lengthof(applier->changes); i++)
@@ -481,6 +539,14 @@ etl_cdc_finish(EtlCdcApplier *applier)
 	if (applier->xacts > 0)
 		pipeline->source_time = applier->source_time;
 	return pipeline;
+}
+
+/* Write the pipeline, which was locked; this change is our own. */
+void
+etl_cdc_store_progress(EtlCdcApplier *applier, EtlCdcPipeline *pipeline)
+{
+	etl_cdc_update(pipeline);
+	applier->pipeline->place = pipeline->place;
 }
 
 /* Commit the transaction of the batch. */
@@ -496,7 +562,7 @@ etl_cdc_commit(EtlCdcApplier *applier)
 	applier->last_local = XactLastCommitEnd;
 }
 
-/* Commit the batch with its position; false if the pipeline is not to run. */
+/* Commit the batch with its position; false if the pipeline was changed. */
 static bool
 commit_batch(EtlCdcApplier *applier)
 {
@@ -520,7 +586,7 @@ commit_batch(EtlCdcApplier *applier)
 	if (pipeline->skip <= applier->position)
 		pipeline->skip = InvalidXLogRecPtr;
 	applier->pipeline->skip = pipeline->skip;
-	etl_cdc_update(pipeline);
+	etl_cdc_store_progress(applier, pipeline);
 	forget_copies(applier);
 	etl_cdc_commit(applier);
 
@@ -588,8 +654,7 @@ etl_cdc_wal_ended(EtlCdcApplier *applier, XLogRecPtr end)
 
 /*
  * Write the position where there was nothing to apply, if it has moved far or
- * the row still has an error of a former process to show.  False if the
- * pipeline is not to run.
+ * a transaction was to be skipped and is.  False if the pipeline was changed.
  */
 bool
 etl_cdc_save(EtlCdcApplier *applier)
@@ -649,11 +714,14 @@ etl_cdc_discard(EtlCdcFollowed *followed)
 	EtlApply *apply = followed->apply;
 
 	apply->state = NULL;
+	apply->map = NULL;
 	apply->target = NULL;
 	apply->bytes = 0;
+	apply->in_order = apply->defers_triggers = false;
+	apply->truncates = apply->restarts_sequences = false;
 	MemoryContextReset(apply->context);
 	MemoryContextReset(apply->batch_context);
-	followed->is_in_batch = false;
+	followed->is_in_batch = followed->is_pending = false;
 	followed->is_stale = false;
 	followed->is_ready = false;
 }
@@ -685,6 +753,7 @@ begin_table(EtlCdcApplier *applier, EtlCdcFollowed *followed)
 		apply->ops->check(apply);
 	followed->is_ready = true;
 	apply->ops->begin(apply);
+	applier->any_order |= apply->in_order;
 
 	MemoryContextSwitchTo(applier->batch_context);
 	applier->order = lappend(applier->order, followed);
@@ -701,7 +770,7 @@ end_table(EtlCdcFollowed *followed)
 	apply->ops->end(apply);
 	table_close(apply->target, NoLock);
 	apply->target = NULL;
-	followed->is_in_batch = false;
+	followed->is_in_batch = followed->is_pending = false;
 }
 
 /* The same, before the batch ends. */

@@ -32,8 +32,9 @@ typedef struct EtlCdcFollowed
 	EtlCopySnapshot *copy; /* NULL: no transaction was seen by a copy */
 	XLogRecPtr copy_end;   /* what commits later was not; 0: not known */
 	bool is_in_batch;
-	bool is_stale; /* the target may have changed: begin with a new state */
-	bool is_ready; /* its sink has looked at the target */
+	bool is_pending; /* its sink was given what it has not written */
+	bool is_stale;	 /* the target may have changed: begin with a new state */
+	bool is_ready;	 /* its sink has looked at the target */
 } EtlCdcFollowed;
 
 typedef enum EtlCdcDoing
@@ -48,7 +49,7 @@ typedef enum EtlCdcResult
 	ETL_CDC_NOTHING, /* to do for now */
 	ETL_CDC_DONE,	 /* something; there may be more */
 	ETL_CDC_ENDED,	 /* the stream */
-	ETL_CDC_UNWANTED /* the pipeline was stopped or dropped */
+	ETL_CDC_CHANGED	 /* the pipeline, or its tables: to be loaded anew */
 } EtlCdcResult;
 
 /* How many commits may wait for the disk before some are taken together. */
@@ -68,8 +69,8 @@ typedef struct EtlCdcApplier
 
 	/* as they were last read, and what belongs to them */
 	MemoryContext table_context;
-	EtlCdcPipeline *pipeline;
-	List *tables; /* of EtlCdcFollowed */
+	EtlCdcPipeline *pipeline; /* its place: as this process knows it */
+	List *tables;			  /* of EtlCdcFollowed */
 	HTAB *by_number;
 
 	/* the stream */
@@ -90,7 +91,8 @@ typedef struct EtlCdcApplier
 	MemoryContext batch_context;
 	int64 xacts;
 	int64 changes[5];
-	int64 added; /* since memory was last looked at */
+	int64 added;	/* since memory was last looked at */
+	bool any_order; /* a table of the batch is in_order */
 	TimestampTz source_time;
 
 	/* the search for a change that fails; positions of commit records */
@@ -121,6 +123,8 @@ extern void etl_cdc_flush_one(EtlCdcFollowed *followed);
 extern void etl_cdc_end_one(EtlCdcApplier *applier, EtlCdcFollowed *followed);
 extern void etl_cdc_flush(EtlCdcApplier *applier);
 extern EtlCdcPipeline *etl_cdc_finish(EtlCdcApplier *applier);
+extern void etl_cdc_store_progress(EtlCdcApplier *applier,
+								   EtlCdcPipeline *pipeline);
 extern void etl_cdc_commit(EtlCdcApplier *applier);
 extern void etl_cdc_discard(EtlCdcFollowed *followed);
 

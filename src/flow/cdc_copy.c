@@ -407,9 +407,9 @@ finish(Copy *copy, const char *snapshot, XLogRecPtr end)
 		}
 	if (row == NULL)
 	{
-		/* somebody has removed the table, or stopped the pipeline */
+		/* somebody has removed the table, or changed the pipeline */
 		etl_cdc_applier_abort(applier);
-		return ETL_CDC_UNWANTED;
+		return ETL_CDC_CHANGED;
 	}
 	row->state = ETL_CDC_TABLE_FOLLOWED;
 	row->copy_snapshot = snapshot;
@@ -417,7 +417,7 @@ finish(Copy *copy, const char *snapshot, XLogRecPtr end)
 	if (snapshot != NULL)
 		row->copied_at = GetCurrentTimestamp();
 	etl_cdc_table_update(row);
-	etl_cdc_update(pipeline);
+	etl_cdc_store_progress(applier, pipeline);
 
 	context = MemoryContextSwitchTo(applier->table_context);
 	followed->table->copy_snapshot = snapshot == NULL ? NULL : pstrdup(snapshot);

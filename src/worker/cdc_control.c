@@ -433,7 +433,7 @@ etl_cdc_resync(PG_FUNCTION_ARGS)
 	}
 	refuse_lost(pipeline);
 	copy_again(etl_cdc_match(pipeline, etl_arg_text(fcinfo, 1), InvalidOid));
-	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
+	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
 }
 

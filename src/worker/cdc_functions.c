@@ -8,8 +8,9 @@
  * process that runs the pipeline is told at commit, and reads its tables anew.
  *
  * Locks: the name of a pipeline that is being created, as that of a job; the
- * row of a pipeline that is changed, so that nothing is applied by the old
- * definition once the change is there.
+ * row of a pipeline that is changed.  That row is written, too, also if only a
+ * table changes: the process that applies sees it before it commits, so that
+ * nothing is applied by the old definition once the change is there.
  *
  *-------------------------------------------------------------------------
  */
@@ -264,7 +265,7 @@ etl_cdc_add_table(PG_FUNCTION_ARGS)
 	etl_cdc_check_table(pipeline, table);
 	table->state = ETL_CDC_TABLE_NEW;
 	etl_cdc_table_insert(table);
-	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
+	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
 }
 
@@ -292,7 +293,7 @@ etl_cdc_alter_table(PG_FUNCTION_ARGS)
 	etl_cdc_find_source(pipeline, table, NULL);
 	etl_cdc_check_table(pipeline, table);
 	etl_cdc_table_update(table);
-	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
+	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
 }
 
@@ -310,6 +311,6 @@ etl_cdc_remove_table(PG_FUNCTION_ARGS)
 	foreach(lc,
 			etl_cdc_match(pipeline, etl_arg_text(fcinfo, TABLE_SOURCE), target))
 		etl_cdc_table_delete(lfirst(lc));
-	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
+	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
 }

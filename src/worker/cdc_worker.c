@@ -60,8 +60,8 @@ static bool load(void);
 static void set_state(EtlCdcState state);
 static void begin_stream(void);
 static bool has_slot(void);
-static bool copy_tables(void);
-static bool apply(void);
+static void copy_tables(void);
+static void apply(void);
 static void stop_reader(void);
 static void publish(void);
 static void wait_for_changes(void);
@@ -141,13 +141,12 @@ follow(void)
 
 		while (is_wanted)
 		{
-			begin_stream();
 			reload = false;
-			is_wanted = copy_tables();
-			if (is_wanted && !reload)
-				is_wanted = apply();
+			begin_stream();
+			copy_tables();
+			apply();
 			stop_reader();
-			is_wanted = is_wanted && load();
+			is_wanted = load();
 		}
 	}
 	PG_CATCH();
@@ -187,7 +186,7 @@ load(void)
 	return is_wanted;
 }
 
-/* Write the state, unless it is that already, or that of a stopped pipeline. */
+/* Write the state, unless it is that already or somebody has changed it. */
 static void
 set_state(EtlCdcState state)
 {
@@ -198,15 +197,18 @@ set_state(EtlCdcState state)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	pipeline = etl_cdc_by_id(applier->pipeline_id, true);
-	if (etl_cdc_is_wanted(pipeline))
+	if (etl_cdc_is_wanted(pipeline) &&
+		ItemPointerEquals(&pipeline->place, &applier->pipeline->place))
 	{
 		pipeline->state = state;
-		etl_cdc_update(pipeline);
+		etl_cdc_store_progress(applier, pipeline);
+		applier->pipeline->state = state;
 	}
+	else
+		reload = true;
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
-	applier->pipeline->state = state;
 }
 
 /* The tables for the reader, each source once. */
@@ -280,11 +282,14 @@ has_slot(void)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	pipeline = etl_cdc_by_id(applier->pipeline_id, true);
-	if (pipeline != NULL)
+	if (etl_cdc_is_wanted(pipeline))
 	{
 		pipeline->has_slot = true;
 		pipeline->applied = consistent;
-		etl_cdc_update(pipeline);
+		if (ItemPointerEquals(&pipeline->place, &applier->pipeline->place))
+			etl_cdc_store_progress(applier, pipeline);
+		else
+			etl_cdc_update(pipeline);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -294,12 +299,12 @@ has_slot(void)
 	return true;
 }
 
-/* Copy what is new; false if the pipeline is not to run. */
-static bool
+/* Copy what is new. */
+static void
 copy_tables(void)
 {
-	ListCell *lc;
 	bool is_new = false;
+	ListCell *lc;
 
 	foreach(lc, applier->tables)
 		is_new |= ((EtlCdcFollowed *) lfirst(lc))->table->state ==
@@ -307,29 +312,21 @@ copy_tables(void)
 	set_state(is_new ? ETL_CDC_COPYING : ETL_CDC_RUNNING);
 	while (is_new && !reload)
 	{
+		EtlCdcResult result;
+
 		serve_signals();
 		publish();
-		switch (etl_cdc_copy(applier))
-		{
-			case ETL_CDC_NOTHING:
-				is_new = false;
-				break;
-			case ETL_CDC_UNWANTED:
-				/* or a table was removed: the row says which */
-				reload = true;
-				break;
-			default:
-				pgstat_report_stat(false);
-				break;
-		}
+		result = etl_cdc_copy(applier);
+		is_new = result == ETL_CDC_DONE;
+		reload |= result == ETL_CDC_CHANGED;
+		pgstat_report_stat(false);
 	}
 	if (!reload)
 		set_state(ETL_CDC_RUNNING);
-	return true;
 }
 
-/* Apply what comes; true if the pipeline is to be read anew. */
-static bool
+/* Apply what comes, until the pipeline is to be read anew. */
+static void
 apply(void)
 {
 	while (!reload)
@@ -340,13 +337,11 @@ apply(void)
 		result = etl_cdc_apply(applier);
 		if (result == ETL_CDC_ENDED)
 			etl_wal_link_throw(pair);
-		if (result == ETL_CDC_UNWANTED || !etl_cdc_save(applier))
-			return false;
+		reload |= result == ETL_CDC_CHANGED || !etl_cdc_save(applier);
 		publish();
 		if (result == ETL_CDC_NOTHING && !reload)
 			wait_for_changes();
 	}
-	return true;
 }
 
 static void
