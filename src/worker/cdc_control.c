@@ -95,7 +95,7 @@ check_startable(const EtlCdcPipeline *pipeline)
 
 		if (pipeline->server == NULL)
 			etl_cdc_find_source(pipeline, table, NULL);
-		etl_cdc_check_table(pipeline, table);
+		etl_cdc_check_table(pipeline, table, pipeline->server == NULL);
 	}
 	etl_cdc_check_workers(pipeline);
 	etl_job_check_armed();
