@@ -101,7 +101,12 @@ OBJS += \
 	src/sink/apply.o \
 	src/sink/apply_map.o \
 	src/sink/apply_write.o \
-	src/sink/apply_append.o
+	src/sink/apply_append.o \
+	src/sink/apply_mirror.o \
+	src/sink/apply_mirror_key.o \
+	src/sink/apply_mirror_fold.o \
+	src/sink/apply_mirror_heap.o \
+	src/sink/apply_mirror_sql.o
 
 # flow: the patterns, callable from SQL
 OBJS += \
