@@ -85,6 +85,7 @@ OBJS += \
 	src/sink/merge_tie.o \
 	src/sink/merge_upsert.o \
 	src/sink/merge_scd2.o \
+	src/sink/merge_steps.o \
 	src/sink/merge_timeline.o \
 	src/sink/merge_versions.o \
 	src/sink/merge_write.o \
