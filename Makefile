@@ -91,7 +91,11 @@ OBJS += \
 	src/sink/merge_write.o \
 	src/sink/merge_write_heap.o \
 	src/sink/merge_write_sql.o \
-	src/sink/merge_table.o
+	src/sink/merge_table.o \
+	src/sink/apply.o \
+	src/sink/apply_map.o \
+	src/sink/apply_write.o \
+	src/sink/apply_append.o
 
 # flow: the patterns, callable from SQL
 OBJS += \

@@ -72,6 +72,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "commands/tablecmds.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
@@ -82,6 +83,11 @@
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilelocatorSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#define etl_insert_unless_taken(rri, slot, estate, taken, arbiters)        \
+	ExecInsertIndexTuples(rri, slot, estate, false, true, taken, arbiters, \
+						  false)
+#define etl_truncate_tables(rels, relids, logged, restarts) \
+	ExecuteTruncateGuts(rels, relids, logged, DROP_RESTRICT, restarts, false)
 #define etl_root_to_child_map(rri, estate) ExecGetRootToChildMap(rri, estate)
 #define etl_owns_database(database, role) \
 	object_ownercheck(DatabaseRelationId, database, role)
@@ -98,6 +104,10 @@
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
+#define etl_insert_unless_taken(rri, slot, estate, taken, arbiters) \
+	ExecInsertIndexTuples(rri, slot, estate, false, true, taken, arbiters)
+#define etl_truncate_tables(rels, relids, logged, restarts) \
+	ExecuteTruncateGuts(rels, relids, logged, DROP_RESTRICT, restarts)
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
 #define etl_owns_database(database, role)  pg_database_ownercheck(database, role)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)

@@ -51,6 +51,7 @@ typedef enum EtlRowState
 	ETL_ROW_SUSPECT, /* will fail, but how is still to be found */
 	ETL_ROW_WRITTEN,
 	ETL_ROW_SUPPRESSED, /* a BEFORE trigger dropped it */
+	ETL_ROW_TAKEN,		/* its key was there: the caller deletes it */
 	ETL_ROW_REJECTED
 } EtlRowState;
 

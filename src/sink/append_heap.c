@@ -265,6 +265,8 @@ count_rows(EtlHeapSink *sink)
 			case ETL_ROW_SUPPRESSED:
 				base->counts.unchanged++;
 				break;
+			case ETL_ROW_TAKEN:
+				break;
 			case ETL_ROW_REJECTED:
 				base->counts.rejected++;
 				base->reject(base->reject_arg, row, &sink->rejects[row]);

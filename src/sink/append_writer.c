@@ -72,6 +72,7 @@ struct EtlHeapWriter
 	TransitionCaptureState *capture;
 	HeapLeaf *only; /* not partitioned */
 	List *leaves;
+	List *arbiters; /* the index whose keys may be taken */
 	int options;
 	int n_own; /* slots that leaves have made */
 	CommandId cid;
@@ -160,6 +161,7 @@ etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 {
 	EtlHeapSink *sink = writer->sink;
 	bool own_level = writer->capture == NULL &&
+					 !sink->base.options.defers_triggers &&
 					 !(writer->flags & ETL_WRITER_EACH_ROW);
 	MemoryContext oldcontext;
 	ListCell *lc;
@@ -260,6 +262,9 @@ open_target(EtlHeapWriter *writer, Relation target)
 		if (writer->sink->base.options.defer_indexes)
 			drop_deferred_indexes(rri);
 	}
+
+	if (OidIsValid(writer->sink->base.options.key_index))
+		writer->arbiters = list_make1_oid(writer->sink->base.options.key_index);
 
 	mtstate = makeNode(ModifyTableState);
 	mtstate->ps.state = writer->estate;
@@ -502,7 +507,22 @@ finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot, int row)
 	bool each_row = (writer->flags & ETL_WRITER_EACH_ROW) != 0;
 	List *recheck = NIL;
 
-	if (leaf->rri->ri_NumIndices > 0)
+	if (OidIsValid(writer->sink->base.options.key_index) && writer->only != NULL)
+	{
+		EtlSink *sink = &writer->sink->base;
+		bool taken = false;
+
+		recheck = etl_insert_unless_taken(leaf->rri, slot, writer->estate,
+										  &taken, writer->arbiters);
+		if (taken)
+		{
+			writer->sink->states[row] = ETL_ROW_TAKEN;
+			sink->taken(sink->taken_arg, row, &slot->tts_tid);
+			list_free(recheck);
+			return;
+		}
+	}
+	else if (leaf->rri->ri_NumIndices > 0)
 		recheck = etl_insert_index_tuples(leaf->rri, slot, writer->estate);
 	if (leaf->after_row || writer->capture != NULL)
 	{

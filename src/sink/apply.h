@@ -18,6 +18,7 @@
 #include "base/base.h"
 #include "executor/execdesc.h"
 #include "ledger/ledger.h"
+#include "nodes/pg_list.h"
 #include "source/change_event.h"
 #include "utils/jsonb.h"
 
@@ -66,12 +67,29 @@ struct EtlApply
 	Jsonb *options;
 	Jsonb *columns;			/* target column -> source column, or expression */
 	const char *row_filter; /* over the source's columns, or NULL */
-	Relation target;		/* open in a batch */
+	Relation target;		/* open in a batch, and for check */
 	EtlApplyCounts counts;
+
+	/*
+	 * Set by begin: no change of this table may pass one of another.  The
+	 * caller flushes the others before it adds one, and this before it adds one
+	 * of another.
+	 */
+	bool in_order;
+
+	/*
+	 * Set by the caller while it has a level of AFTER triggers open around the
+	 * flushes of all tables of a batch, so that rows may refer to rows of a
+	 * table that is flushed later.
+	 */
+	bool defers_triggers;
 	MemoryContext batch_context; /* reset by the caller after flush */
 	void *state;				 /* of the sink; lives in context */
 	MemoryContext context;		 /* as long as the table is in the pipeline */
 	Size bytes;					 /* that the batch takes now, about */
+	EtlApplyMap *map;			 /* of apply_map.c */
+	bool truncates;				 /* the batch does, before all that is left */
+	bool restarts_sequences;	 /* and so */
 };
 
 extern const EtlApplyOps etl_apply_mirror;
@@ -80,7 +98,18 @@ extern const EtlApplyOps etl_apply_changelog;
 extern const EtlApplyOps etl_apply_scd2;
 extern const EtlApplyOps etl_apply_function;
 
+/* in apply.c */
 extern const EtlApplyOps *etl_apply_ops(const char *word); /* throws */
+extern void etl_apply_check_options(EtlApply *apply, const char *const *names);
+extern char *etl_apply_option(EtlApply *apply, const char *name);
+extern void etl_apply_check_privilege(EtlApply *apply, AclMode mode);
+
+/*
+ * Truncates the targets of those that ask for it, in one statement, so that
+ * foreign keys between them are no hindrance.  To be called before the tables
+ * of a batch are flushed; a sink that finds it not done does it alone.
+ */
+extern void etl_apply_truncate(List *applies);
 
 /* ------------------------------------------------------------------ */
 /* in apply_map.c: from the source's columns to the target's            */
@@ -88,10 +117,20 @@ extern const EtlApplyOps *etl_apply_ops(const char *word); /* throws */
 /*
  * The map of a description; kept until the description changes.  Columns go by
  * name unless the pipeline says otherwise; values are assigned as INSERT would,
- * with a cast where types differ.
+ * with a cast where types differ.  The columns are looked at when they are
+ * first asked for, so that a sink of other columns may filter, too.
+ *
+ * Expressions run as the current user and with the current search_path, which
+ * the caller has made safe, and under the active snapshot.
  */
 extern EtlApplyMap *etl_apply_map(EtlApply *apply,
 								  const EtlSourceRelation *relation);
+/*
+ * Are all columns known that the filter looks at, in a row without those that
+ * are unchanged, or with those of the key only?
+ */
+extern bool etl_apply_filter_knows(const EtlApplyMap *map,
+								   const bool *unchanged, bool key_only);
 /* Does the filter let a row pass?  True without one, null is false. */
 extern bool etl_apply_filter(EtlApply *apply, EtlApplyMap *map, HeapTuple row);
 /*
@@ -102,8 +141,13 @@ extern void etl_apply_row(EtlApply *apply, EtlApplyMap *map, HeapTuple row,
 						  const bool *unchanged, bool key_only, Datum *values,
 						  bool *nulls, bool *is_set);
 /* May the tuples of the source go into the target as they are? */
-extern bool etl_apply_map_is_identity(const EtlApplyMap *map);
-/* The target's columns (attnums) that find a row by the source's identity. */
+extern bool etl_apply_map_is_identity(EtlApply *apply, EtlApplyMap *map);
+/* The target's columns (attnums) that have a value from the source, in order. */
+extern AttrNumber *etl_apply_columns(EtlApply *apply, EtlApplyMap *map, int *n);
+/*
+ * The target's columns (attnums) that find a row by the source's identity, in
+ * order; throws if the source has none, or a column of it is nowhere.
+ */
 extern AttrNumber *etl_apply_keys(EtlApply *apply, EtlApplyMap *map, int *n);
 
 #endif /* ETL_APPLY_H */

@@ -161,6 +161,22 @@ etl_sink_add_tuple(EtlSink *sink, TupleTableSlot *slot)
 	return true;
 }
 
+/* May tuples of the target's own layout, with all its columns, be added? */
+bool
+etl_sink_takes_own_tuples(EtlSink *sink)
+{
+	return sink->ops->takes_tuples != NULL &&
+		   sink->ops->takes_tuples(sink, RelationGetDescr(sink->target));
+}
+
+/* The next row is a copy of such a tuple. */
+void
+etl_sink_add_heap_tuple(EtlSink *sink, HeapTuple tuple)
+{
+	sink->batch_bytes += tuple->t_len;
+	ExecForceStoreHeapTuple(tuple, etl_sink_next_slot(sink), false);
+}
+
 /*
  * Puts a copy of a value into a row that etl_sink_next_slot() has given.  The
  * current memory context is the batch's.

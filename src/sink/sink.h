@@ -28,6 +28,15 @@ typedef struct EtlSinkOptions
 	bool guarded;		/* report row errors instead of throwing */
 	bool defer_indexes; /* leave non-unique indexes to the end */
 	bool general;		/* write through SQL, whatever the target */
+
+	/*
+	 * For writers that do more than insert; the direct way heeds them.  AFTER
+	 * ROW triggers are left to a level that the caller has opened.  A row whose
+	 * key is in the unique index is no error, but the caller's to delete when
+	 * the batch is written: taken is called.
+	 */
+	bool defers_triggers;
+	Oid key_index;
 	EtlConflictAction on_conflict;
 	List *keys; /* of String nodes; with on_conflict */
 } EtlSinkOptions;
@@ -45,6 +54,9 @@ typedef struct EtlSink EtlSink;
 /* row: its index in the batch.  The reject's strings live until it returns. */
 typedef void (*EtlSinkRejectCall)(void *arg, int row, const EtlReject *reject);
 
+/* A row of the batch is in the table at this place, though its key was there. */
+typedef void (*EtlSinkTakenCall)(void *arg, int row, ItemPointer tid);
+
 struct EtlSink
 {
 	const struct EtlSinkOps *ops;
@@ -53,6 +65,8 @@ struct EtlSink
 	EtlSinkCounts counts;
 	EtlSinkRejectCall reject;
 	void *reject_arg;
+	EtlSinkTakenCall taken; /* set by the caller, with key_index */
+	void *taken_arg;
 
 	/* The batch: slots are filled by the caller, values of the given columns. */
 	int batch_rows;	  /* rows stored so far */
@@ -96,6 +110,8 @@ extern EtlSink *etl_sink_open(Relation target, const AttrNumber *attnums,
 extern TupleTableSlot *etl_sink_next_slot(EtlSink *sink);
 extern void etl_sink_drop_slot(EtlSink *sink);
 extern bool etl_sink_add_tuple(EtlSink *sink, TupleTableSlot *slot);
+extern bool etl_sink_takes_own_tuples(EtlSink *sink);
+extern void etl_sink_add_heap_tuple(EtlSink *sink, HeapTuple tuple);
 extern void etl_sink_add_value(EtlSink *sink, TupleTableSlot *row,
 							   AttrNumber attnum, Datum value, bool isnull);
 extern bool etl_sink_is_full(const EtlSink *sink);
