@@ -95,6 +95,11 @@ OBJS += \
 	src/sink/apply.o \
 	src/sink/apply_map.o \
 	src/sink/apply_write.o \
+	src/sink/apply_event.o \
+	src/sink/apply_changelog.o \
+	src/sink/apply_function.o \
+	src/sink/change_envelope.o \
+	src/sink/change_json.o \
 	src/sink/apply_append.o
 
 # flow: the patterns, callable from SQL
@@ -133,6 +138,8 @@ OBJS += \
 	src/flow/change_log.o \
 	src/flow/change_log_table.o \
 	src/flow/cdc_table.o \
+	src/flow/cdc_scd2.o \
+	src/flow/cdc_changelog.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 
@@ -180,6 +187,7 @@ SQL_PARTS = \
 	src/flow/watermark.sql \
 	src/flow/incremental_pull.sql \
 	src/flow/cdc_tables.sql \
+	src/flow/cdc_changelog.sql \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
 	src/worker/jobs.sql \
@@ -193,7 +201,7 @@ SQL_PARTS = \
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
 
-PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) -DETL_VERSION='"$(EXTVERSION)"'
 # PostgreSQL's own headers leave parameters unused.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 SHLIB_LINK_INTERNAL = $(libpq)

@@ -72,6 +72,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_proc.h"
 #include "commands/tablecmds.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
@@ -93,6 +94,9 @@
 	object_ownercheck(DatabaseRelationId, database, role)
 #define etl_owns_relation(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
+#define etl_may_execute(function, role)                                   \
+	(object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE) == \
+	 ACLCHECK_OK)
 #define etl_may_connect(database, role)                                  \
 	(object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == \
 	 ACLCHECK_OK)
@@ -111,6 +115,8 @@
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
 #define etl_owns_database(database, role)  pg_database_ownercheck(database, role)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
+#define etl_may_execute(function, role) \
+	(pg_proc_aclcheck(function, role, ACL_EXECUTE) == ACLCHECK_OK)
 #define etl_may_connect(database, role) \
 	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)
 #define etl_owns_database(database, role) pg_database_ownercheck(database, role)
@@ -207,6 +213,23 @@ etl_init_target_range_table(EState *estate, Relation target,
 									  FirstLowInvalidHeapAttributeNumber);
 	etl_init_range_table(estate, target, ACL_INSERT, inserted, NULL);
 }
+
+/* ------------------------------------------------------------------ */
+/* names that users write                                               */
+
+#include "catalog/namespace.h"
+#include "utils/regproc.h"
+
+/* "schema.name" as a list of its parts */
+#if PG_VERSION_NUM >= 160000
+#define etl_qualified_name_list(text) stringToQualifiedNameList(text, NULL)
+#else
+#define etl_qualified_name_list(text) stringToQualifiedNameList(text)
+#endif
+
+/* the functions of a name that take so many arguments as they are */
+#define etl_function_candidates(names, n) \
+	FuncnameGetCandidates(names, n, NIL, false, false, false, true)
 
 /* ------------------------------------------------------------------ */
 /* settings                                                             */

@@ -94,7 +94,8 @@ etl_apply_option_names(EtlApply *apply, const char *name)
 										(int) strlen(name), &array);
 	if (array.type == jbvNull)
 		return NIL;
-	fits = array.type == jbvBinary && JsonContainerIsArray(array.val.binary.data);
+	fits = array.type == jbvBinary &&
+		   JsonContainerIsArray(array.val.binary.data);
 	for (uint32 i = 0; fits && i < JsonContainerSize(array.val.binary.data); i++)
 	{
 		JsonbValue *element;

@@ -22,6 +22,8 @@
  */
 #include "sink/change_json.h"
 
+#include <math.h>
+
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "common/shortest_dec.h"
@@ -29,6 +31,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/json.h"
@@ -338,11 +341,10 @@ push_value(JsonbParseState **state, JsonbIteratorToken as, JsonType *type,
 			break;
 		case KIND_INTEGER:
 			push_numeric(state, as,
-						 int64_to_numeric(type->typlen == 2 ?
-											  DatumGetInt16(value) :
-										  type->typlen == 4 ?
-											  DatumGetInt32(value) :
-											  DatumGetInt64(value)));
+						 int64_to_numeric(
+							 type->typlen == 2 ? DatumGetInt16(value) :
+							 type->typlen == 4 ? DatumGetInt32(value) :
+												 DatumGetInt64(value)));
 			break;
 		case KIND_NUMERIC:
 			push_numeric(state, as, DatumGetNumeric(value));

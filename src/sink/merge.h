@@ -220,7 +220,7 @@ struct EtlMerge
 	EtlLate late;
 	bool from_log; /* the input holds every change there was */
 	bool closed_bounds;
-	int64 open_step;	   /* with steps: was begun by an earlier merge */
+	int64 open_step; /* with steps: was begun by an earlier merge */
 	bool has_effective_at;
 	Datum effective_at;		/* of rows without a time, and of absence */
 	bool effective_is_last; /* it is the greatest time of the input */

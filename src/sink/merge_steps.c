@@ -77,7 +77,8 @@ set_time(EtlHistory *history, EtlChange *change, bool any, TimestampTz last)
 	EtlMerge *merge = history->merge;
 	TimestampTz time = DatumGetTimestampTz(change->time);
 
-	if (!any || time > last || (time == last && change->step == merge->open_step))
+	if (!any || time > last ||
+		(time == last && change->step == merge->open_step))
 		return;
 	time = last;
 	if (!TIMESTAMP_NOT_FINITE(time))

@@ -39,8 +39,7 @@ etl_settle_tie(EtlMerge *merge, EtlChange **changes, int n)
 	if (n == 1)
 		return changes[0];
 
-	winner = merge->input.step != 0 ? changes[n - 1] :
-									  first_delete(changes, n);
+	winner = merge->input.step != 0 ? changes[n - 1] : first_delete(changes, n);
 	if (winner == NULL)
 	{
 		if (merge->duplicates == ETL_DUPLICATES_LAST)
