@@ -59,7 +59,14 @@ OBJS += \
 	src/source/remote_connection.o \
 	src/source/remote_copy.o \
 	src/source/remote_decode.o \
-	src/source/spool.o
+	src/source/spool.o \
+	src/source/change_queue.o \
+	src/source/wal_link.o \
+	src/source/wal_wake.o \
+	src/source/wal_tables.o \
+	src/source/wal_decode.o \
+	src/source/wal_local.o \
+	src/source/wal_remote.o
 
 # sink: how rows land
 OBJS += \
@@ -138,6 +145,12 @@ OBJS += \
 	src/flow/change_log.o \
 	src/flow/change_log_table.o \
 	src/flow/cdc_table.o \
+	src/flow/cdc_source.o \
+	src/flow/cdc_check.o \
+	src/flow/cdc_apply.o \
+	src/flow/cdc_copy.o \
+	src/flow/cdc_copy_remote.o \
+	src/flow/cdc_error.o \
 	src/flow/cdc_scd2.o \
 	src/flow/cdc_changelog.o \
 	src/flow/scd2_create.o \
@@ -148,6 +161,7 @@ OBJS += \
 	src/worker/schedule.o \
 	src/worker/schedule_next.o \
 	src/worker/shared.o \
+	src/worker/cdc_shared.o \
 	src/worker/job_table.o \
 	src/worker/job_run_table.o \
 	src/worker/claim.o \
@@ -161,14 +175,21 @@ OBJS += \
 	src/worker/job_check.o \
 	src/worker/job_functions.o \
 	src/worker/job_control.o \
+	src/worker/cdc_server.o \
+	src/worker/cdc_slot.o \
+	src/worker/cdc_functions.o \
+	src/worker/cdc_control.o \
+	src/worker/cdc_status.o \
 	src/worker/launcher.o \
 	src/worker/database_hook.o \
 	src/worker/scheduler_status.o \
 	src/worker/execute.o \
 	src/worker/job_worker.o \
+	src/worker/cdc_worker.o \
 	src/worker/dispatch.o \
 	src/worker/scheduler_known.o \
 	src/worker/scheduler_work.o \
+	src/worker/scheduler_cdc.o \
 	src/worker/scheduler.o \
 	src/worker/caller_session.o \
 	src/worker/due.o \
@@ -191,11 +212,13 @@ SQL_PARTS = \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
 	src/worker/jobs.sql \
+	src/worker/cdc.sql \
 	src/worker/shared.sql \
 	src/worker/signal.sql \
 	src/worker/alert.sql \
 	src/worker/history.sql \
 	src/worker/job_status.sql \
+	src/worker/cdc_status.sql \
 	src/worker/run_due.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql

@@ -72,6 +72,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_foreign_server.h"
 #include "catalog/pg_proc.h"
 #include "commands/tablecmds.h"
 #include "executor/executor.h"
@@ -97,6 +98,9 @@
 #define etl_may_execute(function, role)                                   \
 	(object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE) == \
 	 ACLCHECK_OK)
+#define etl_may_use_server(server, role)                                  \
+	(object_aclcheck(ForeignServerRelationId, server, role, ACL_USAGE) == \
+	 ACLCHECK_OK)
 #define etl_may_connect(database, role)                                  \
 	(object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == \
 	 ACLCHECK_OK)
@@ -117,6 +121,8 @@
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
 #define etl_may_execute(function, role) \
 	(pg_proc_aclcheck(function, role, ACL_EXECUTE) == ACLCHECK_OK)
+#define etl_may_use_server(server, role) \
+	(pg_foreign_server_aclcheck(server, role, ACL_USAGE) == ACLCHECK_OK)
 #define etl_may_connect(database, role) \
 	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)
 #define etl_owns_database(database, role) pg_database_ownercheck(database, role)
@@ -215,21 +221,71 @@ etl_init_target_range_table(EState *estate, Relation target,
 }
 
 /* ------------------------------------------------------------------ */
-/* names that users write                                               */
+/* descriptors that are put together by hand                            */
 
-#include "catalog/namespace.h"
+#include "access/tupdesc.h"
+
+/* After an attribute was copied into a descriptor. */
+static inline void
+etl_init_attribute(TupleDesc desc, int index)
+{
+#if PG_VERSION_NUM >= 180000
+	populate_compact_attribute(desc, index);
+#else
+	TupleDescAttr(desc, index)->attcacheoff = -1;
+#endif
+}
+
+/* ------------------------------------------------------------------ */
+/* names                                                                */
+
 #include "utils/regproc.h"
 
-/* "schema.name" as a list of its parts */
+/* The parts of a name, as a list of String nodes; throws if it is none. */
 #if PG_VERSION_NUM >= 160000
-#define etl_qualified_name_list(text) stringToQualifiedNameList(text, NULL)
+#define etl_qualified_names(text) stringToQualifiedNameList(text, NULL)
 #else
-#define etl_qualified_name_list(text) stringToQualifiedNameList(text)
+#define etl_qualified_names(text) stringToQualifiedNameList(text)
 #endif
 
-/* the functions of a name that take so many arguments as they are */
+#include "catalog/namespace.h"
+
+/* The functions of a name that take so many arguments as they are. */
 #define etl_function_candidates(names, n) \
 	FuncnameGetCandidates(names, n, NIL, false, false, false, true)
+
+/* ------------------------------------------------------------------ */
+/* logical decoding: to be used with replication/slot.h and reorderbuffer.h */
+
+/* A row of a change, or NULL. */
+#if PG_VERSION_NUM >= 170000
+#define etl_change_row(row) (row)
+#else
+#define etl_change_row(row) ((row) != NULL ? &(row)->tuple : NULL)
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#define etl_slot_create(name, persistency) \
+	ReplicationSlotCreate(name, true, persistency, false, false, false)
+#else
+#define etl_slot_create(name, persistency) \
+	ReplicationSlotCreate(name, true, persistency, false)
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define etl_slot_acquire(name) ReplicationSlotAcquire(name, true, false)
+#else
+#define etl_slot_acquire(name) ReplicationSlotAcquire(name, true)
+#endif
+
+/* Has the server removed WAL that the slot was to keep? */
+#if PG_VERSION_NUM >= 160000
+#define etl_slot_is_invalidated(slot) \
+	((slot)->data.invalidated != RS_INVAL_NONE)
+#else
+#define etl_slot_is_invalidated(slot) \
+	(XLogRecPtrIsInvalid((slot)->data.restart_lsn))
+#endif
 
 /* ------------------------------------------------------------------ */
 /* settings                                                             */

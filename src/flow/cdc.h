@@ -54,6 +54,7 @@ typedef struct EtlCdcPipeline
 	TimestampTz error_at;
 	XLogRecPtr skip; /* the transaction that ends here is not applied */
 	TimestampTz created_at;
+	TimestampTz retained_alert_at; /* the slot keeps too much WAL since then */
 	ItemPointerData place;
 } EtlCdcPipeline;
 
@@ -87,7 +88,9 @@ typedef struct EtlCdcTable
 extern EtlCdcPipeline *etl_cdc_by_name(const char *name, bool lock);
 extern EtlCdcPipeline *etl_cdc_of_caller(const char *name, bool lock);
 extern EtlCdcPipeline *etl_cdc_by_id(int64 pipeline_id, bool lock);
+extern EtlCdcPipeline *etl_cdc_try_lock(int64 pipeline_id);
 extern List *etl_cdc_pipelines(void);
+extern char *etl_cdc_slot_name(const EtlCdcPipeline *pipeline);
 extern void etl_cdc_insert(EtlCdcPipeline *pipeline);
 extern void etl_cdc_update(EtlCdcPipeline *pipeline);
 extern void etl_cdc_delete(EtlCdcPipeline *pipeline);

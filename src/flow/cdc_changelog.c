@@ -34,7 +34,7 @@ etl_cdc_create_changelog(PG_FUNCTION_ARGS)
 	int rc;
 
 	etl_refuse_null(fcinfo, 0, "target");
-	DeconstructQualifiedName(etl_qualified_name_list(etl_arg_text(fcinfo, 0)),
+	DeconstructQualifiedName(etl_qualified_names(etl_arg_text(fcinfo, 0)),
 							 &schema, &table);
 	if (schema == NULL)
 	{

@@ -14,6 +14,8 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/pg_lsn.h"
@@ -50,6 +52,7 @@ enum
 	CDC_ERROR_AT,
 	CDC_SKIP_LSN,
 	CDC_CREATED_AT,
+	CDC_RETAINED_ALERT_AT,
 	CDC_NATTS
 };
 
@@ -146,6 +149,8 @@ pipeline_from_tuple(Relation rel, HeapTuple tuple)
 	pipeline->error_at = etl_ledger_get_time(values, nulls, CDC_ERROR_AT);
 	pipeline->skip = get_lsn(values, nulls, CDC_SKIP_LSN);
 	pipeline->created_at = etl_ledger_get_time(values, nulls, CDC_CREATED_AT);
+	pipeline->retained_alert_at = etl_ledger_get_time(values, nulls,
+													  CDC_RETAINED_ALERT_AT);
 	return pipeline;
 }
 
@@ -184,11 +189,13 @@ pipeline_to_values(const EtlCdcPipeline *pipeline, Datum *values, bool *nulls)
 	etl_ledger_set_time(values, nulls, CDC_ERROR_AT, pipeline->error_at);
 	set_lsn(values, nulls, CDC_SKIP_LSN, pipeline->skip);
 	etl_ledger_set_time(values, nulls, CDC_CREATED_AT, pipeline->created_at);
+	etl_ledger_set_time(values, nulls, CDC_RETAINED_ALERT_AT,
+						pipeline->retained_alert_at);
 }
 
 /* The only pipeline that a scan key finds, locked or not; NULL without one. */
 static EtlCdcPipeline *
-find_pipeline(const char *index, ScanKey key, bool lock)
+find_pipeline(const char *index, ScanKey key, bool lock, LockWaitPolicy wait)
 {
 	Relation rel = etl_ledger_open("cdc_pipeline", CDC_NATTS,
 								   lock ? RowExclusiveLock : AccessShareLock);
@@ -199,7 +206,7 @@ find_pipeline(const char *index, ScanKey key, bool lock)
 	EtlCdcPipeline *pipeline = NULL;
 
 	if (HeapTupleIsValid(tuple) && lock)
-		tuple = etl_ledger_lock(rel, tuple, LockWaitBlock);
+		tuple = etl_ledger_lock(rel, tuple, wait);
 	if (HeapTupleIsValid(tuple))
 		pipeline = pipeline_from_tuple(rel, tuple);
 	systable_endscan(scan);
@@ -216,7 +223,18 @@ etl_cdc_by_id(int64 pipeline_id, bool lock)
 
 	ScanKeyInit(&key, CDC_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(pipeline_id));
-	return find_pipeline("cdc_pipeline_pkey", &key, lock);
+	return find_pipeline("cdc_pipeline_pkey", &key, lock, LockWaitBlock);
+}
+
+/* The same with a lock, or NULL if somebody else has it. */
+EtlCdcPipeline *
+etl_cdc_try_lock(int64 pipeline_id)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, CDC_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(pipeline_id));
+	return find_pipeline("cdc_pipeline_pkey", &key, true, LockWaitSkip);
 }
 
 /* The pipeline of that name, whoever's it is, or NULL. */
@@ -227,7 +245,7 @@ etl_cdc_by_name(const char *name, bool lock)
 
 	ScanKeyInit(&key, CDC_NAME + 1, BTEqualStrategyNumber, F_TEXTEQ,
 				CStringGetTextDatum(name));
-	return find_pipeline("cdc_pipeline_pipeline_key", &key, lock);
+	return find_pipeline("cdc_pipeline_pipeline_key", &key, lock, LockWaitBlock);
 }
 
 /* The pipeline that a user names.  Of others' nobody learns that they exist. */
@@ -263,7 +281,22 @@ etl_cdc_pipelines(void)
 	return pipelines;
 }
 
-/* Store a new pipeline; it gets its number. */
+/*
+ * The name of the slot of a pipeline.  On another server there may be slots of
+ * other systems' pipelines, too.  A row that was copied from elsewhere has the
+ * name of a slot that is not ours.
+ */
+char *
+etl_cdc_slot_name(const EtlCdcPipeline *pipeline)
+{
+	if (pipeline->server == NULL)
+		return psprintf("etl_%u_" INT64_FORMAT, MyDatabaseId,
+						pipeline->pipeline_id);
+	return psprintf("etl_%u_" INT64_FORMAT "_" UINT64_FORMAT, MyDatabaseId,
+					pipeline->pipeline_id, GetSystemIdentifier());
+}
+
+/* Store a new pipeline; it gets its number, and the name of its slot. */
 void
 etl_cdc_insert(EtlCdcPipeline *pipeline)
 {
@@ -272,6 +305,7 @@ etl_cdc_insert(EtlCdcPipeline *pipeline)
 	bool nulls[CDC_NATTS];
 
 	pipeline->pipeline_id = etl_ledger_next_id("cdc_pipeline_id_seq");
+	pipeline->slot_name = etl_cdc_slot_name(pipeline);
 	pipeline_to_values(pipeline, values, nulls);
 	etl_ledger_insert(rel, values, nulls);
 	table_close(rel, NoLock);

@@ -85,6 +85,8 @@ extern const char *etl_merge_source_name(const EtlMerge *merge);
 /* in merge_source.c */
 extern void etl_merge_set_input(EtlMerge *merge, const EtlMergeNames *names,
 								const char *tombstones);
+extern void etl_check_expression(const char *text, const char *parameter,
+								 const char *example);
 
 /* in merge_flow.c: the words of the options, in the order of their enums */
 extern const char *const etl_absent_words[];

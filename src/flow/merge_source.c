@@ -49,7 +49,6 @@ static AttrNumber source_column(EtlMerge *merge, const char *name,
 								const char *parameter);
 static EtlMergeColumn *time_column(EtlMerge *merge);
 static void check_sequence(EtlMerge *merge, AttrNumber attnum);
-static void check_expression(const char *text, const char *parameter);
 static double count_rows(EtlMerge *merge, const EtlMergeNames *names);
 static bool can_read_heap(EtlMerge *merge, AttrNumber time);
 static void read_by_query(EtlMerge *merge, AttrNumber time,
@@ -86,7 +85,7 @@ etl_merge_set_input(EtlMerge *merge, const EtlMergeNames *names,
 			set_time_fit(merge, time);
 	}
 	if (names->delete_when != NULL)
-		check_expression(names->delete_when, "delete_when");
+		etl_check_expression(names->delete_when, "delete_when", "op = 'D'");
 
 	set_fit(merge);
 	merge->input.rows = count_rows(merge, names);
@@ -176,11 +175,42 @@ check_sequence(EtlMerge *merge, AttrNumber attnum)
 						format_type_be(column->ops.type), column->name)));
 }
 
-/* One expression, and nothing that would change the query around it. */
+/* Say where in the expression, not in the statement that calls us. */
 static void
-check_expression(const char *text, const char *parameter)
+show_expression_position(void *arg)
 {
-	List *statements = raw_parser(text, RAW_PARSE_PLPGSQL_EXPR);
+	int position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) arg);
+	}
+}
+
+/* What a text says as an expression. */
+static List *
+parse_expression(const char *text)
+{
+	ErrorContextCallback callback;
+	List *statements;
+
+	callback.callback = show_expression_position;
+	callback.arg = unconstify(char *, text);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	statements = raw_parser(text, RAW_PARSE_PLPGSQL_EXPR);
+	error_context_stack = callback.previous;
+	return statements;
+}
+
+/* One expression, and nothing that would change the query around it. */
+void
+etl_check_expression(const char *text, const char *parameter,
+					 const char *example)
+{
+	List *statements = parse_expression(text);
 	SelectStmt *select = NULL;
 
 	if (list_length(statements) == 1)
@@ -196,7 +226,7 @@ check_expression(const char *text, const char *parameter)
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("parameter \"%s\" must be an expression over a row of the source: \"%s\"",
 						parameter, text),
-				 errhint("For example op = 'D'.")));
+				 errhint("For example %s.", example)));
 }
 
 /* How many rows will come, as far as that is known without a query. */

@@ -107,7 +107,7 @@ find_function(EtlApply *apply)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("apply \"function\" requires option \"function\""),
 				 errhint("For example {\"function\": \"public.on_change\"}.")));
-	names = etl_qualified_name_list(name);
+	names = etl_qualified_names(name);
 	if (list_length(names) < 2)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

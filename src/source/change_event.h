@@ -3,7 +3,7 @@
  * change_event.h
  *	  Changes of tables, as a stream of transactions in commit order.
  *
- * A reader process (wal_reader.c decodes this server's WAL, pgoutput.c what
+ * A reader process (wal_local.c decodes this server's WAL, wal_remote.c what
  * another server sends) writes the stream into a queue in shared memory; the
  * process that applies it takes item by item.  Both sides know no more of each
  * other than what is here, so that a new kind of source is one more writer.
@@ -69,9 +69,11 @@ typedef struct EtlChangeEvent
 	HeapTuple old_row; /* before it: whole, or the key only, or NULL */
 	bool old_is_key;
 	HeapTuple new_row;
-	bool *unchanged; /* large values of new_row that were not logged; or NULL */
+	bool *unchanged; /* large values that were not logged: null in new_row; or
+					  * NULL if there are none */
 	bool cascade;	 /* truncate */
 	bool restart_sequences;
+	bool is_partial; /* truncate: of a partition only, relation is the whole */
 } EtlChangeEvent;
 
 typedef enum EtlStreamItem
@@ -102,9 +104,15 @@ extern void etl_change_reader_close(EtlChangeReader *reader);
 typedef struct EtlChangeWriter EtlChangeWriter;
 
 /*
- * Items are gathered and sent when there are enough of them, or by flush.
- * All but flush and close may be called where nothing may throw for long or
- * write: they copy.  Each returns false if nobody takes items any more.
+ * Items are gathered, and sent when there are enough of them or by flush; that
+ * waits while the queue is full.  All of them may be called where nothing may
+ * be written or read: they copy.  Each returns false if nobody takes items any
+ * more.
+ *
+ * Rows are in the layout of their relation's desc.  Values out of line become
+ * plain ones if they are in memory.  If they are on disk they were not logged:
+ * then they, and those that the event says are unchanged, are taken from
+ * old_row if it has them, else they are unchanged for the side that applies.
  */
 extern EtlChangeWriter *etl_change_writer_open(shm_mq_handle *queue);
 extern bool etl_change_write_relation(EtlChangeWriter *writer,
@@ -117,6 +125,7 @@ extern bool etl_change_write_commit(EtlChangeWriter *writer,
 									const EtlSourceXact *xact);
 extern bool etl_change_write_idle(EtlChangeWriter *writer, XLogRecPtr position);
 extern bool etl_change_writer_flush(EtlChangeWriter *writer);
+extern bool etl_change_writer_is_empty(EtlChangeWriter *writer);
 extern void etl_change_writer_close(EtlChangeWriter *writer);
 
 #endif /* ETL_CHANGE_EVENT_H */

@@ -78,7 +78,20 @@ extern PGresult *etl_remote_query(EtlRemote *remote, const char *sql,
 extern void etl_remote_clear(EtlRemote *remote);
 extern int etl_remote_copy_data(EtlRemote *remote);
 
+/* Rows to be copied from a server. */
+typedef struct EtlRemoteRows
+{
+	EtlRemote *remote;
+	const char *from;	  /* the table there, ready for SQL */
+	const char **columns; /* likewise */
+	const char *name;	  /* of the table, for errors */
+	const char *where;	  /* or NULL */
+	TupleDesc desc;		  /* the columns, with their types here */
+} EtlRemoteRows;
+
 /* in remote_copy.c */
+extern int64 etl_remote_copy_rows(const EtlRemoteRows *rows, EtlRowCall call,
+								  void *arg);
 extern int64 etl_remote_rows(EtlSite *site, const char *where,
 							 const AttrNumber *attnums, int natts,
 							 EtlRowCall call, void *arg);

@@ -30,7 +30,7 @@
 /* A COPY that is being read. */
 typedef struct RemoteCopy
 {
-	Relation source;
+	const EtlRemoteRows *rows_of;
 	TupleTableSlot *slot;
 	EtlRemoteColumn *columns;
 	int natts;
@@ -43,10 +43,8 @@ typedef struct RemoteCopy
 
 static void check_columns(EtlRemoteSite *site, const AttrNumber *attnums,
 						  int natts);
-static void look_up_columns(RemoteCopy *copy, EtlRemoteSite *site,
-							const AttrNumber *attnums);
-static char *select_list(RemoteCopy *copy, EtlSite *site,
-						 const AttrNumber *attnums, bool cast);
+static void look_up_columns(RemoteCopy *copy);
+static char *select_list(RemoteCopy *copy, bool cast);
 static TupleDesc rows_desc(Relation source, const AttrNumber *attnums,
 						   int natts);
 static void read_rows(RemoteCopy *copy, EtlRemote *remote);
@@ -62,39 +60,57 @@ etl_remote_rows(EtlSite *site, const char *where, const AttrNumber *attnums,
 				int natts, EtlRowCall call, void *arg)
 {
 	EtlRemoteSite *self = (EtlRemoteSite *) site;
+	EtlRemoteRows rows = {0};
+
+	check_columns(self, attnums, natts);
+	rows.remote = self->remote;
+	rows.from = site->from;
+	rows.name = RelationGetRelationName(site->source);
+	rows.where = where;
+	rows.desc = rows_desc(site->source, attnums, natts);
+	rows.columns = palloc(sizeof(char *) * Max(natts, 1));
+	for (int i = 0; i < natts; i++)
+		rows.columns[i] = site->columns[attnums[i] - 1];
+	if (PQtransactionStatus(self->remote->conn) == PQTRANS_IDLE)
+		etl_remote_begin(site);
+	return etl_remote_copy_rows(&rows, call, arg);
+}
+
+/*
+ * Hands over rows as their server has them, in the types of the description.
+ * The caller has begun a transaction there, which has a lock on what is read.
+ */
+int64
+etl_remote_copy_rows(const EtlRemoteRows *rows, EtlRowCall call, void *arg)
+{
 	RemoteCopy copy = {0};
 	ErrorContextCallback context;
 	StringInfoData sql;
 
-	check_columns(self, attnums, natts);
-	copy.source = site->source;
-	copy.natts = natts;
+	copy.rows_of = rows;
+	copy.natts = rows->desc->natts;
 	copy.current = -1;
 	copy.call = call;
 	copy.arg = arg;
-	copy.slot = MakeSingleTupleTableSlot(rows_desc(site->source, attnums, natts),
-										 &TTSOpsVirtual);
+	copy.slot = MakeSingleTupleTableSlot(rows->desc, &TTSOpsVirtual);
 	copy.row_context = AllocSetContextCreate(CurrentMemoryContext,
 											 "etl_patterns remote row",
 											 ALLOCSET_DEFAULT_SIZES);
-
-	if (PQtransactionStatus(self->remote->conn) == PQTRANS_IDLE)
-		etl_remote_begin(site);
-	look_up_columns(&copy, self, attnums);
+	look_up_columns(&copy);
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "COPY (SELECT %s FROM %s",
-					 select_list(&copy, site, attnums, true), site->from);
-	if (where != NULL)
-		appendStringInfo(&sql, " WHERE %s", where);
+	appendStringInfo(&sql, "COPY (SELECT %s FROM %s", select_list(&copy, true),
+					 rows->from);
+	if (rows->where != NULL)
+		appendStringInfo(&sql, " WHERE %s", rows->where);
 	appendStringInfoString(&sql, ") TO STDOUT (FORMAT binary)");
-	etl_remote_query(self->remote, sql.data, PGRES_COPY_OUT);
+	etl_remote_query(rows->remote, sql.data, PGRES_COPY_OUT);
 
 	context.callback = conversion_context;
 	context.arg = &copy;
 	context.previous = error_context_stack;
 	error_context_stack = &context;
-	read_rows(&copy, self->remote);
+	read_rows(&copy, rows->remote);
 	error_context_stack = context.previous;
 
 	ExecDropSingleTupleTableSlot(copy.slot);
@@ -148,36 +164,37 @@ rows_desc(Relation source, const AttrNumber *attnums, int natts)
 
 /* Asks for the types of the columns there, and chooses how they come. */
 static void
-look_up_columns(RemoteCopy *copy, EtlRemoteSite *site, const AttrNumber *attnums)
+look_up_columns(RemoteCopy *copy)
 {
-	TupleDesc desc = copy->slot->tts_tupleDescriptor;
+	const EtlRemoteRows *rows = copy->rows_of;
 	PGresult *result;
 	char *sql;
 
 	copy->columns = palloc0(sizeof(EtlRemoteColumn) * Max(copy->natts, 1));
-	sql = psprintf("SELECT %s FROM %s LIMIT 0",
-				   select_list(copy, &site->pub, attnums, false),
-				   site->pub.from);
-	result = etl_remote_query(site->remote, sql, PGRES_TUPLES_OK);
+	sql = psprintf("SELECT %s FROM %s LIMIT 0", select_list(copy, false),
+				   rows->from);
+	result = etl_remote_query(rows->remote, sql, PGRES_TUPLES_OK);
 	if (PQnfields(result) != copy->natts)
-		etl_site_bad_answer(&site->pub);
+		ereport(ERROR, (errcode(ERRCODE_FDW_ERROR),
+						errmsg("unexpected answer from server \"%s\"",
+							   rows->remote->server)));
 	for (int i = 0; i < copy->natts; i++)
-		etl_remote_choose_decoder(&copy->columns[i], TupleDescAttr(desc, i),
+		etl_remote_choose_decoder(&copy->columns[i],
+								  TupleDescAttr(rows->desc, i),
 								  PQftype(result, i), PQfmod(result, i));
-	etl_remote_clear(site->remote);
+	etl_remote_clear(rows->remote);
 }
 
 /* The columns as a query there names them. */
 static char *
-select_list(RemoteCopy *copy, EtlSite *site, const AttrNumber *attnums,
-			bool cast)
+select_list(RemoteCopy *copy, bool cast)
 {
 	StringInfoData sql;
 
 	initStringInfo(&sql);
 	for (int i = 0; i < copy->natts; i++)
 		appendStringInfo(&sql, "%s%s%s", i > 0 ? ", " : "",
-						 site->columns[attnums[i] - 1],
+						 copy->rows_of->columns[i],
 						 cast && copy->columns[i].as_text ? "::pg_catalog.text" :
 															"");
 	return sql.data;
@@ -307,8 +324,7 @@ conversion_context(void *arg)
 
 	if (copy->current >= 0)
 		errcontext("column \"%s\" of foreign table \"%s\"",
-				   copy->columns[copy->current].name,
-				   RelationGetRelationName(copy->source));
+				   copy->columns[copy->current].name, copy->rows_of->name);
 }
 
 static void

@@ -4,15 +4,19 @@
  *	  The processes that read changes, and what they and the process that
  *	  applies them tell each other.
  *
- * One segment of dynamic shared memory holds this and the queue.  The process
- * that applies makes it and starts the reader; when either is gone the other
- * ends, too, and the next pair begins where the last commit said.
+ * One segment of dynamic shared memory holds this, the tables that are read,
+ * and the queue.  The process that applies makes it and starts the reader; when
+ * either is gone the other ends, too, and the next pair begins where the last
+ * commit said.  So other tables mean another pair.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef ETL_WAL_H
 #define ETL_WAL_H
 
+#include "access/xlogdefs.h"
+#include "compat.h"
+#include "nodes/pg_list.h"
 #include "source/change_event.h"
 #include "storage/latch.h"
 #include "storage/spin.h"
@@ -29,21 +33,25 @@ typedef struct EtlWalControl
 	char server[NAMEDATALEN]; /* remote: of postgres_fdw */
 	Oid role;				  /* remote: whose user mapping */
 	bool create_slot;
-	XLogRecPtr start;	 /* what ends before this was applied */
-	bool all_tables_yet; /* unused */
+	XLogRecPtr start;	/* what ends before this was applied */
+	RepOriginId origin; /* whose changes are passed over; or 0 */
 
 	slock_t mutex;
 	XLogRecPtr flushed;	   /* applied, and safe on disk: the slot may move */
 	XLogRecPtr read;	   /* the reader has read up to here */
 	XLogRecPtr wal_end;	   /* there is WAL up to here */
-	XLogRecPtr consistent; /* of a new slot: where it begins */
+	XLogRecPtr consistent; /* of a new slot, once it is there: where it begins */
 	TimestampTz read_time;
-	bool relations_changed; /* the reader is to read its tables anew */
 	bool stop;
 	Latch *reader_latch;
+	pid_t reader; /* 0: it has not started, or is gone */
 	Latch *applier_latch;
-	int error_code;
-	char error[ETL_WAL_MAX_ERROR]; /* why the reader ended */
+
+	/* why the reader ended; to be read after the end of the stream only */
+	bool slot_lost; /* the slot is gone, or what it kept: to be made anew */
+	int error_code; /* 0: it was told to end, or terminated */
+	char error[ETL_WAL_MAX_ERROR];
+	char error_hint[ETL_WAL_MAX_ERROR];
 } EtlWalControl;
 
 /* A table that the reader reports. */
@@ -51,7 +59,7 @@ typedef struct EtlWalTable
 {
 	const char *schema;
 	const char *name;
-	Oid relid; /* here: of the topmost table; InvalidOid: another server */
+	Oid relid; /* InvalidOid: another server */
 } EtlWalTable;
 
 /* ------------------------------------------------------------------ */
@@ -59,10 +67,19 @@ typedef struct EtlWalTable
 
 typedef struct EtlWalLink EtlWalLink;
 
-extern EtlWalLink *etl_wal_link_start(const EtlWalControl *settings);
+/*
+ * Starts a reader of these tables (EtlWalTable); the link lives until it is
+ * stopped.  What is in the queue wakes the latch of this process, as does the
+ * end of the reader.
+ */
+extern EtlWalLink *etl_wal_link_start(const EtlWalControl *settings,
+									  List *tables);
 extern EtlWalControl *etl_wal_link_control(EtlWalLink *link);
 extern EtlChangeReader *etl_wal_link_changes(EtlWalLink *link);
 extern void etl_wal_link_flushed(EtlWalLink *link, XLogRecPtr position);
+/* After the end of the stream: throws why. */
+pg_noreturn extern void etl_wal_link_throw(EtlWalLink *link);
+/* The reader is gone when this returns, and the slot is free. */
 extern void etl_wal_link_stop(EtlWalLink *link);
 
 extern PGDLLEXPORT void etl_wal_reader_main(Datum main_arg);

@@ -330,11 +330,11 @@ etl_job_may_trigger(Oid who, const EtlJob *job)
 /* ------------------------------------------------------------------ */
 /* jobs that cannot run                                                 */
 
-/* Why no session can be had for a job's owner, or NULL. */
+/* Why no session can be had for a role, or NULL. */
 const char *
-etl_job_cannot_run(const EtlJob *job)
+etl_role_cannot_run(Oid role)
 {
-	HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(job->role));
+	HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
 	bool can_login;
 
 	if (!HeapTupleIsValid(tuple))
@@ -343,13 +343,20 @@ etl_job_cannot_run(const EtlJob *job)
 	ReleaseSysCache(tuple);
 	if (!can_login)
 		return "its owner is not permitted to log in";
-	if (superuser_arg(job->role))
-		return etl_superuser_jobs ?
-				   NULL :
-				   "its owner is a superuser, and \"etl_patterns.superuser_jobs\" is off";
-	if (!etl_may_connect(MyDatabaseId, job->role))
+	if (!superuser_arg(role) && !etl_may_connect(MyDatabaseId, role))
 		return "its owner has no CONNECT privilege for the database";
 	return NULL;
+}
+
+/* Why no session can be had for a job's owner, or NULL. */
+const char *
+etl_job_cannot_run(const EtlJob *job)
+{
+	const char *reason = etl_role_cannot_run(job->role);
+
+	if (reason == NULL && !etl_superuser_jobs && superuser_arg(job->role))
+		reason = "its owner is a superuser, and \"etl_patterns.superuser_jobs\" is off";
+	return reason;
 }
 
 /*

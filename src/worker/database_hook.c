@@ -5,7 +5,8 @@
  *
  * A database that is dropped, renamed, moved or copied must have no sessions,
  * and a scheduler is one.  So before such a command the hook ends the
- * scheduler of the database and its idle workers.  A worker that has a run is
+ * scheduler of the database, its idle workers and the processes of its
+ * pipelines.  A worker that has a run is
  * left alone, as any session: then the command says that the database is in
  * use, or ends it WITH (FORCE).
  *
@@ -30,12 +31,19 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
+#include "pgstat.h"
+#include "replication/slot.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
 #include "worker/shared.h"
+
+/* So often, and for so many milliseconds each, pipelines are waited for. */
+#define PIPELINE_TRIES 100
+#define PIPELINE_WAIT  50
 
 static ProcessUtility_hook_type next_process_utility = NULL;
 
@@ -48,6 +56,7 @@ static bool has_option(List *options, const char *name);
 static void vacate(const char *name);
 static void vacate_template(List *options);
 static void end_sessions(Oid database);
+static void end_pipelines(Oid database);
 static bool may_create_databases(void);
 static bool is_template(Oid database);
 
@@ -204,6 +213,34 @@ end_sessions(Oid database)
 		}
 	}
 	LWLockRelease(etl_shared->lock);
+	end_pipelines(database);
+}
+
+/*
+ * Ends the processes of a database's pipelines, and waits for them for a while:
+ * a database with a slot in use cannot be dropped, and the command does not
+ * wait for that.
+ */
+static void
+end_pipelines(Oid database)
+{
+	bool any = etl_cdc_end_all(database) > 0;
+
+	for (int i = 0; any && i < PIPELINE_TRIES; i++)
+	{
+		int nslots;
+		int nactive;
+
+		if (etl_cdc_end_all(database) == 0 &&
+			(!ReplicationSlotsCountDBSlots(database, &nslots, &nactive) ||
+			 nactive == 0))
+			break;
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 PIPELINE_WAIT, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
 }
 
 /* Does the caller have CREATEDB? */

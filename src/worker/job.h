@@ -31,6 +31,7 @@
 #include "nodes/pg_list.h"
 #include "storage/lock.h"
 #include "utils/timestamp.h"
+#include "flow/cdc.h"
 #include "worker/schedule.h"
 #include "worker/shared.h"
 
@@ -203,6 +204,7 @@ extern List *etl_job_claim(EtlJob *job, TimestampTz now);
 extern EtlJobRun *etl_job_trigger(const EtlJob *job, EtlRunOrigin origin,
 								  TimestampTz slot, const char *payload);
 extern bool etl_job_may_trigger(Oid who, const EtlJob *job);
+extern const char *etl_role_cannot_run(Oid role);
 extern const char *etl_job_cannot_run(const EtlJob *job);
 extern void etl_job_break(EtlJob *job, const char *reason);
 
@@ -285,11 +287,16 @@ typedef enum EtlAlertKind
 	ETL_ALERT_STILL_RUNNING,
 	ETL_ALERT_NEVER_STARTED,
 	ETL_ALERT_BROKEN,
-	ETL_ALERT_RECOVERED
+	ETL_ALERT_RECOVERED,
+	ETL_ALERT_PAUSED,
+	ETL_ALERT_LOST,
+	ETL_ALERT_SLOT_RETAINED
 } EtlAlertKind;
 
 extern void etl_alert(EtlAlertKind kind, const EtlJob *job, const EtlJobRun *run,
 					  const char *error_code, const char *message);
+extern void etl_alert_pipeline(EtlAlertKind kind, const EtlCdcPipeline *pipeline,
+							   const char *error_code, const char *message);
 extern TimestampTz etl_alert_due(const EtlJob *job, const EtlJobRun *run);
 extern bool etl_alert_late(int64 job_run_id, TimestampTz now);
 extern void etl_alert_purge(TimestampTz before, int64 job_id, bool only_ours);

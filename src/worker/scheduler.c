@@ -58,6 +58,7 @@ static MemoryContext round_context;
 static MemoryContext row_context;
 
 static bool is_armed;
+static bool is_elsewhere; /* the database was armed on another server */
 static TimestampTz next_heartbeat;
 static TimestampTz next_review;
 static TimestampTz next_files;
@@ -76,6 +77,8 @@ static bool extension_exists(void);
 static void leave_if_extension_is_gone(void);
 static long run_round(void);
 static bool is_on(void);
+static bool pipelines_are_on(void);
+static void look_whether_armed(void);
 static void hand_out(void);
 static void take_news(void);
 static void load(void);
@@ -222,6 +225,7 @@ leave_if_extension_is_gone(void)
 	if (!extension_exists())
 	{
 		etl_dispatch_dismiss();
+		etl_pipelines_dismiss();
 		etl_scheduler_leave();
 		proc_exit(0);
 	}
@@ -260,6 +264,8 @@ run_round(void)
 	absorb_returned();
 	if (is_armed && heartbeat)
 		etl_work_foreign();
+	if (heartbeat)
+		etl_pipelines_watch_slots();
 	hand_out();
 
 	more = claim_all(now);
@@ -279,6 +285,7 @@ run_round(void)
 	etl_scheduler_serve_workers();
 	absorb_returned();
 	hand_out();
+	etl_pipelines_serve(pipelines_are_on());
 	if (heartbeat)
 		next_heartbeat = now + HEARTBEAT_INTERVAL;
 	publish(now, nstarved, heartbeat);
@@ -290,6 +297,16 @@ static bool
 is_on(void)
 {
 	return is_armed && etl_scheduler_enabled;
+}
+
+/*
+ * Are pipelines to run?  They need no jobs, but the copy of a database must not
+ * take the changes that are meant for the original.
+ */
+static bool
+pipelines_are_on(void)
+{
+	return !is_elsewhere && etl_scheduler_enabled;
 }
 
 /*
@@ -362,9 +379,9 @@ load_all(void *arg)
 	EtlJob *job;
 	EtlJobRun *run;
 
-	is_armed = etl_jobs_are_armed();
-
+	look_whether_armed();
 	MemoryContextSwitchTo(context);
+	etl_pipelines_load();
 	jobs = etl_job_scan_all();
 	MemoryContextSwitchTo(row_context);
 	while ((job = etl_job_scan_next(jobs)) != NULL)
@@ -456,15 +473,27 @@ absorb(void)
 		ReThrowError(error);
 }
 
+/* Are jobs and pipelines to run here? */
+static void
+look_whether_armed(void)
+{
+	EtlArmed armed = etl_jobs_armed();
+
+	is_armed = armed == ETL_ARMED_HERE;
+	is_elsewhere = armed == ETL_ARMED_ELSEWHERE;
+}
+
 static void
 absorb_news(void *arg)
 {
-	is_armed = etl_jobs_are_armed();
+	look_whether_armed();
 	for (int i = 0; i < nnews; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (news[i].kind == ETL_NEWS_JOB)
 			etl_scheduler_read_job(news[i].id);
+		else if (news[i].kind == ETL_NEWS_CDC)
+			etl_pipeline_read(news[i].id);
 		else
 			etl_scheduler_read_run(news[i].id);
 	}
@@ -559,9 +588,12 @@ time_to_wait(bool more)
 	TimestampTz now = etl_job_now();
 	TimestampTz until = next_heartbeat;
 	EtlKnownRun *run = etl_known_next_deadline();
+	long wait = etl_pipelines_wait(pipelines_are_on());
 
 	if (more)
 		return 0;
+	if (wait >= 0)
+		until = Min(until, TimestampTzPlusMilliseconds(now, wait));
 	if (is_armed && run != NULL)
 		until = Min(until, run->deadline);
 	if (is_armed && next_purge != 0)

@@ -3,8 +3,8 @@
  * scheduler.h
  *	  What a scheduler knows, and how it hands runs to workers.
  *
- * Only for scheduler.c, scheduler_known.c, scheduler_work.c, dispatch.c and
- * job_worker.c.
+ * Only for scheduler.c, scheduler_known.c, scheduler_work.c, scheduler_cdc.c,
+ * dispatch.c, job_worker.c and cdc_worker.c.
  *
  * A scheduler keeps in memory what it needs to know when to wake up and what
  * to do next: a few numbers of each job and of each run that has not ended.
@@ -159,6 +159,25 @@ extern void etl_dispatch(TimestampTz now);
 extern void etl_dispatch_terminate(EtlKnownRun *run, TimestampTz now);
 extern void etl_dispatch_dismiss(void);
 extern void etl_dispatch_complain(int64 nruns);
+
+/* ------------------------------------------------------------------ */
+/* in scheduler_cdc.c: the first two in a transaction                   */
+
+extern void etl_pipelines_load(void);
+extern void etl_pipeline_read(int64 pipeline_id);
+extern void etl_pipelines_serve(bool is_on);
+extern long etl_pipelines_wait(bool is_on);
+extern void etl_pipelines_dismiss(void);
+
+/* ------------------------------------------------------------------ */
+/* in cdc_status.c                                                      */
+
+extern void etl_pipelines_watch_slots(void);
+
+/* ------------------------------------------------------------------ */
+/* in cdc_worker.c                                                      */
+
+extern PGDLLEXPORT void etl_cdc_worker_main(Datum main_arg);
 
 /* ------------------------------------------------------------------ */
 /* in job_worker.c                                                      */

@@ -62,6 +62,8 @@ static void request_shmem(void);
 static void start_shmem(void);
 static Size databases_offset(void);
 static Size slots_offset(int ndatabases);
+static Size appliers_offset(int ndatabases, int nslots);
+static Size shared_size(void);
 static int count_databases(void);
 static void detach_scheduler(int code, Datum arg);
 static void register_at_commit(void);
@@ -96,6 +98,17 @@ etl_shared_slot(int index)
 	Assert(index >= 0 && index < etl_shared->nslots);
 	return (EtlSharedSlot *) ((char *) etl_shared +
 							  slots_offset(etl_shared->ndatabases)) +
+		   index;
+}
+
+/* The process of a pipeline, by its place. */
+EtlSharedApplier *
+etl_shared_applier(int index)
+{
+	Assert(index >= 0 && index < etl_shared->nappliers);
+	return (EtlSharedApplier *) ((char *) etl_shared +
+								 appliers_offset(etl_shared->ndatabases,
+												 etl_shared->nslots)) +
 		   index;
 }
 
@@ -279,9 +292,7 @@ request_shmem(void)
 	if (next_shmem_request_hook != NULL)
 		next_shmem_request_hook();
 
-	RequestAddinShmemSpace(
-		add_size(slots_offset(count_databases()),
-				 mul_size(sizeof(EtlSharedSlot), etl_max_running_jobs)));
+	RequestAddinShmemSpace(shared_size());
 	RequestNamedLWLockTranche(TRANCHE, 1);
 }
 
@@ -292,9 +303,7 @@ request_shmem(void)
 static void
 start_shmem(void)
 {
-	int ndatabases = count_databases();
-	Size size = add_size(slots_offset(ndatabases),
-						 mul_size(sizeof(EtlSharedSlot), etl_max_running_jobs));
+	Size size = shared_size();
 	bool found;
 
 	if (next_shmem_startup_hook != NULL)
@@ -306,8 +315,9 @@ start_shmem(void)
 	{
 		memset(etl_shared, 0, size);
 		etl_shared->lock = &GetNamedLWLockTranche(TRANCHE)->lock;
-		etl_shared->ndatabases = ndatabases;
+		etl_shared->ndatabases = count_databases();
 		etl_shared->nslots = etl_max_running_jobs;
+		etl_shared->nappliers = max_worker_processes;
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -323,6 +333,20 @@ slots_offset(int ndatabases)
 {
 	return add_size(databases_offset(),
 					MAXALIGN(mul_size(sizeof(EtlSharedDatabase), ndatabases)));
+}
+
+static Size
+appliers_offset(int ndatabases, int nslots)
+{
+	return add_size(slots_offset(ndatabases),
+					MAXALIGN(mul_size(sizeof(EtlSharedSlot), nslots)));
+}
+
+static Size
+shared_size(void)
+{
+	return add_size(appliers_offset(count_databases(), etl_max_running_jobs),
+					mul_size(sizeof(EtlSharedApplier), max_worker_processes));
 }
 
 /*

@@ -17,6 +17,7 @@
 #ifndef ETL_SHARED_H
 #define ETL_SHARED_H
 
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -31,6 +32,7 @@ typedef enum EtlNewsKind
 {
 	ETL_NEWS_JOB, /* it was created, altered, or dropped */
 	ETL_NEWS_RUN, /* it was inserted, or changed by somebody else */
+	ETL_NEWS_CDC, /* a pipeline or its tables were created, altered or dropped */
 	ETL_NEWS_ALL  /* everything is to be read anew */
 } EtlNewsKind;
 
@@ -105,6 +107,40 @@ typedef struct EtlSharedSlot
 	TimestampTz since;
 } EtlSharedSlot;
 
+typedef enum EtlApplierState
+{
+	ETL_APPLIER_FREE,
+	ETL_APPLIER_STARTING, /* a process was asked for */
+	ETL_APPLIER_RUNNING
+} EtlApplierState;
+
+/* How far a pipeline is, by its process; positions that are not known are 0. */
+typedef struct EtlCdcProgress
+{
+	XLogRecPtr wal_end; /* of the source */
+	XLogRecPtr read;	/* by the reader */
+	XLogRecPtr applied; /* committed, or nothing of interest up to there */
+	XLogRecPtr flushed; /* and safe on disk */
+	TimestampTz read_time;
+	TimestampTz caught_up; /* when all that was read was applied, last */
+	pid_t reader;
+} EtlCdcProgress;
+
+/* One process that applies the changes of a pipeline. */
+typedef struct EtlSharedApplier
+{
+	EtlApplierState state;
+	uint32 generation; /* a process that starts late finds another one */
+	Oid database;
+	Oid role;
+	int64 pipeline_id;
+	pid_t pid; /* 0: has not started */
+	Latch *latch;
+	bool changed; /* pipeline and tables are to be read anew */
+	TimestampTz since;
+	EtlCdcProgress progress;
+} EtlSharedApplier;
+
 typedef struct EtlShared
 {
 	LWLock *lock;
@@ -115,7 +151,8 @@ typedef struct EtlShared
 	Oid asked[ETL_ASKED_LEN]; /* databases that may have the extension now */
 	int ndatabases;
 	int nslots;
-	/* arrays follow: see etl_shared_database(), etl_shared_slot() */
+	int nappliers;
+	/* arrays follow: see etl_shared_database(), _slot() and _applier() */
 } EtlShared;
 
 /* in shared.c */
@@ -124,6 +161,7 @@ extern EtlShared *etl_shared;
 extern void etl_shared_init(void); /* from _PG_init */
 extern EtlSharedDatabase *etl_shared_database(int index);
 extern EtlSharedSlot *etl_shared_slot(int index);
+extern EtlSharedApplier *etl_shared_applier(int index);
 extern EtlSharedDatabase *etl_shared_find_database(Oid database);
 
 /*
@@ -147,6 +185,26 @@ extern void etl_scheduler_end(EtlSharedDatabase *entry);
 extern void etl_tell_scheduler(EtlNewsKind kind, int64 id);
 extern void etl_tell_dropped(void);
 extern void etl_tell_launcher(Oid database);
+
+/*
+ * in cdc_shared.c: the processes of pipelines.  The first two are for the
+ * process itself; the second shows how far it is, and returns whether its
+ * pipeline is to be read anew.  The others may be called by anybody: the third
+ * tells whether there is a process, and how far it is; the fourth terminates
+ * it, and the fifth all of a database, which the scheduler starts again where
+ * the row of the pipeline still says that it is to run.
+ */
+extern EtlSharedApplier *etl_applier_attach(int index);
+extern bool etl_applier_publish(const EtlCdcProgress *progress);
+extern bool etl_cdc_progress(int64 pipeline_id, EtlCdcProgress *progress);
+extern bool etl_cdc_end(int64 pipeline_id);
+extern int etl_cdc_end_all(Oid database);
+
+/*
+ * The lock of the process that applies a pipeline, until it ends.  Who has
+ * locked the row of a pipeline and ended its process waits for it.
+ */
+extern bool etl_cdc_lock(int64 pipeline_id, bool stays, bool wait);
 
 /* in launcher.c */
 extern void etl_launcher_register(void); /* from _PG_init */

@@ -1,0 +1,231 @@
+/*-------------------------------------------------------------------------
+ *
+ * cdc_copy_remote.c
+ *	  A table on another server, as it is when its changes begin to be
+ *	  followed.
+ *
+ * See cdc_copy.c for what the snapshot must see.  Another server does not show
+ * who has written a commit that nobody sees yet.  But who has written to a
+ * table keeps a lock on it until its commit can be seen.  So all who have such
+ * a lock are waited for, however long they take, unless the reader has reported
+ * the table from the first moment on.
+ *
+ * Locks there: AccessShareLock on the table, taken before the snapshot.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/pg_lsn.h"
+
+#include "flow/cdc_apply.h"
+#include "flow/cdc_check.h"
+#include "source/remote.h"
+
+/* What is sent does not depend on what the role has set there. */
+#define SESSION_SETTINGS                                            \
+	"SET search_path = pg_catalog, pg_temp; SET timezone = 'UTC'; " \
+	"SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; "       \
+	"SET extra_float_digits = 3; SET bytea_output = 'hex'; "
+
+/* The columns that changes have, too, and whether they are of the key. */
+#define DESCRIBE_TABLE                                                    \
+	"SELECT n.nspname, c.relname, c.relreplident, a.attname, a.atttypid," \
+	" a.atttypmod, c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index"  \
+	" i WHERE i.indrelid = c.oid AND i.indisvalid AND CASE"               \
+	" c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN"          \
+	" i.indisreplident ELSE false END AND a.attnum = ANY (i.indkey))"     \
+	" FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"      \
+	" JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"         \
+	" AND NOT a.attisdropped AND a.attgenerated = ''"                     \
+	" WHERE c.oid = to_regclass(%s) ORDER BY a.attnum"
+
+/* Transactions that may have written to the table or a part of it. */
+#define WRITERS                                                         \
+	"SELECT DISTINCT l.virtualtransaction FROM pg_locks l"              \
+	" WHERE l.locktype = 'relation' AND l.granted AND l.database ="     \
+	" (SELECT oid FROM pg_database WHERE datname = current_database())" \
+	" AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock',"      \
+	" 'ExclusiveLock', 'AccessExclusiveLock')"                          \
+	" AND l.relation IN (SELECT to_regclass(%s)::oid UNION"             \
+	" SELECT relid FROM pg_partition_tree(to_regclass(%s)))"
+
+/* Milliseconds between two looks whether they have ended. */
+#define SETTLE_WAIT 50
+
+struct EtlRemoteTable
+{
+	EtlRemote *remote;
+	EtlSourceRelation *relation;
+	EtlRemoteRows rows;
+	char *literal; /* its name, for SQL */
+};
+
+static char **ask(EtlRemote *remote, const char *sql, int natts, int *nrows);
+static Oid type_here(const char *type_there);
+
+/* All values of a query, row by row; texts are in the encoding of here. */
+static char **
+ask(EtlRemote *remote, const char *sql, int natts, int *nrows)
+{
+	PGresult *result = etl_remote_query(remote, sql, PGRES_TUPLES_OK);
+	char **values;
+
+	if (PQnfields(result) != natts)
+		ereport(ERROR, (errcode(ERRCODE_FDW_ERROR),
+						errmsg("unexpected answer from server \"%s\"",
+							   remote->server)));
+	*nrows = PQntuples(result);
+	values = palloc(sizeof(char *) * Max(*nrows * natts, 1));
+	for (int i = 0; i < *nrows; i++)
+		for (int j = 0; j < natts; j++)
+		{
+			char *value = pstrdup(PQgetvalue(result, i, j));
+
+			pg_verifymbstr(value, (int) strlen(value), false);
+			values[i * natts + j] = value;
+		}
+	etl_remote_clear(remote);
+	return values;
+}
+
+/* The type of a column of changes: what is not built in comes as text. */
+static Oid
+type_here(const char *type_there)
+{
+	Oid type = (Oid) strtoul(type_there, NULL, 10);
+
+	return type < FirstGenbkiObjectId && OidIsValid(type) &&
+				   get_typisdefined(type) ?
+			   type :
+			   TEXTOID;
+}
+
+/* Connect, and see what the table is like; NULL if it is not there. */
+EtlRemoteTable *
+etl_cdc_remote_open(const EtlCdcPipeline *pipeline, const char *source)
+{
+	EtlRemoteTable *table = palloc0(sizeof(EtlRemoteTable));
+	EtlSourceRelation *relation = palloc0(sizeof(EtlSourceRelation));
+	StringInfoData sql;
+	char **values;
+	int n;
+
+	table->remote = etl_cdc_connect(pipeline);
+	table->literal = quote_literal_cstr(source);
+	initStringInfo(&sql);
+	appendStringInfo(&sql, SESSION_SETTINGS DESCRIBE_TABLE, table->literal);
+	values = ask(table->remote, sql.data, 7, &n);
+	if (n == 0)
+		return NULL;
+
+	relation->schema = values[0];
+	relation->name = values[1];
+	relation->identity = values[2][0];
+	relation->desc = CreateTemplateTupleDesc(n);
+	relation->is_key = palloc0(sizeof(bool) * n);
+	table->rows.columns = palloc(sizeof(char *) * n);
+	for (int i = 0; i < n; i++)
+	{
+		char **column = &values[7 * i];
+		Oid type = type_here(column[4]);
+
+		TupleDescInitEntry(relation->desc, (AttrNumber) (i + 1), column[3],
+						   type, type == TEXTOID ? -1 : atoi(column[5]), 0);
+		relation->is_key[i] = column[6][0] == 't';
+		table->rows.columns[i] = pstrdup(quote_identifier(column[3]));
+	}
+	table->relation = relation;
+	table->rows.remote = table->remote;
+	table->rows.from = quote_qualified_identifier(relation->schema,
+												  relation->name);
+	table->rows.name = relation->name;
+	table->rows.desc = relation->desc;
+	return table;
+}
+
+EtlSourceRelation *
+etl_cdc_remote_relation(EtlRemoteTable *table)
+{
+	return table->relation;
+}
+
+/* Wait until all have ended who may have written to the table. */
+static void
+settle(EtlRemoteTable *table)
+{
+	char *writers = psprintf(WRITERS, table->literal, table->literal);
+	StringInfoData sql;
+	char **waits_for;
+	int n;
+
+	waits_for = ask(table->remote, writers, 1, &n);
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "%s AND l.virtualtransaction IN (", writers);
+	for (int i = 0; i < n; i++)
+		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "",
+						 quote_literal_cstr(waits_for[i]));
+	appendStringInfoChar(&sql, ')');
+	while (n > 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 SETTLE_WAIT, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		(void) ask(table->remote, sql.data, 1, &n);
+	}
+}
+
+/*
+ * Take the snapshot there, which sees all that may have been read before.
+ * Returns it as text, and where the WAL ended then.
+ */
+char *
+etl_cdc_remote_snapshot(EtlRemoteTable *table, XLogRecPtr *end)
+{
+	char **values;
+	int n;
+
+	settle(table);
+	etl_remote_query(table->remote,
+					 psprintf("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
+							  " LOCK TABLE %s IN ACCESS SHARE MODE",
+							  table->rows.from),
+					 PGRES_COMMAND_OK);
+	etl_remote_clear(table->remote);
+	values = ask(table->remote,
+				 "SELECT pg_current_snapshot(),"
+				 " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+				 " ELSE pg_current_wal_insert_lsn() END",
+				 2, &n);
+	if (n != 1)
+		ereport(ERROR, (errcode(ERRCODE_FDW_ERROR),
+						errmsg("unexpected answer from server \"%s\"",
+							   table->remote->server)));
+	*end = DatumGetLSN(
+		DirectFunctionCall1(pg_lsn_in, CStringGetDatum(values[1])));
+	return values[0];
+}
+
+void
+etl_cdc_remote_rows(EtlRemoteTable *table, EtlRowCall call, void *arg)
+{
+	(void) etl_remote_copy_rows(&table->rows, call, arg);
+}
+
+void
+etl_cdc_remote_close(EtlRemoteTable *table)
+{
+	etl_remote_disconnect(table->remote);
+}

@@ -1,0 +1,375 @@
+/*-------------------------------------------------------------------------
+ *
+ * cdc_error.c
+ *	  Changes that cannot be applied.
+ *
+ * An error that may go away by itself ends the process, which is started again
+ * after a while.  For any other the change at fault is looked for: the batch is
+ * repeated one transaction of the source at a time, and the one that fails
+ * change by change, each in a subtransaction of its own.  The change that is
+ * found goes to the dead letters, if the pipeline says so and another row could
+ * do better; else the pipeline is paused, with the change in its row.  An error
+ * that comes only with the commit is that of the whole transaction.
+ *
+ * Often a batch that failed succeeds in small steps, where tables depend on
+ * each other in a way that the order of the sinks does not know.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "flow/cdc_apply.h"
+
+static const char *const kind_words[] = {"insert", "update", "delete",
+										 "truncate", "read"};
+static const char kind_ops[] = {'c', 'u', 'd', 't', 'r'};
+
+static bool is_letter(const ErrorData *error);
+static Jsonb *describe_change(EtlCdcApplier *applier,
+							  const EtlCdcFollowed *followed,
+							  const EtlChangeEvent *event);
+static Jsonb *envelope(EtlCdcApplier *applier, const EtlChangeEvent *event);
+static void write_letter(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
+						 const EtlChangeEvent *event, ErrorData *error);
+static void append_row(StringInfo json, const EtlSourceRelation *relation,
+					   HeapTuple row, bool keys_only);
+static Jsonb *parse(StringInfo json);
+
+/* ------------------------------------------------------------------ */
+/* one change alone                                                     */
+
+/* What the error's context says; the argument is the table. */
+void
+etl_cdc_context(void *arg)
+{
+	const EtlCdcFollowed *followed = arg;
+
+	errcontext("changes of table \"%s\" for pipeline \"%s\"",
+			   followed->table->source, followed->apply->pipeline);
+}
+
+/*
+ * Another change may do better: the fault is the data's.  What is wrong with
+ * rights, tables or settings would make a letter of each change.
+ */
+static bool
+is_letter(const ErrorData *error)
+{
+	static const char *const classes[] = {
+		"02", /* no data: the row is missing */
+		"21", /* cardinality violation */
+		"22", /* data exception */
+		"23", /* integrity constraint violation */
+		"38", /* external routine exception */
+		"39", /* external routine invocation exception */
+		"44", /* WITH CHECK OPTION violation */
+		"54", /* program limit exceeded */
+		"P0", /* PL/pgSQL: RAISE */
+	};
+	const char *code = unpack_sql_state(error->sqlerrcode);
+
+	for (int i = 0; i < (int) lengthof(classes); i++)
+		if (strncmp(code, classes[i], 2) == 0)
+			return true;
+	return false;
+}
+
+/* A change through its sink, from the beginning to the end. */
+static void
+apply_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+			const EtlChangeEvent *event)
+{
+	PushActiveSnapshot(GetTransactionSnapshot());
+	etl_cdc_add(applier, followed, event);
+	etl_cdc_flush_one(followed);
+	etl_cdc_end_one(applier, followed);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+}
+
+/*
+ * Apply a change in a subtransaction.  If it fails it becomes a dead letter,
+ * and this returns false; or the error is thrown on, with the change in
+ * failed_change.
+ */
+bool
+etl_cdc_add_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+				  const EtlChangeEvent *event)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(context);
+		apply_alone(applier, followed, event);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(applier->error_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error == NULL)
+		return true;
+
+	etl_cdc_discard(followed);
+	applier->order = NIL;
+	if (!etl_error_is_row_fault(error))
+		ReThrowError(error);
+	if (applier->pipeline->on_error == ETL_CDC_DEAD_LETTER && is_letter(error))
+	{
+		write_letter(applier, followed, event, error);
+		MemoryContextReset(applier->error_context);
+		return false;
+	}
+	applier->failed_change = describe_change(applier, followed, event);
+	ReThrowError(error);
+}
+
+/* A change becomes a dead letter. */
+static void
+write_letter(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
+			 const EtlChangeEvent *event, ErrorData *error)
+{
+	EtlRun *run = etl_run_prepare("cdc", applier->pipeline->name,
+								  followed->table->target);
+	EtlDeadLetters *letters;
+	EtlOrigin origin = {0};
+	EtlReject reject = {0};
+
+	ereport(LOG, (errcode(error->sqlerrcode),
+				  errmsg("a change of table \"%s\" goes to the dead letters: %s",
+						 followed->table->source, error->message)));
+	etl_run_start(run);
+	letters = etl_dead_letters_open(run);
+	origin.source_name = followed->table->source;
+	origin.row_no = event->ordinal;
+	origin.byte_offset = -1;
+	origin.payload = envelope(applier, event);
+	etl_reject_from_error(&reject, error);
+	etl_dead_letters_add(letters, &origin, &reject);
+	etl_dead_letters_flush(letters);
+	etl_dead_letters_close(letters);
+	run->rows_read = run->rows_rejected = 1;
+	etl_run_finish(run, "succeeded", NULL);
+}
+
+/* ------------------------------------------------------------------ */
+/* changes as JSON                                                      */
+
+static Jsonb *
+parse(StringInfo json)
+{
+	return DatumGetJsonbP(
+		DirectFunctionCall1(jsonb_in, CStringGetDatum(json->data)));
+}
+
+static void
+append_string(StringInfo json, const char *key, const char *value)
+{
+	if (json->data[json->len - 1] != '{')
+		appendStringInfoChar(json, ',');
+	escape_json(json, key);
+	appendStringInfoChar(json, ':');
+	escape_json(json, value);
+}
+
+static char *
+lsn_text(XLogRecPtr lsn)
+{
+	return psprintf("%X/%X", LSN_FORMAT_ARGS(lsn));
+}
+
+/* A row, or its key, as an object; null without one. */
+static void
+append_row(StringInfo json, const EtlSourceRelation *relation, HeapTuple row,
+		   bool keys_only)
+{
+	TupleDesc desc = relation->desc;
+	TupleDesc shown;
+	Datum *values;
+	bool *nulls;
+	HeapTuple tuple;
+	int n = 0;
+
+	if (row == NULL)
+	{
+		appendStringInfoString(json, "null");
+		return;
+	}
+	values = palloc(sizeof(Datum) * Max(desc->natts, 1));
+	nulls = palloc(sizeof(bool) * Max(desc->natts, 1));
+	heap_deform_tuple(row, desc, values, nulls);
+	for (int i = 0; i < desc->natts; i++)
+		n += !keys_only || relation->is_key[i];
+	shown = CreateTemplateTupleDesc(n);
+	n = 0;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (keys_only && !relation->is_key[i])
+			continue;
+		values[n] = values[i];
+		nulls[n] = nulls[i];
+		TupleDescCopyEntry(shown, (AttrNumber) ++n, desc, (AttrNumber) (i + 1));
+	}
+	shown = BlessTupleDesc(shown);
+	tuple = heap_form_tuple(shown, values, nulls);
+	appendStringInfoString(json,
+						   TextDatumGetCString(
+							   DirectFunctionCall1(row_to_json,
+												   heap_copy_tuple_as_datum(tuple,
+																			shown))));
+}
+
+/* What a pipeline that is paused shows. */
+static Jsonb *
+describe_change(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
+				const EtlChangeEvent *event)
+{
+	HeapTuple row = event->old_row != NULL ? event->old_row : event->new_row;
+	int level = etl_plain_text_enter();
+	MemoryContext context;
+	StringInfoData json;
+	Jsonb *result;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	append_string(&json, "table", followed->table->source);
+	append_string(&json, "kind", kind_words[event->kind]);
+	appendStringInfoString(&json, ",\"key\":");
+	append_row(&json, event->relation, row, true);
+	append_string(&json, "lsn", lsn_text(event->lsn));
+	append_string(&json, "end_lsn", lsn_text(applier->xact.end_lsn));
+	appendStringInfo(&json, ",\"ordinal\":" INT64_FORMAT "}", event->ordinal);
+	context = MemoryContextSwitchTo(applier->error_context);
+	result = parse(&json);
+	MemoryContextSwitchTo(context);
+	etl_plain_text_leave(level);
+	return result;
+}
+
+/* What a dead letter holds: the change, as others would send it. */
+static Jsonb *
+envelope(EtlCdcApplier *applier, const EtlChangeEvent *event)
+{
+	const EtlSourceRelation *relation = event->relation;
+	int level = etl_plain_text_enter();
+	StringInfoData json;
+	Jsonb *result;
+
+	initStringInfo(&json);
+	appendStringInfo(&json, "{\"op\":\"%c\",\"before\":", kind_ops[event->kind]);
+	append_row(&json, relation, event->old_row, event->old_is_key);
+	appendStringInfoString(&json, ",\"after\":");
+	append_row(&json, relation, event->new_row, false);
+	appendStringInfoString(&json, ",\"source\":{");
+	append_string(&json, "schema", relation->schema);
+	append_string(&json, "table", relation->name);
+	append_string(&json, "lsn", lsn_text(event->lsn));
+	append_string(&json, "commit_lsn", lsn_text(applier->xact.commit_lsn));
+	appendStringInfo(&json,
+					 ",\"ordinal\":" INT64_FORMAT
+					 ",\"txId\":%u,\"ts_ms\":" INT64_FORMAT "}}",
+					 event->ordinal, applier->xact.xid,
+					 (applier->xact.commit_time - SetEpochTimestamp()) / 1000);
+	result = parse(&json);
+	etl_plain_text_leave(level);
+	return result;
+}
+
+/* ------------------------------------------------------------------ */
+/* what comes next                                                      */
+
+/*
+ * After an error, before the batch is forgotten: is it worth while to look for
+ * the change at fault?  Then the stream is to be begun anew.
+ */
+bool
+etl_cdc_search(EtlCdcApplier *applier, const ErrorData *error)
+{
+	if (applier->doing == ETL_CDC_WAITS || applier->failed_change != NULL ||
+		!etl_error_is_row_fault(error))
+		return false;
+	if (applier->doing == ETL_CDC_COPIES)
+	{
+		if (applier->copies_alone)
+			return false;
+		applier->copies_alone = true;
+		return true;
+	}
+	if (applier->alone == applier->xact.commit_lsn)
+		return false;
+	if (applier->search_until == InvalidXLogRecPtr)
+		applier->search_until = applier->xact.commit_lsn;
+	else
+		applier->alone = applier->xact.commit_lsn;
+	return true;
+}
+
+/* The transaction that failed, where it is no single change. */
+static Jsonb *
+describe_xact(const EtlCdcApplier *applier)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	append_string(&json, "lsn", lsn_text(applier->xact.commit_lsn));
+	append_string(&json, "end_lsn", lsn_text(applier->xact.end_lsn));
+	appendStringInfoChar(&json, '}');
+	return parse(&json);
+}
+
+/*
+ * Write why the pipeline does not go on, in a transaction of the caller's; the
+ * batch is forgotten.  What was found of the change at fault is written, too.
+ */
+void
+etl_cdc_write_error(EtlCdcApplier *applier, const ErrorData *error,
+					EtlCdcState state)
+{
+	EtlCdcPipeline *pipeline = etl_cdc_by_id(applier->pipeline_id, true);
+
+	if (!etl_cdc_is_wanted(pipeline))
+		return;
+	pipeline->state = state;
+	pipeline->error_code = pstrdup(unpack_sql_state(error->sqlerrcode));
+	pipeline->error_message = error->message;
+	pipeline->error_hint = error->hint;
+	pipeline->error_change = applier->failed_change;
+	pipeline->error_at = GetCurrentTimestamp();
+	if (state == ETL_CDC_PAUSED)
+	{
+		if (pipeline->error_change == NULL && applier->alone != InvalidXLogRecPtr)
+			pipeline->error_change = describe_xact(applier);
+		pipeline->error_hint =
+			pipeline->error_change == NULL ?
+				psprintf("Mend it, then call etl_cdc_start(%s).",
+						 quote_literal_cstr(pipeline->name)) :
+				psprintf("Mend it, then call etl_cdc_start(%s). To do without this transaction, call etl_cdc_skip(%s, %s) first.",
+						 quote_literal_cstr(pipeline->name),
+						 quote_literal_cstr(pipeline->name),
+						 quote_literal_cstr(lsn_text(applier->xact.end_lsn)));
+	}
+	etl_cdc_update(pipeline);
+}

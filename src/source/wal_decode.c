@@ -1,0 +1,232 @@
+/*-------------------------------------------------------------------------
+ *
+ * wal_decode.c
+ *	  What the decoder of this server's WAL calls for each change.
+ *
+ * PostgreSQL decodes for an output plugin only, and only for plugins that the
+ * administrator allows.  We begin as pgoutput, which is always there, and then
+ * put our own functions in the place of its: the rows come to us as they are,
+ * and there is nothing to be published.
+ *
+ * The decoder calls us with a transaction's changes when it has read its
+ * commit, inside a transaction of its own that it rolls back, with catalogs as
+ * they were.  So nothing may be written or looked up beyond the catalogs: rows
+ * are copied into the queue, no more.  Transactions that were rolled back, and
+ * savepoints that were, do not come; a prepared one comes when it commits.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "replication/origin.h"
+#include "replication/reorderbuffer.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "source/wal_private.h"
+
+/* Before a transaction of this size all that is gathered is sent. */
+#define LARGE_XACT (1024 * 1024)
+
+static EtlChangeWriter *writer;
+static RepOriginId skipped_origin;
+static MemoryContext change_context;
+
+/* The transaction that is coming. */
+static EtlSourceXact xact;
+static bool has_begun; /* it has changes of interest */
+static int64 ordinal;
+static XLogRecPtr last_commit = InvalidXLogRecPtr;
+
+static void on_begin(LogicalDecodingContext *context, ReorderBufferTXN *txn);
+static void on_change(LogicalDecodingContext *context, ReorderBufferTXN *txn,
+					  Relation rel, ReorderBufferChange *change);
+static void on_truncate(LogicalDecodingContext *context, ReorderBufferTXN *txn,
+						int nrelations, Relation rels[],
+						ReorderBufferChange *change);
+static bool was_said(Oid source, int nrelations, Relation rels[], int nsaid);
+static void on_commit(LogicalDecodingContext *context, ReorderBufferTXN *txn,
+					  XLogRecPtr commit_lsn);
+static bool is_of_skipped_origin(LogicalDecodingContext *context,
+								 RepOriginId origin);
+static bool fill_event(EtlChangeEvent *event, const EtlWalRelation *known,
+					   Relation rel, ReorderBufferChange *change);
+static void write_event(EtlChangeEvent *event, XLogRecPtr lsn);
+
+/* Take the place of the plugin; it keeps what it needs to shut down. */
+void
+etl_wal_decode_init(LogicalDecodingContext *context, EtlChangeWriter *queue,
+					RepOriginId origin)
+{
+	OutputPluginCallbacks callbacks = {0};
+
+	callbacks.startup_cb = context->callbacks.startup_cb;
+	callbacks.shutdown_cb = context->callbacks.shutdown_cb;
+	callbacks.begin_cb = on_begin;
+	callbacks.change_cb = on_change;
+	callbacks.truncate_cb = on_truncate;
+	callbacks.commit_cb = on_commit;
+	if (origin != InvalidRepOriginId)
+		callbacks.filter_by_origin_cb = is_of_skipped_origin;
+	context->callbacks = callbacks;
+	context->streaming = false;
+	context->twophase = false;
+
+	writer = queue;
+	skipped_origin = origin;
+	change_context = AllocSetContextCreate(CurrentMemoryContext,
+										   "etl_patterns decoded change",
+										   ALLOCSET_DEFAULT_SIZES);
+}
+
+/* A transaction is coming; nothing is said of it before it is of interest. */
+static void
+on_begin(LogicalDecodingContext *context, ReorderBufferTXN *txn)
+{
+	has_begun = false;
+	ordinal = 0;
+	xact.xid = txn->xid;
+	xact.commit_lsn = txn->final_lsn;
+	xact.end_lsn = txn->end_lsn;
+	xact.commit_time = txn->xact_time.commit_time;
+
+	/* it may take long, and be of no interest */
+	if ((txn->total_size > LARGE_XACT || rbtxn_is_serialized(txn)) &&
+		!etl_change_writer_flush(writer))
+		etl_wal_leave();
+}
+
+/* A row was inserted, updated or deleted. */
+static void
+on_change(LogicalDecodingContext *context, ReorderBufferTXN *txn, Relation rel,
+		  ReorderBufferChange *change)
+{
+	EtlWalRelation *known = etl_wal_relation(rel, writer);
+	EtlChangeEvent event = {0};
+	MemoryContext old;
+
+	if (known->relation == NULL)
+		return;
+	old = MemoryContextSwitchTo(change_context);
+	if (fill_event(&event, known, rel, change))
+		write_event(&event, change->lsn);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(change_context);
+}
+
+/* The event that a change is; false if it is none. */
+static bool
+fill_event(EtlChangeEvent *event, const EtlWalRelation *known, Relation rel,
+		   ReorderBufferChange *change)
+{
+	HeapTuple old_row = etl_change_row(change->data.tp.oldtuple);
+	HeapTuple new_row = etl_change_row(change->data.tp.newtuple);
+
+	switch (change->action)
+	{
+		case REORDER_BUFFER_CHANGE_INSERT:
+			event->kind = ETL_EVENT_INSERT;
+			old_row = NULL;
+			break;
+		case REORDER_BUFFER_CHANGE_UPDATE:
+			event->kind = ETL_EVENT_UPDATE;
+			break;
+		case REORDER_BUFFER_CHANGE_DELETE:
+			event->kind = ETL_EVENT_DELETE;
+			new_row = NULL;
+			break;
+		default:
+			return false;
+	}
+	if (event->kind != ETL_EVENT_DELETE && new_row == NULL)
+		elog(ERROR, "change of table \"%s\" at %X/%X has no new row",
+			 RelationGetRelationName(rel), LSN_FORMAT_ARGS(change->lsn));
+
+	event->relation = known->relation;
+	if (old_row != NULL)
+		event->old_row = etl_wal_row(known, rel, old_row);
+	if (new_row != NULL)
+		event->new_row = etl_wal_row(known, rel, new_row);
+	event->old_is_key = known->relation->identity != REPLICA_IDENTITY_FULL;
+	return true;
+}
+
+/*
+ * Tables were truncated.  A table is said to be if it was as a whole; with it
+ * come all its partitions.  That only partitions of it were is said, too.
+ */
+static void
+on_truncate(LogicalDecodingContext *context, ReorderBufferTXN *txn,
+			int nrelations, Relation rels[], ReorderBufferChange *change)
+{
+	for (int i = 0; i < nrelations; i++)
+	{
+		EtlWalRelation *known = etl_wal_relation(rels[i], writer);
+		EtlChangeEvent event = {0};
+		bool is_whole = known->source == known->relid;
+
+		if (known->relation == NULL ||
+			(!is_whole && was_said(known->source, nrelations, rels, i)))
+			continue;
+		event.kind = ETL_EVENT_TRUNCATE;
+		event.relation = known->relation;
+		event.cascade = change->data.truncate.cascade;
+		event.restart_sequences = change->data.truncate.restart_seqs;
+		event.is_partial = !is_whole;
+		write_event(&event, change->lsn);
+	}
+}
+
+/*
+ * Is the table among those that were truncated as a whole, or was it said of
+ * the first few that they are partitions of it?
+ */
+static bool
+was_said(Oid source, int nrelations, Relation rels[], int nsaid)
+{
+	for (int i = 0; i < nrelations; i++)
+	{
+		if (RelationGetRelid(rels[i]) == source ||
+			(i < nsaid && etl_wal_relation(rels[i], writer)->source == source))
+			return true;
+	}
+	return false;
+}
+
+/* Write a change, and before the first that the transaction has begun. */
+static void
+write_event(EtlChangeEvent *event, XLogRecPtr lsn)
+{
+	event->lsn = lsn;
+	event->ordinal = ++ordinal;
+	if (!has_begun && !etl_change_write_begin(writer, &xact))
+		etl_wal_leave();
+	has_begun = true;
+	if (!etl_change_write_event(writer, event))
+		etl_wal_leave();
+}
+
+static void
+on_commit(LogicalDecodingContext *context, ReorderBufferTXN *txn,
+		  XLogRecPtr commit_lsn)
+{
+	if (!has_begun)
+		return;
+	if (!etl_change_write_commit(writer, &xact))
+		etl_wal_leave();
+	last_commit = xact.end_lsn;
+	has_begun = false;
+}
+
+XLogRecPtr
+etl_wal_last_commit(void)
+{
+	return last_commit;
+}
+
+static bool
+is_of_skipped_origin(LogicalDecodingContext *context, RepOriginId origin)
+{
+	return origin == skipped_origin;
+}

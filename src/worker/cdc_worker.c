@@ -1,0 +1,457 @@
+/*-------------------------------------------------------------------------
+ *
+ * cdc_worker.c
+ *	  The process that applies the changes of a pipeline.
+ *
+ * It is connected as the owner of the pipeline, so that triggers, defaults and
+ * functions of the targets have no other rights, and starts the process that
+ * reads, which has more.  It works until it is terminated, its pipeline is not
+ * to run any more, or something fails.  What fails is written into the row of
+ * the pipeline; the scheduler starts the process again, if that says so.
+ *
+ * All that must survive is in the row, written with what was applied.  So the
+ * process may be killed at any time.  Commits need not wait for the disk: what
+ * a crash of the server takes back is read again, because the source keeps it
+ * until it is safe here.
+ *
+ * Locks: one on the pipeline, until the process ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/procsignal.h"
+#include "storage/sinval.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/ps_status.h"
+#include "utils/snapmgr.h"
+
+#include "flow/cdc_apply.h"
+#include "source/wal.h"
+#include "worker/scheduler.h"
+
+/* Milliseconds: between looks at the clock; while commits wait for the disk. */
+#define IDLE_WAIT  1000
+#define FLUSH_WAIT 100
+
+/* So often at most, in milliseconds, a look at nothing counts as one. */
+#define STABLE_TIME (10 * USECS_PER_SEC)
+
+static EtlCdcApplier *applier;
+static EtlWalLink *pair = NULL;
+static bool reload; /* the pipeline was changed */
+
+static void connect_as_owner(const EtlSharedApplier *entry);
+static void set(const char *name, const char *value);
+static ErrorData *follow(void);
+static bool load(void);
+static void set_state(EtlCdcState state);
+static void begin_stream(void);
+static bool has_slot(void);
+static void copy_tables(void);
+static void apply(void);
+static void stop_reader(void);
+static void publish(void);
+static void wait_for_changes(void);
+static void serve_signals(void);
+static bool give_up(ErrorData *error);
+
+/* The main function; its argument is the number of the entry. */
+void
+etl_cdc_worker_main(Datum main_arg)
+{
+	EtlSharedApplier *entry;
+	int64 pipeline_id;
+	ErrorData *error;
+	bool locked;
+
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	entry = etl_applier_attach(DatumGetInt32(main_arg));
+	pipeline_id = entry->pipeline_id;
+	BackgroundWorkerUnblockSignals();
+	connect_as_owner(entry);
+
+	StartTransactionCommand();
+	locked = etl_cdc_lock(pipeline_id, true, false);
+	CommitTransactionCommand();
+	if (!locked)
+		ereport(FATAL, (errcode(ERRCODE_OBJECT_IN_USE),
+						errmsg("another process applies the pipeline")));
+
+	applier = etl_cdc_applier_create(pipeline_id);
+	do
+	{
+		MemoryContextSwitchTo(TopMemoryContext);
+		error = follow();
+	} while (error != NULL && !give_up(error));
+	proc_exit(error == NULL ? 0 : 1);
+}
+
+/* ------------------------------------------------------------------ */
+/* the session                                                          */
+
+static void
+set(const char *name, const char *value)
+{
+	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* The server checks that the role may log in, and may connect. */
+static void
+connect_as_owner(const EtlSharedApplier *entry)
+{
+	BackgroundWorkerInitializeConnectionByOid(entry->database, entry->role, 0);
+	set("search_path", "pg_catalog, pg_temp");
+	set("synchronous_commit", "off");
+	/* whatever the database or the role has set */
+	set("lock_timeout", "0");
+	set("statement_timeout", "0");
+	set("idle_in_transaction_session_timeout", "0");
+	set("default_transaction_read_only", "off");
+	set("default_transaction_isolation", "read committed");
+	set("default_transaction_deferrable", "off");
+	set("session_replication_role", "origin");
+}
+
+/* ------------------------------------------------------------------ */
+/* the work                                                             */
+
+/* Follow the source; NULL if the pipeline is not to run, else an error. */
+static ErrorData *
+follow(void)
+{
+	ErrorData *volatile error = NULL;
+
+	PG_TRY();
+	{
+		bool is_wanted = load();
+
+		while (is_wanted)
+		{
+			reload = false;
+			begin_stream();
+			copy_tables();
+			apply();
+			stop_reader();
+			is_wanted = load();
+		}
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(TopMemoryContext);
+		error = CopyErrorData();
+		EmitErrorReport();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	return error;
+}
+
+/* Read the pipeline and its tables; false if it is not to run. */
+static bool
+load(void)
+{
+	bool is_wanted;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	is_wanted = etl_cdc_applier_load(applier);
+	if (is_wanted)
+	{
+		char *name = psprintf("etl_patterns cdc: %s", applier->pipeline->name);
+
+		set("application_name", name);
+		set_ps_display(applier->pipeline->name);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	if (is_wanted && applier->pipeline->server == NULL)
+		etl_cdc_wal_ended(applier, GetXLogInsertRecPtr());
+	return is_wanted;
+}
+
+/* Write the state, unless it is that already or somebody has changed it. */
+static void
+set_state(EtlCdcState state)
+{
+	EtlCdcPipeline *pipeline;
+
+	if (applier->pipeline->state == state)
+		return;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pipeline = etl_cdc_by_id(applier->pipeline_id, true);
+	if (etl_cdc_is_wanted(pipeline) &&
+		ItemPointerEquals(&pipeline->place, &applier->pipeline->place))
+	{
+		pipeline->state = state;
+		etl_cdc_store_progress(applier, pipeline);
+		applier->pipeline->state = state;
+	}
+	else
+		reload = true;
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+}
+
+/* The tables for the reader, each source once. */
+static List *
+tables_to_read(void)
+{
+	List *tables = NIL;
+	ListCell *lc;
+
+	foreach(lc, applier->tables)
+	{
+		const EtlCdcTable *row = ((EtlCdcFollowed *) lfirst(lc))->table;
+		EtlWalTable *table = palloc0(sizeof(EtlWalTable));
+		List *names;
+
+		table->relid = row->source_relid;
+		names = etl_qualified_names(row->source);
+		table->name = strVal(llast(names));
+		table->schema = list_length(names) > 1 ?
+							strVal(list_nth(names, list_length(names) - 2)) :
+							"public";
+		tables = lappend(tables, table);
+	}
+	return tables;
+}
+
+/* Start the reader where the targets are, with a new slot if there is none. */
+static void
+begin_stream(void)
+{
+	const EtlCdcPipeline *pipeline = applier->pipeline;
+	MemoryContext context = MemoryContextSwitchTo(applier->batch_context);
+	EtlWalControl settings = {0};
+
+	settings.database = MyDatabaseId;
+	strlcpy(settings.slot_name, pipeline->slot_name, NAMEDATALEN);
+	settings.is_remote = pipeline->server != NULL;
+	if (settings.is_remote)
+		strlcpy(settings.server, pipeline->server, NAMEDATALEN);
+	settings.role = pipeline->role;
+	settings.create_slot = !pipeline->has_slot;
+	settings.start = applier->applied;
+	pair = etl_wal_link_start(&settings, tables_to_read());
+	MemoryContextSwitchTo(context);
+	MemoryContextReset(applier->batch_context);
+
+	while (!applier->pipeline->has_slot && !has_slot())
+		wait_for_changes();
+	etl_cdc_applier_follow(applier, etl_wal_link_changes(pair));
+}
+
+/* Is the new slot there?  Then it is written where the pipeline begins. */
+static bool
+has_slot(void)
+{
+	EtlWalControl *control = etl_wal_link_control(pair);
+	EtlCdcPipeline *pipeline;
+	XLogRecPtr consistent;
+
+	SpinLockAcquire(&control->mutex);
+	consistent = control->consistent;
+	SpinLockRelease(&control->mutex);
+	if (consistent == InvalidXLogRecPtr)
+	{
+		/* nothing comes before, except the end */
+		if (etl_change_reader_next(etl_wal_link_changes(pair), false) ==
+			ETL_STREAM_END)
+			etl_wal_link_throw(pair);
+		return false;
+	}
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pipeline = etl_cdc_by_id(applier->pipeline_id, true);
+	if (etl_cdc_is_wanted(pipeline))
+	{
+		pipeline->has_slot = true;
+		pipeline->applied = consistent;
+		if (ItemPointerEquals(&pipeline->place, &applier->pipeline->place))
+			etl_cdc_store_progress(applier, pipeline);
+		else
+			etl_cdc_update(pipeline);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(TopMemoryContext);
+	applier->pipeline->has_slot = true;
+	applier->applied = applier->saved = consistent;
+	return true;
+}
+
+/* Copy what is new. */
+static void
+copy_tables(void)
+{
+	bool is_new = false;
+	ListCell *lc;
+
+	foreach(lc, applier->tables)
+		is_new |= ((EtlCdcFollowed *) lfirst(lc))->table->state ==
+				  ETL_CDC_TABLE_NEW;
+	set_state(is_new ? ETL_CDC_COPYING : ETL_CDC_RUNNING);
+	while (is_new && !reload)
+	{
+		EtlCdcResult result;
+
+		serve_signals();
+		publish();
+		result = etl_cdc_copy(applier);
+		is_new = result == ETL_CDC_DONE;
+		reload |= result == ETL_CDC_CHANGED;
+		pgstat_report_stat(false);
+	}
+	if (!reload)
+		set_state(ETL_CDC_RUNNING);
+}
+
+/* Apply what comes, until the pipeline is to be read anew. */
+static void
+apply(void)
+{
+	while (!reload)
+	{
+		EtlCdcResult result;
+
+		serve_signals();
+		result = etl_cdc_apply(applier);
+		if (result == ETL_CDC_ENDED)
+			etl_wal_link_throw(pair);
+		reload |= result == ETL_CDC_CHANGED || !etl_cdc_save(applier);
+		publish();
+		if (result == ETL_CDC_NOTHING && !reload)
+			wait_for_changes();
+	}
+}
+
+static void
+stop_reader(void)
+{
+	EtlWalLink *old = pair;
+
+	pair = NULL;
+	if (old != NULL)
+		etl_wal_link_stop(old);
+}
+
+/* Tell the reader and everybody else how far we are. */
+static void
+publish(void)
+{
+	EtlWalControl *control = etl_wal_link_control(pair);
+	static EtlCdcProgress progress;
+	XLogRecPtr flushed = etl_cdc_flushed(applier);
+
+	if (flushed != InvalidXLogRecPtr)
+		etl_wal_link_flushed(pair, flushed);
+	SpinLockAcquire(&control->mutex);
+	progress.wal_end = control->wal_end;
+	progress.read = control->read;
+	progress.flushed = control->flushed;
+	progress.read_time = control->read_time;
+	progress.reader = control->reader;
+	SpinLockRelease(&control->mutex);
+	progress.applied = applier->applied;
+	if (progress.applied >= progress.read)
+		progress.caught_up = progress.read_time;
+	reload |= etl_applier_publish(&progress);
+	if (control->is_remote && progress.wal_end != InvalidXLogRecPtr)
+		etl_cdc_wal_ended(applier, progress.wal_end);
+}
+
+/* ------------------------------------------------------------------ */
+/* waiting                                                              */
+
+/* Until something comes, or it is time to look. */
+static void
+wait_for_changes(void)
+{
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 applier->ncommits > 0 ? FLUSH_WAIT : IDLE_WAIT,
+					 PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	serve_signals();
+}
+
+static void
+serve_signals(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (catchupInterruptPending)
+		ProcessCatchupInterrupt();
+}
+
+/* ------------------------------------------------------------------ */
+/* errors                                                               */
+
+/* Somebody has to do something: the pipeline does not go on by itself. */
+static void
+tell_of_end(EtlCdcState state, const ErrorData *error)
+{
+	EtlCdcPipeline *pipeline = etl_cdc_by_id(applier->pipeline_id, false);
+
+	if (pipeline != NULL && pipeline->state == state)
+		etl_alert_pipeline(state == ETL_CDC_LOST ? ETL_ALERT_LOST :
+												   ETL_ALERT_PAUSED,
+						   pipeline, unpack_sql_state(error->sqlerrcode),
+						   error->message);
+}
+
+/*
+ * What an error means: false, try again at once, to find what is wrong.  Else
+ * it is written into the row, and the process ends.
+ */
+static bool
+give_up(ErrorData *error)
+{
+	EtlCdcState state = ETL_CDC_RUNNING;
+	bool is_ours = applier->doing != ETL_CDC_WAITS;
+	bool searches = etl_cdc_search(applier, error);
+
+	etl_cdc_applier_abort(applier);
+	if (pair != NULL && etl_wal_link_control(pair)->slot_lost)
+		state = ETL_CDC_LOST;
+	stop_reader();
+	if (searches)
+		return false;
+
+	if (state != ETL_CDC_LOST && is_ours && etl_error_is_row_fault(error))
+		state = ETL_CDC_PAUSED;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	etl_cdc_write_error(applier, error, state);
+	if (state != ETL_CDC_RUNNING)
+		tell_of_end(state, error);
+	if (state != ETL_CDC_RUNNING)
+		etl_tell_scheduler(ETL_NEWS_CDC, applier->pipeline_id);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return true;
+}
