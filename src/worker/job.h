@@ -32,6 +32,7 @@
 #include "storage/lock.h"
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
+#include "flow/cdc.h"
 #include "worker/schedule.h"
 #include "worker/shared.h"
 
@@ -290,11 +291,16 @@ typedef enum EtlAlertKind
 	ETL_ALERT_STILL_RUNNING,
 	ETL_ALERT_NEVER_STARTED,
 	ETL_ALERT_BROKEN,
-	ETL_ALERT_RECOVERED
+	ETL_ALERT_RECOVERED,
+	ETL_ALERT_PAUSED,
+	ETL_ALERT_LOST,
+	ETL_ALERT_SLOT_RETAINED
 } EtlAlertKind;
 
 extern void etl_alert(EtlAlertKind kind, const EtlJob *job, const EtlJobRun *run,
 					  const char *error_code, const char *message);
+extern void etl_alert_pipeline(EtlAlertKind kind, const EtlCdcPipeline *pipeline,
+							   const char *error_code, const char *message);
 extern TimestampTz etl_alert_due(const EtlJob *job, const EtlJobRun *run);
 extern bool etl_alert_late(int64 job_run_id, TimestampTz now);
 extern void etl_alert_purge(TimestampTz before, int64 job_id, bool only_ours);

@@ -261,6 +261,8 @@ run_round(void)
 	absorb_returned();
 	if (is_armed && heartbeat)
 		etl_work_foreign();
+	if (heartbeat)
+		etl_pipelines_watch_slots();
 	hand_out();
 
 	more = claim_all(now);

@@ -171,6 +171,11 @@ extern long etl_pipelines_wait(bool is_on);
 extern void etl_pipelines_dismiss(void);
 
 /* ------------------------------------------------------------------ */
+/* in cdc_status.c                                                      */
+
+extern void etl_pipelines_watch_slots(void);
+
+/* ------------------------------------------------------------------ */
 /* in cdc_worker.c                                                      */
 
 extern PGDLLEXPORT void etl_cdc_worker_main(Datum main_arg);
