@@ -107,7 +107,12 @@ OBJS += \
 	src/sink/apply_function.o \
 	src/sink/change_envelope.o \
 	src/sink/change_json.o \
-	src/sink/apply_append.o
+	src/sink/apply_append.o \
+	src/sink/apply_mirror.o \
+	src/sink/apply_mirror_key.o \
+	src/sink/apply_mirror_fold.o \
+	src/sink/apply_mirror_heap.o \
+	src/sink/apply_mirror_sql.o
 
 # flow: the patterns, callable from SQL
 OBJS += \

@@ -23,6 +23,7 @@
 
 /* A new sink of changes is one new file and one line here. */
 static const EtlApplyOps *const sinks[] = {
+	&etl_apply_mirror,
 	&etl_apply_append,
 	&etl_apply_changelog,
 	&etl_apply_scd2,

@@ -144,6 +144,8 @@ extern void etl_apply_row(EtlApply *apply, EtlApplyMap *map, HeapTuple row,
 						  bool *nulls, bool *is_set);
 /* May the tuples of the source go into the target as they are? */
 extern bool etl_apply_map_is_identity(EtlApply *apply, EtlApplyMap *map);
+/* Is the whole row the source's identity? */
+extern bool etl_apply_is_full(const EtlApplyMap *map);
 /* The target's columns (attnums) that have a value from the source, in order. */
 extern AttrNumber *etl_apply_columns(EtlApply *apply, EtlApplyMap *map, int *n);
 extern const char *etl_apply_source_of(const EtlApplyMap *map,

@@ -767,6 +767,12 @@ etl_apply_map_is_identity(EtlApply *apply, EtlApplyMap *map)
 	return map->is_identity;
 }
 
+bool
+etl_apply_is_full(const EtlApplyMap *map)
+{
+	return map->identity == REPLICA_IDENTITY_FULL;
+}
+
 AttrNumber *
 etl_apply_columns(EtlApply *apply, EtlApplyMap *map, int *n)
 {
