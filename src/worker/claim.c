@@ -360,7 +360,11 @@ void
 etl_job_break(EtlJob *job, const char *reason)
 {
 	if (job->state == ETL_JOB_BROKEN)
+	{
+		/* runs that were inserted by who did not see that yet */
+		etl_run_skip_waiting(job->job_id, "broken");
 		return;
+	}
 	job->state = ETL_JOB_BROKEN;
 	job->reason = reason;
 	job->next_slot = 0;

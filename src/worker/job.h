@@ -138,7 +138,11 @@ typedef struct EtlJobRun
 	ItemPointerData place;
 } EtlJobRun;
 
-/* How a row is read: as it is, or locked for update, waiting or not. */
+/*
+ * How a row is read: as it is, or locked for update, waiting or not.  In a
+ * process that must not wait for others the second is an error if somebody
+ * holds the row (etl_job_rows_nowait).
+ */
 typedef enum EtlRowLock
 {
 	ETL_ROW_READ,
@@ -155,6 +159,9 @@ extern const char *const etl_catchup_words[];
 
 typedef struct EtlJobScan EtlJobScan;
 
+extern void etl_job_rows_nowait(bool nowait);
+extern HeapTuple etl_job_lock_row(Relation rel, HeapTuple tuple,
+								  EtlRowLock lock);
 extern EtlJob *etl_job_by_id(int64 job_id, EtlRowLock lock);
 extern EtlJob *etl_job_by_name(const char *name, EtlRowLock lock);
 extern EtlJob *etl_job_of_caller(const char *name, EtlRowLock lock);

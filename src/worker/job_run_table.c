@@ -267,10 +267,8 @@ etl_job_run_by_id(int64 job_run_id, EtlRowLock lock)
 	scan = begin_scan("job_run_pkey", &key, 1,
 					  lock == ETL_ROW_READ ? AccessShareLock : RowExclusiveLock);
 	tuple = systable_getnext_ordered(scan->scan, ForwardScanDirection);
-	if (HeapTupleIsValid(tuple) && lock != ETL_ROW_READ)
-		tuple = etl_ledger_lock(scan->rel, tuple,
-								lock == ETL_ROW_LOCK ? LockWaitBlock :
-													   LockWaitSkip);
+	if (HeapTupleIsValid(tuple))
+		tuple = etl_job_lock_row(scan->rel, tuple, lock);
 	if (HeapTupleIsValid(tuple))
 		run = run_from_tuple(scan->rel, tuple);
 	etl_job_run_scan_end(scan);

@@ -214,6 +214,35 @@ etl_job_scan_end(EtlJobScan *scan)
 /* ------------------------------------------------------------------ */
 /* one row                                                              */
 
+/*
+ * Is a row that somebody holds an error?  Who works for all roles must not wait
+ * for the transaction of one.
+ */
+static bool rows_nowait = false;
+
+void
+etl_job_rows_nowait(bool nowait)
+{
+	rows_nowait = nowait;
+}
+
+/* A row of a job or run that was found, locked or as it is. */
+HeapTuple
+etl_job_lock_row(Relation rel, HeapTuple tuple, EtlRowLock lock)
+{
+	switch (lock)
+	{
+		case ETL_ROW_READ:
+			break;
+		case ETL_ROW_LOCK:
+			return etl_ledger_lock(rel, tuple,
+								   rows_nowait ? LockWaitError : LockWaitBlock);
+		case ETL_ROW_LOCK_SKIP:
+			return etl_ledger_lock(rel, tuple, LockWaitSkip);
+	}
+	return tuple;
+}
+
 /* The only row that a scan key finds, locked or not; NULL without one. */
 static EtlJob *
 find_job(const char *index, ScanKey key, EtlRowLock lock)
@@ -224,10 +253,8 @@ find_job(const char *index, ScanKey key, EtlRowLock lock)
 	HeapTuple tuple = systable_getnext(scan->scan);
 	EtlJob *job = NULL;
 
-	if (HeapTupleIsValid(tuple) && lock != ETL_ROW_READ)
-		tuple = etl_ledger_lock(scan->rel, tuple,
-								lock == ETL_ROW_LOCK ? LockWaitBlock :
-													   LockWaitSkip);
+	if (HeapTupleIsValid(tuple))
+		tuple = etl_job_lock_row(scan->rel, tuple, lock);
 	if (HeapTupleIsValid(tuple))
 		job = job_from_tuple(scan->rel, tuple);
 	etl_job_scan_end(scan);
