@@ -187,6 +187,9 @@ typedef struct EtlJobRunScan EtlJobRunScan;
 extern EtlJobRun *etl_job_run_by_id(int64 job_run_id, EtlRowLock lock);
 extern EtlJobRunScan *etl_job_run_scan_unfinished(void);
 extern EtlJobRunScan *etl_job_run_scan_unfinished_of(int64 job_id);
+extern EtlJobRunScan *etl_job_run_scan_unfinished_from(int64 job_id,
+													   EtlRunOrigin first,
+													   EtlRunOrigin last);
 extern bool etl_job_run_exists(int64 job_id, TimestampTz slot);
 extern EtlJobRunScan *etl_job_run_scan_job(int64 job_id);
 extern EtlJobRunScan *etl_job_run_scan_slots(int64 job_id, TimestampTz from,

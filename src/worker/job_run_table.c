@@ -176,6 +176,28 @@ etl_job_run_scan_unfinished_of(int64 job_id)
 	return begin_scan("job_run_finished_at_idx", keys, 2, AccessShareLock);
 }
 
+/*
+ * Likewise those whose origin is one from first to last, in the order of their
+ * words.
+ */
+EtlJobRunScan *
+etl_job_run_scan_unfinished_from(int64 job_id, EtlRunOrigin first,
+								 EtlRunOrigin last)
+{
+	ScanKeyData keys[4];
+
+	ScanKeyEntryInitialize(&keys[0], SK_ISNULL | SK_SEARCHNULL,
+						   RUN_FINISHED_AT + 1, InvalidStrategy, InvalidOid,
+						   InvalidOid, InvalidOid, (Datum) 0);
+	ScanKeyInit(&keys[1], RUN_JOB_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(job_id));
+	ScanKeyInit(&keys[2], RUN_ORIGIN + 1, BTGreaterEqualStrategyNumber,
+				F_TEXT_GE, CStringGetTextDatum(etl_origin_words[first]));
+	ScanKeyInit(&keys[3], RUN_ORIGIN + 1, BTLessEqualStrategyNumber, F_TEXT_LE,
+				CStringGetTextDatum(etl_origin_words[last]));
+	return begin_scan("job_run_finished_at_idx", keys, 4, AccessShareLock);
+}
+
 /* The runs that ended before a time, those that ended first before others. */
 EtlJobRunScan *
 etl_job_run_scan_finished(TimestampTz before)

@@ -103,6 +103,19 @@ is($jobs->end_of('event', 'DISTINCT ON (slot) status, reason'), "skipped|broken\
 is($jobs->sql('SELECT count(*) FROM done'), 0, '... and not begun');
 $jobs->sql(q{ALTER ROLE worker LOGIN; SELECT etl_job_resume(job) FROM etl_patterns.job WHERE state = 'broken'});
 
+# What waits keeps slots from being claimed, but for backfills.
+as_worker(q{SELECT etl_job_create('full', 'every 1 second', 'SELECT pg_sleep(600)', overlap => 'queue');
+	SELECT etl_job_backfill('full', now() - interval '200 s', now())});
+$jobs->until(q{SELECT count(*) >= 2 FROM etl_patterns.job_run WHERE job = 'full' AND origin = 'schedule' AND status = 'waiting'},
+	'runs of a backfill that wait keep no slot from being claimed');
+as_worker(q{SELECT count(etl_job_run('full')) FROM generate_series(1, 100)});
+my $claimed = q{SELECT count(*) FROM etl_patterns.job_run WHERE job = 'full' AND origin = 'schedule'};
+my $slots = $jobs->sql($claimed);
+goes_on('... others do');
+is($jobs->sql($claimed), $slots, '... with 100 of them there are no more slots');
+is($jobs->sql(q{SELECT next_slot < now() FROM etl_patterns.job WHERE job = 'full'}), 't', '... and none is lost');
+$jobs->sql(q{SELECT etl_job_stop(job_run_id) FROM etl_patterns.job_run WHERE job = 'full' AND status = 'running'; SELECT etl_job_drop('full')});
+
 # A worker that is terminated when its run has committed, between transactions.
 $jobs->sql(q{ALTER ROLE worker SET synchronous_commit = on});
 $node->append_conf('postgresql.conf', "log_min_duration_statement = 0\nsynchronous_standby_names = 'nobody'");
