@@ -185,6 +185,7 @@ extern const char *const etl_run_status_words[];
 typedef struct EtlJobRunScan EtlJobRunScan;
 
 extern EtlJobRun *etl_job_run_by_id(int64 job_run_id, EtlRowLock lock);
+extern EtlJobRun *etl_job_run_again(const EtlJobRun *seen);
 extern EtlJobRunScan *etl_job_run_scan_unfinished(void);
 extern EtlJobRunScan *etl_job_run_scan_unfinished_of(int64 job_id);
 extern EtlJobRunScan *etl_job_run_scan_unfinished_from(int64 job_id,

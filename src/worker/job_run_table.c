@@ -13,6 +13,9 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
+#include "executor/tuptable.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
@@ -295,6 +298,47 @@ etl_job_run_by_id(int64 job_run_id, EtlRowLock lock)
 		run = run_from_tuple(scan->rel, tuple);
 	etl_job_run_scan_end(scan);
 	return run;
+}
+
+/* The run that was seen at its place, if it is there; locked. */
+static EtlJobRun *
+lock_in_place(Relation rel, const EtlJobRun *seen)
+{
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ItemPointerData place = seen->place;
+	EtlJobRun *run = NULL;
+	bool null;
+
+	/* the table may have been rewritten since */
+	if (ItemPointerGetBlockNumber(&place) < RelationGetNumberOfBlocks(rel) &&
+		table_tuple_fetch_row_version(rel, &place, snapshot, slot) &&
+		DatumGetInt64(slot_getattr(slot, RUN_ID + 1, &null)) == seen->job_run_id)
+	{
+		HeapTuple tuple = etl_job_lock_row(rel, ExecCopySlotHeapTuple(slot),
+										   ETL_ROW_LOCK);
+
+		if (HeapTupleIsValid(tuple))
+			run = run_from_tuple(rel, tuple);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	return run;
+}
+
+/*
+ * A run that was read or written before, locked and as it is now; NULL if it
+ * is gone.  The index is not read unless the row has moved: in a serializable
+ * transaction that would be a conflict with all others in which a run ends.
+ */
+EtlJobRun *
+etl_job_run_again(const EtlJobRun *seen)
+{
+	Relation rel = etl_ledger_open("job_run", RUN_NATTS, RowExclusiveLock);
+	EtlJobRun *run = lock_in_place(rel, seen);
+
+	table_close(rel, NoLock);
+	return run != NULL ? run : etl_job_run_by_id(seen->job_run_id, ETL_ROW_LOCK);
 }
 
 /*

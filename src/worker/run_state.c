@@ -272,7 +272,7 @@ tell_end(const EtlJobRun *run)
 static EtlJobRun *
 lock_own(const EtlActiveRun *active)
 {
-	EtlJobRun *run = etl_job_run_by_id(active->run->job_run_id, ETL_ROW_LOCK);
+	EtlJobRun *run = etl_job_run_again(active->run);
 
 	if (run == NULL || run->status != ETL_RUN_RUNNING ||
 		run->pid != MyProcPid || run->backend_start != MyStartTimestamp)

@@ -103,6 +103,15 @@ is($jobs->end_of('event', 'DISTINCT ON (slot) status, reason'), "skipped|broken\
 is($jobs->sql('SELECT count(*) FROM done'), 0, '... and not begun');
 $jobs->sql(q{ALTER ROLE worker LOGIN; SELECT etl_job_resume(job) FROM etl_patterns.job WHERE state = 'broken'});
 
+# Transactions that only insert never fail to serialize, nor does what is
+# written about them.
+as_worker(q{SELECT etl_job_create('serial ' || g, 'every 1 second',
+	'SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; INSERT INTO done VALUES (3)') FROM generate_series(1, 8) g});
+$jobs->until(q{SELECT count(*) >= 80 FROM etl_patterns.job_run WHERE job LIKE 'serial%' AND started_at IS NOT NULL}, 'serializable runs');
+as_worker(q{SELECT etl_job_drop(job) FROM etl_patterns.job WHERE job LIKE 'serial%'});
+is($jobs->sql(q{SELECT count(*) FROM etl_patterns.job_run WHERE job LIKE 'serial%' AND status = 'failed'}),
+	0, '... do not disturb each other');
+
 # What waits keeps slots from being claimed, but for backfills.
 as_worker(q{SELECT etl_job_create('full', 'every 1 second', 'SELECT pg_sleep(600)', overlap => 'queue');
 	SELECT etl_job_backfill('full', now() - interval '200 s', now())});
