@@ -195,7 +195,8 @@ extern bool etl_job_run_exists(int64 job_id, TimestampTz slot);
 extern EtlJobRunScan *etl_job_run_scan_job(int64 job_id);
 extern EtlJobRunScan *etl_job_run_scan_slots(int64 job_id, TimestampTz from,
 											 TimestampTz to);
-extern EtlJobRunScan *etl_job_run_scan_finished(TimestampTz before);
+extern EtlJobRunScan *etl_job_run_scan_finished(TimestampTz from,
+												TimestampTz before);
 extern EtlJobRun *etl_job_run_scan_next(EtlJobRunScan *scan);
 extern EtlJobRun *etl_job_run_scan_previous(EtlJobRunScan *scan);
 extern void etl_job_run_scan_end(EtlJobRunScan *scan);
@@ -314,6 +315,7 @@ extern void etl_files_forget(int64 job_id);
 /* ------------------------------------------------------------------ */
 /* in history.c                                                         */
 
-extern int64 etl_history_purge(TimestampTz before, int64 job_id, int64 limit);
+extern bool etl_history_purge(TimestampTz *from, TimestampTz before,
+							  int64 limit);
 
 #endif /* ETL_JOB_H */

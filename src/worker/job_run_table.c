@@ -201,15 +201,17 @@ etl_job_run_scan_unfinished_from(int64 job_id, EtlRunOrigin first,
 	return begin_scan("job_run_finished_at_idx", keys, 4, AccessShareLock);
 }
 
-/* The runs that ended before a time, those that ended first before others. */
+/* The runs that ended in [from, before), those that ended first first. */
 EtlJobRunScan *
-etl_job_run_scan_finished(TimestampTz before)
+etl_job_run_scan_finished(TimestampTz from, TimestampTz before)
 {
-	ScanKeyData key;
+	ScanKeyData keys[2];
 
-	ScanKeyInit(&key, RUN_FINISHED_AT + 1, BTLessStrategyNumber,
+	ScanKeyInit(&keys[0], RUN_FINISHED_AT + 1, BTGreaterEqualStrategyNumber,
+				F_TIMESTAMPTZ_GE, TimestampTzGetDatum(from));
+	ScanKeyInit(&keys[1], RUN_FINISHED_AT + 1, BTLessStrategyNumber,
 				F_TIMESTAMPTZ_LT, TimestampTzGetDatum(before));
-	return begin_scan("job_run_finished_at_idx", &key, 1, AccessShareLock);
+	return begin_scan("job_run_finished_at_idx", keys, 2, AccessShareLock);
 }
 
 /* The runs of a job, by slot and attempt. */

@@ -284,7 +284,7 @@ run_round(void)
 		next_files = now + FILES_INTERVAL;
 	}
 	nstarved = is_armed ? etl_work_deadlines(now, is_on()) : 0;
-	if (is_armed && now >= next_purge && !etl_work_purge(now))
+	if (is_armed && now >= next_purge && !etl_work_purge())
 		next_purge = now + PURGE_INTERVAL;
 
 	/* what was done here may be news by now */

@@ -540,27 +540,37 @@ etl_work_files(TimestampTz now)
 	}
 }
 
+typedef struct PurgeState
+{
+	TimestampTz from; /* how far this is */
+	bool more;
+} PurgeState;
+
 static void
 purge(void *arg)
 {
-	TimestampTz now = etl_job_now();
-	int64 *npurged = arg;
+	PurgeState *state = arg;
 
-	*npurged = etl_history_purge(now - etl_job_history * USECS_PER_DAY, 0,
-								 MAX_PURGED);
+	state->more = etl_history_purge(&state->from,
+									etl_job_now() -
+										etl_job_history * USECS_PER_DAY,
+									MAX_PURGED);
 }
 
 /* Forget some of what is too old; true if there may be more. */
 bool
-etl_work_purge(TimestampTz now)
+etl_work_purge(void)
 {
-	int64 npurged = 0;
+	static PurgeState state = {.from = DT_NOBEGIN};
 	ErrorData *error;
 
 	if (etl_job_history < 0)
 		return false;
-	error = etl_scheduler_try(purge, &npurged);
+	state.more = false;
+	error = etl_scheduler_try(purge, &state);
 	if (error != NULL)
 		etl_scheduler_report(error, "could not purge the history of jobs");
-	return npurged >= MAX_PURGED;
+	if (error != NULL || !state.more)
+		state.from = DT_NOBEGIN;
+	return error == NULL && state.more;
 }
