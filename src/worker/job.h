@@ -88,6 +88,7 @@ typedef struct EtlJob
 	const char *schedule;
 	const char *timezone;
 	const char *command;
+	bool has_new_command; /* it is to be stored with an update */
 	EtlOverlap overlap;
 	EtlCatchup catchup;
 	int max_attempts;

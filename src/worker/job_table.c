@@ -13,7 +13,10 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
+#include "executor/tuptable.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 
@@ -322,6 +325,24 @@ etl_job_insert(EtlJob *job)
 	table_close(rel, NoLock);
 }
 
+/*
+ * The command as it is stored.  It may be long: written anew with each claim it
+ * would be most of what a claim does.
+ */
+static Datum
+stored_command(Relation rel, EtlJob *job)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Datum command;
+	bool null;
+
+	if (!table_tuple_fetch_row_version(rel, &job->place, SnapshotAny, slot))
+		elog(ERROR, "job " INT64_FORMAT " is not where it was", job->job_id);
+	command = datumCopy(slot_getattr(slot, JOB_COMMAND + 1, &null), false, -1);
+	ExecDropSingleTupleTableSlot(slot);
+	return command;
+}
+
 /* Store what was changed in a job that was read with a lock. */
 void
 etl_job_update(EtlJob *job)
@@ -331,6 +352,8 @@ etl_job_update(EtlJob *job)
 	bool nulls[JOB_NATTS];
 
 	job_to_values(job, values, nulls);
+	if (!job->has_new_command)
+		values[JOB_COMMAND] = stored_command(rel, job);
 	etl_ledger_replace(rel, &job->place, values, nulls);
 	table_close(rel, NoLock);
 }

@@ -112,6 +112,19 @@ as_worker(q{SELECT etl_job_drop(job) FROM etl_patterns.job WHERE job LIKE 'seria
 is($jobs->sql(q{SELECT count(*) FROM etl_patterns.job_run WHERE job LIKE 'serial%' AND status = 'failed'}),
 	0, '... do not disturb each other');
 
+# A long command is stored once, not with each claim; a longer one is not.
+as_worker(q{SELECT etl_job_create('long', 'every 1 second',
+	'SELECT 1 /*' || (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 30000) g) || '*/')});
+my $size = $jobs->sql(q{SELECT pg_total_relation_size('etl_patterns.job')});
+$jobs->until(q{SELECT count(*) >= 4 FROM etl_patterns.job_run WHERE job = 'long' AND status = 'succeeded'}, 'a long command');
+cmp_ok($jobs->sql(q{SELECT pg_total_relation_size('etl_patterns.job')}), '<', $size + 500_000, '... is not written with each claim');
+as_worker(q{SELECT etl_job_alter('long', command => 'INSERT INTO done VALUES (4)')});
+$jobs->until('SELECT count(*) > 0 FROM done WHERE i = 4', '... and another one takes its place');
+as_worker(q{SELECT etl_job_drop('long')});
+($status, $out, $err) = $node->psql('postgres', q{SELECT etl_job_create('longer', 'every 1 second', 'SELECT 1 --' || repeat('x', 1024 * 1024))},
+	extra_params => [ '-U', 'worker' ]);
+like($err, qr/parameter "command" is too long/, 'there is a limit');
+
 # What waits keeps slots from being claimed, but for backfills.
 as_worker(q{SELECT etl_job_create('full', 'every 1 second', 'SELECT pg_sleep(600)', overlap => 'queue');
 	SELECT etl_job_backfill('full', now() - interval '200 s', now())});
