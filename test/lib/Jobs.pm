@@ -86,13 +86,29 @@ sub as_worker
 	return $node->safe_psql($db, $sql, extra_params => [ '-U', 'worker' ]);
 }
 
+# Status and output of a query to a server that may just be down: then psql
+# may end before it is told the query, which IPC::Run dies of.
+sub ask
+{
+	my ($node, $db, $query, %params) = @_;
+	my @result = eval { $node->psql($db, $query, %params) };
+
+	return @result ? @result : (2, '');
+}
+
 # Wait until a query says t; errors, such as of a server that recovers, mean
 # not yet.
 sub wait_until
 {
 	my ($node, $db, $query, $what) = @_;
 
-	return if $node->poll_query_until($db, "SELECT ($query)");
+	for (1 .. 10)
+	{
+		my $result = eval { $node->poll_query_until($db, "SELECT ($query)") };
+
+		return if $result;
+		last if defined $result;
+	}
 	diag($node->safe_psql($db, 'SELECT * FROM etl_patterns.job'));
 	diag($node->safe_psql($db, 'SELECT * FROM etl_patterns.job_run ORDER BY job_run_id DESC LIMIT 20'));
 	diag($node->safe_psql($db, 'SELECT * FROM etl_scheduler_status()'));
@@ -217,7 +233,7 @@ our %pids = (
 sub pid_of
 {
 	my ($node, $db, $who) = @_;
-	my ($status, $pid) = $node->psql($db, $pids{$who});
+	my ($status, $pid) = ask($node, $db, $pids{$who});
 
 	return $status == 0 && $pid =~ /^\d+$/ ? $pid : undef;
 }
@@ -316,7 +332,7 @@ sub signal_event
 	my $end = rand() < 0.8 ? 'COMMIT' : 'ROLLBACK';
 
 	$signals++;
-	$node->psql($db, "BEGIN; INSERT INTO signal VALUES ('ping $signals'); SELECT etl_signal('ping', 'ping $signals'); $end",
+	ask($node, $db, "BEGIN; INSERT INTO signal VALUES ('ping $signals'); SELECT etl_signal('ping', 'ping $signals'); $end",
 		extra_params => [ '-U', 'worker' ]);
 	return;
 }
@@ -349,7 +365,7 @@ sub wait_for_work
 	my ($node, $db) = @_;
 	my $more = 1 + int rand 8;
 	my $ended = q{SELECT count(*) FROM etl_patterns.job_run WHERE status = 'succeeded'};
-	my ($status, $from) = $node->psql($db, $ended);
+	my ($status, $from) = ask($node, $db, $ended);
 
 	$from = 0 if $status != 0 || $from !~ /^\d+$/;
 	wait_until($node, $db, "($ended) >= $from + $more", 'runs go on');
