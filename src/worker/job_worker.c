@@ -298,7 +298,10 @@ reset_session(void)
 	discard->target = DISCARD_ALL;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	/* temporary tables are dropped: that reads catalogs */
+	PushActiveSnapshot(GetTransactionSnapshot());
 	DiscardCommand(discard, true);
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 	pfree(discard);
 	set_ps_display("idle");

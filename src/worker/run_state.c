@@ -259,12 +259,12 @@ etl_run_set_variables(const EtlActiveRun *active)
 
 /*
  * The scheduler hears of the end of its workers' runs by shared memory; of
- * others' it is told.
+ * others' it is told, background workers that call etl_run_due_jobs() included.
  */
 static void
 tell_end(const EtlJobRun *run)
 {
-	if (MyBackendType != B_BG_WORKER)
+	if (!worker_has(run->job_run_id))
 		etl_tell_scheduler(ETL_NEWS_RUN, run->job_run_id);
 }
 
