@@ -19,7 +19,6 @@
 #include <signal.h>
 
 #include "access/xact.h"
-#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
@@ -172,9 +171,9 @@ etl_run_unlock(EtlActiveRun *active)
 /* the beginning                                                        */
 
 static EtlRunBegin
-begin_locked(EtlActiveRun *active, int64 job_run_id)
+begin_locked(EtlActiveRun *active, const EtlJobRun *seen)
 {
-	EtlJobRun *run = etl_job_run_by_id(job_run_id, ETL_ROW_LOCK);
+	EtlJobRun *run = etl_job_run_again(seen);
 
 	if (run == NULL || run->status != ETL_RUN_WAITING)
 		return ETL_BEGIN_GONE;
@@ -231,7 +230,7 @@ etl_run_begin(EtlActiveRun *active, int64 job_run_id)
 		if (!active->job_locked)
 			return ETL_BEGIN_BUSY;
 	}
-	return begin_locked(active, job_run_id);
+	return begin_locked(active, run);
 }
 
 static void
@@ -246,8 +245,7 @@ etl_run_set_variables(const EtlActiveRun *active)
 {
 	const EtlJobRun *run = active->run;
 
-	set_variable(ETL_SCHEMA ".logical_time",
-				 etl_plain_text(TIMESTAMPTZOID, TimestampTzGetDatum(run->slot)));
+	set_variable(ETL_SCHEMA ".logical_time", etl_plain_time(run->slot));
 	set_variable(ETL_SCHEMA ".job_run_id",
 				 psprintf(INT64_FORMAT, run->job_run_id));
 	set_variable(ETL_SCHEMA ".event_payload",
