@@ -393,6 +393,9 @@ etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 	callback.arg = followed;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
+	if (event->obstacle != ETL_OBSTACLE_NONE &&
+		apply->ops != &etl_apply_append)
+		etl_cdc_refuse_obstacle(applier->pipeline->name, event);
 	if (!followed->is_in_batch)
 		begin_table(applier, followed);
 	if (applier->any_order)

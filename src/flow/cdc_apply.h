@@ -152,5 +152,7 @@ extern void etl_cdc_context(void *arg);
 extern bool etl_cdc_search(EtlCdcApplier *applier, const ErrorData *error);
 extern void etl_cdc_write_error(EtlCdcApplier *applier, const ErrorData *error,
 								EtlCdcState state);
+pg_noreturn extern void etl_cdc_refuse_obstacle(const char *pipeline,
+												const EtlChangeEvent *event);
 
 #endif /* ETL_CDC_APPLY_H */

@@ -373,3 +373,29 @@ etl_cdc_write_error(EtlCdcApplier *applier, const ErrorData *error,
 	}
 	etl_cdc_update(pipeline);
 }
+
+/*
+ * Rows of the source have become others without a change for each of them.
+ * Only what takes new rows and nothing else need not know.
+ */
+void
+etl_cdc_refuse_obstacle(const char *pipeline, const EtlChangeEvent *event)
+{
+	char *hint = psprintf("Call etl_cdc_resync(%s, ...) to copy the table "
+						  "anew, or etl_cdc_skip() if its rows are the same.",
+						  quote_literal_cstr(pipeline));
+
+	if (event->obstacle == ETL_OBSTACLE_PARTITION_TRUNCATED)
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("a partition of table \"%s\" was truncated",
+							   event->relation->name),
+						errdetail("Which of the rows that were followed it "
+								  "held is not known."),
+						errhint("%s", hint)));
+	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					errmsg("table \"%s\" was rewritten by ALTER TABLE",
+						   event->relation->name),
+					errdetail("Values of its rows may have become others, of "
+							  "which the log does not tell."),
+					errhint("%s", hint)));
+}

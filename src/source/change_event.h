@@ -51,6 +51,18 @@ typedef enum EtlEventKind
 	ETL_EVENT_READ /* a row that was there when the pipeline began */
 } EtlEventKind;
 
+/*
+ * What happened to rows without a change for each of them.  The event is a
+ * TRUNCATE of the relation, which it is not: nothing but reading the table anew
+ * gives its rows.
+ */
+typedef enum EtlEventObstacle
+{
+	ETL_OBSTACLE_NONE,
+	ETL_OBSTACLE_PARTITION_TRUNCATED, /* relation is the whole table */
+	ETL_OBSTACLE_REWRITTEN			  /* by ALTER TABLE: values may be others */
+} EtlEventObstacle;
+
 typedef struct EtlSourceXact
 {
 	TransactionId xid;
@@ -73,7 +85,7 @@ typedef struct EtlChangeEvent
 					  * NULL if there are none */
 	bool cascade;	 /* truncate */
 	bool restart_sequences;
-	bool is_partial; /* truncate: of a partition only, relation is the whole */
+	EtlEventObstacle obstacle;
 } EtlChangeEvent;
 
 typedef enum EtlStreamItem

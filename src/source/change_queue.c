@@ -92,6 +92,7 @@ typedef struct ChangeItem
 	uint32 relation;
 	uint8 kind;
 	uint8 flags;
+	uint8 obstacle;
 	XLogRecPtr lsn;
 	int64 ordinal;
 	uint32 old_len; /* 0: there is none */
@@ -103,8 +104,7 @@ typedef struct ChangeItem
 #define CHANGE_OLD_IS_KEY		 0x01
 #define CHANGE_CASCADE			 0x02
 #define CHANGE_RESTART_SEQUENCES 0x04
-#define CHANGE_IS_PARTIAL		 0x08
-#define CHANGE_UNCHANGED		 0x10
+#define CHANGE_UNCHANGED		 0x08
 
 struct EtlChangeWriter
 {
@@ -440,8 +440,8 @@ put_change(EtlChangeWriter *writer, const EtlChangeEvent *event,
 	item->flags = (event->old_is_key ? CHANGE_OLD_IS_KEY : 0) |
 				  (event->cascade ? CHANGE_CASCADE : 0) |
 				  (event->restart_sequences ? CHANGE_RESTART_SEQUENCES : 0) |
-				  (event->is_partial ? CHANGE_IS_PARTIAL : 0) |
 				  (unchanged != NULL ? CHANGE_UNCHANGED : 0);
+	item->obstacle = event->obstacle;
 	item->lsn = event->lsn;
 	item->ordinal = event->ordinal;
 	item->old_len = old_len;
@@ -668,7 +668,7 @@ take_change(EtlChangeReader *reader, ChangeItem *item)
 	char *data;
 
 	if (item->header.size < CHANGE_ROWS_OFFSET || !reader->in_xact ||
-		item->kind > ETL_EVENT_READ)
+		item->kind > ETL_EVENT_READ || item->obstacle > ETL_OBSTACLE_REWRITTEN)
 		refuse_message("change");
 	known = hash_search(reader->relations, &item->relation, HASH_FIND, NULL);
 	if (known == NULL)
@@ -695,7 +695,7 @@ take_change(EtlChangeReader *reader, ChangeItem *item)
 	event->old_is_key = (item->flags & CHANGE_OLD_IS_KEY) != 0;
 	event->cascade = (item->flags & CHANGE_CASCADE) != 0;
 	event->restart_sequences = (item->flags & CHANGE_RESTART_SEQUENCES) != 0;
-	event->is_partial = (item->flags & CHANGE_IS_PARTIAL) != 0;
+	event->obstacle = item->obstacle;
 }
 
 /* A row of a message as a tuple; NULL without one. */

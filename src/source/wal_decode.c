@@ -14,6 +14,9 @@
  * are copied into the queue, no more.  Transactions that were rolled back, and
  * savepoints that were, do not come; a prepared one comes when it commits.
  *
+ * ALTER TABLE may change rows without a change for each of them.  All that
+ * shows is the rows that it writes into a new heap, so we ask for those, too.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -35,13 +38,16 @@ static MemoryContext change_context;
 
 /* The transaction that is coming. */
 static EtlSourceXact xact;
-static bool has_begun; /* it has changes of interest */
+static MemoryContext xact_context;
+static List *rewritten; /* tables of which that was said */
+static bool has_begun;	/* it has changes of interest */
 static int64 ordinal;
 static XLogRecPtr last_commit = InvalidXLogRecPtr;
 
 static void on_begin(LogicalDecodingContext *context, ReorderBufferTXN *txn);
 static void on_change(LogicalDecodingContext *context, ReorderBufferTXN *txn,
 					  Relation rel, ReorderBufferChange *change);
+static void on_rewrite(Oid relid, XLogRecPtr lsn);
 static void on_truncate(LogicalDecodingContext *context, ReorderBufferTXN *txn,
 						int nrelations, Relation rels[],
 						ReorderBufferChange *change);
@@ -72,18 +78,24 @@ etl_wal_decode_init(LogicalDecodingContext *context, EtlChangeWriter *queue,
 	context->callbacks = callbacks;
 	context->streaming = false;
 	context->twophase = false;
+	context->reorder->output_rewrites = true;
 
 	writer = queue;
 	skipped_origin = origin;
 	change_context = AllocSetContextCreate(CurrentMemoryContext,
 										   "etl_patterns decoded change",
 										   ALLOCSET_DEFAULT_SIZES);
+	xact_context = AllocSetContextCreate(CurrentMemoryContext,
+										 "etl_patterns decoded transaction",
+										 ALLOCSET_SMALL_SIZES);
 }
 
 /* A transaction is coming; nothing is said of it before it is of interest. */
 static void
 on_begin(LogicalDecodingContext *context, ReorderBufferTXN *txn)
 {
+	MemoryContextReset(xact_context);
+	rewritten = NIL;
 	has_begun = false;
 	ordinal = 0;
 	xact.xid = txn->xid;
@@ -102,10 +114,16 @@ static void
 on_change(LogicalDecodingContext *context, ReorderBufferTXN *txn, Relation rel,
 		  ReorderBufferChange *change)
 {
-	EtlWalRelation *known = etl_wal_relation(rel, writer);
+	EtlWalRelation *known;
 	EtlChangeEvent event = {0};
 	MemoryContext old;
 
+	if (OidIsValid(rel->rd_rel->relrewrite))
+	{
+		on_rewrite(rel->rd_rel->relrewrite, change->lsn);
+		return;
+	}
+	known = etl_wal_relation(rel, writer);
 	if (known->relation == NULL)
 		return;
 	old = MemoryContextSwitchTo(change_context);
@@ -113,6 +131,35 @@ on_change(LogicalDecodingContext *context, ReorderBufferTXN *txn, Relation rel,
 		write_event(&event, change->lsn);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(change_context);
+}
+
+/*
+ * A row was put into the new heap of a table that is being rewritten.  That is
+ * said once of each table in a transaction.
+ */
+static void
+on_rewrite(Oid relid, XLogRecPtr lsn)
+{
+	MemoryContext old;
+	Relation rel;
+	EtlChangeEvent event = {0};
+
+	if (list_member_oid(rewritten, relid))
+		return;
+	old = MemoryContextSwitchTo(xact_context);
+	rewritten = lappend_oid(rewritten, relid);
+	MemoryContextSwitchTo(old);
+
+	rel = RelationIdGetRelation(relid);
+	if (!RelationIsValid(rel))
+		elog(ERROR, "could not open relation with OID %u", relid);
+	event.relation = etl_wal_relation(rel, writer)->relation;
+	RelationClose(rel);
+	if (event.relation == NULL)
+		return;
+	event.kind = ETL_EVENT_TRUNCATE;
+	event.obstacle = ETL_OBSTACLE_REWRITTEN;
+	write_event(&event, lsn);
 }
 
 /* The event that a change is; false if it is none. */
@@ -173,7 +220,8 @@ on_truncate(LogicalDecodingContext *context, ReorderBufferTXN *txn,
 		event.relation = known->relation;
 		event.cascade = change->data.truncate.cascade;
 		event.restart_sequences = change->data.truncate.restart_seqs;
-		event.is_partial = !is_whole;
+		if (!is_whole)
+			event.obstacle = ETL_OBSTACLE_PARTITION_TRUNCATED;
 		write_event(&event, change->lsn);
 	}
 }

@@ -71,11 +71,13 @@ struct EtlWalLink
 	BackgroundWorkerHandle *worker;
 	shm_mq_handle *queue;
 	EtlChangeReader *changes;
+	bool has_ended; /* the reader */
 };
 
 static void make_segment(EtlWalLink *link, const EtlWalControl *settings,
 						 List *tables);
 static void start_reader(EtlWalLink *link);
+static void free_link(EtlWalLink *link);
 static void tell_to_end(EtlWalControl *control);
 static void on_detach(dsm_segment *segment, Datum arg);
 static bool reader_has_ended(EtlWalLink *link, long timeout);
@@ -170,7 +172,7 @@ make_segment(EtlWalLink *link, const EtlWalControl *settings, List *tables)
 	shm_mq_set_receiver(queue, MyProc);
 	shm_toc_insert(toc, KEY_QUEUE, queue);
 	link->queue = shm_mq_attach(queue, link->segment, NULL);
-	on_dsm_detach(link->segment, on_detach, PointerGetDatum(link->control));
+	on_dsm_detach(link->segment, on_detach, PointerGetDatum(link));
 }
 
 /* Register the reader: it starts as soon as the postmaster gets to it. */
@@ -241,18 +243,35 @@ etl_wal_link_throw(EtlWalLink *link)
 
 /*
  * End the reader and wait until it is gone.  It ends by itself when it is
- * told, but not while it waits for something else; then it is terminated.
+ * told, but not while it waits for something else; then it is terminated.  If
+ * this is interrupted it is terminated, too, and not waited for.
  */
 void
 etl_wal_link_stop(EtlWalLink *link)
 {
-	tell_to_end(link->control);
-	shm_mq_detach(link->queue);
-	if (!reader_has_ended(link, STOP_GRACE))
+	PG_TRY();
 	{
-		TerminateBackgroundWorker(link->worker);
-		(void) WaitForBackgroundWorkerShutdown(link->worker);
+		tell_to_end(link->control);
+		shm_mq_detach(link->queue);
+		if (!reader_has_ended(link, STOP_GRACE))
+		{
+			TerminateBackgroundWorker(link->worker);
+			(void) WaitForBackgroundWorkerShutdown(link->worker);
+		}
+		link->has_ended = true;
 	}
+	PG_CATCH();
+	{
+		free_link(link);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	free_link(link);
+}
+
+static void
+free_link(EtlWalLink *link)
+{
 	dsm_detach(link->segment);
 	MemoryContextDelete(link->context);
 }
@@ -270,11 +289,19 @@ tell_to_end(EtlWalControl *control)
 		SetLatch(latch);
 }
 
-/* When the process that applies ends, for whatever reason. */
+/*
+ * When the process that applies ends, or gives up the link, for whatever
+ * reason: then the reader may be waiting for anything.
+ */
 static void
 on_detach(dsm_segment *segment, Datum arg)
 {
-	tell_to_end((EtlWalControl *) DatumGetPointer(arg));
+	EtlWalLink *link = (EtlWalLink *) DatumGetPointer(arg);
+
+	if (link->has_ended || link->worker == NULL)
+		return;
+	tell_to_end(link->control);
+	TerminateBackgroundWorker(link->worker);
 }
 
 /* Wait for the end of the reader; false if it takes longer than that. */
