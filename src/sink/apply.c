@@ -25,6 +25,9 @@
 static const EtlApplyOps *const sinks[] = {
 	&etl_apply_mirror,
 	&etl_apply_append,
+	&etl_apply_changelog,
+	&etl_apply_scd2,
+	&etl_apply_function,
 };
 
 static void add_table(Relation rel, List **rels, List **relids, List **logged);

@@ -781,6 +781,17 @@ etl_apply_columns(EtlApply *apply, EtlApplyMap *map, int *n)
 	return map->attnums;
 }
 
+/* The name of the source's column that a column has, or NULL. */
+const char *
+etl_apply_source_of(const EtlApplyMap *map, AttrNumber attnum)
+{
+	int source = map->columns[attnum - 1].source;
+
+	if (source < 0)
+		return NULL;
+	return NameStr(TupleDescAttr(map->desc, source)->attname);
+}
+
 /*
  * With REPLICA IDENTITY FULL all columns whose value follows from the row;
  * else for each column of the key one that has it.
