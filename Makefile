@@ -92,6 +92,7 @@ OBJS += \
 	src/sink/merge_tie.o \
 	src/sink/merge_upsert.o \
 	src/sink/merge_scd2.o \
+	src/sink/merge_steps.o \
 	src/sink/merge_timeline.o \
 	src/sink/merge_versions.o \
 	src/sink/merge_write.o \
@@ -101,7 +102,17 @@ OBJS += \
 	src/sink/apply.o \
 	src/sink/apply_map.o \
 	src/sink/apply_write.o \
-	src/sink/apply_append.o
+	src/sink/apply_event.o \
+	src/sink/apply_append.o \
+	src/sink/apply_mirror.o \
+	src/sink/apply_mirror_key.o \
+	src/sink/apply_mirror_fold.o \
+	src/sink/apply_mirror_heap.o \
+	src/sink/apply_mirror_sql.o \
+	src/sink/apply_changelog.o \
+	src/sink/apply_function.o \
+	src/sink/change_envelope.o \
+	src/sink/change_json.o
 
 # flow: the patterns, callable from SQL
 OBJS += \
@@ -145,6 +156,8 @@ OBJS += \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_error.o \
+	src/flow/cdc_scd2.o \
+	src/flow/cdc_changelog.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o
 
@@ -171,6 +184,7 @@ OBJS += \
 	src/worker/cdc_slot.o \
 	src/worker/cdc_functions.o \
 	src/worker/cdc_control.o \
+	src/worker/cdc_status.o \
 	src/worker/launcher.o \
 	src/worker/database_hook.o \
 	src/worker/scheduler_status.o \
@@ -199,6 +213,7 @@ SQL_PARTS = \
 	src/flow/watermark.sql \
 	src/flow/incremental_pull.sql \
 	src/flow/cdc_tables.sql \
+	src/flow/cdc_changelog.sql \
 	src/worker/job_tables.sql \
 	src/worker/schedule.sql \
 	src/worker/jobs.sql \
@@ -208,12 +223,13 @@ SQL_PARTS = \
 	src/worker/alert.sql \
 	src/worker/history.sql \
 	src/worker/job_status.sql \
+	src/worker/cdc_status.sql \
 	src/worker/run_due.sql
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
 
-PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) -DETL_VERSION='"$(EXTVERSION)"'
 # PostgreSQL's own headers leave parameters unused.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
 SHLIB_LINK_INTERNAL = $(libpq)

@@ -73,6 +73,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_proc.h"
 #include "commands/tablecmds.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
@@ -94,6 +95,9 @@
 	object_ownercheck(DatabaseRelationId, database, role)
 #define etl_owns_relation(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
+#define etl_may_execute(function, role)                                   \
+	(object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE) == \
+	 ACLCHECK_OK)
 #define etl_may_use_server(server, role)                                  \
 	(object_aclcheck(ForeignServerRelationId, server, role, ACL_USAGE) == \
 	 ACLCHECK_OK)
@@ -115,6 +119,8 @@
 #define etl_root_to_child_map(rri, estate) ((rri)->ri_RootToPartitionMap)
 #define etl_owns_database(database, role)  pg_database_ownercheck(database, role)
 #define etl_owns_relation(relid, role)	   pg_class_ownercheck(relid, role)
+#define etl_may_execute(function, role) \
+	(pg_proc_aclcheck(function, role, ACL_EXECUTE) == ACLCHECK_OK)
 #define etl_may_use_server(server, role) \
 	(pg_foreign_server_aclcheck(server, role, ACL_USAGE) == ACLCHECK_OK)
 #define etl_may_connect(database, role) \
@@ -241,6 +247,12 @@ etl_init_attribute(TupleDesc desc, int index)
 #else
 #define etl_qualified_names(text) stringToQualifiedNameList(text)
 #endif
+
+#include "catalog/namespace.h"
+
+/* The functions of a name that take so many arguments as they are. */
+#define etl_function_candidates(names, n) \
+	FuncnameGetCandidates(names, n, NIL, false, false, false, true)
 
 /* ------------------------------------------------------------------ */
 /* logical decoding: to be used with replication/slot.h and reorderbuffer.h */

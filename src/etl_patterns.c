@@ -31,6 +31,7 @@ int etl_missed_after = 60;
 int etl_cancel_grace = 10;
 int etl_file_settle_time = 5000;
 int etl_job_history = 30;
+int etl_cdc_retained_limit = 10240;
 int etl_clock_offset = 0;
 char *etl_logical_time;
 char *etl_job_run_id_variable;
@@ -128,6 +129,12 @@ define_job_settings(void)
 							"Sets how many days runs that have ended are kept.",
 							"-1 keeps them for ever.", &etl_job_history, 30, -1,
 							36500, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".cdc_retained_limit",
+							"Sets how much WAL the replication slot of a "
+							"pipeline may keep before there is an alert.",
+							"-1 allows all.", &etl_cdc_retained_limit, 10240,
+							-1, MAX_KILOBYTES, PGC_SIGHUP, GUC_UNIT_MB, NULL,
+							NULL, NULL);
 	DefineCustomIntVariable(ETL_SCHEMA ".clock_offset",
 							"Sets the clock of jobs so many seconds ahead.",
 							"For tests.", &etl_clock_offset, 0, INT_MIN,

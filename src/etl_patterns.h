@@ -29,6 +29,7 @@ extern int etl_missed_after;		/* seconds */
 extern int etl_cancel_grace;		/* seconds */
 extern int etl_file_settle_time;	/* milliseconds */
 extern int etl_job_history;			/* days; -1: for ever */
+extern int etl_cdc_retained_limit;	/* megabytes; -1: none */
 extern int etl_clock_offset;		/* seconds */
 extern char *etl_logical_time;
 extern char *etl_job_run_id_variable;

@@ -153,7 +153,7 @@ apt_names()
 	printf '%s\n' "$1" | sed "s/:.*//; s/VERSION/${version:-15}/"
 }
 
-# What a test is skipped without, in the form of missing().  Of MariaDB it is
+# What a test or a benchmark is skipped without, in the form of missing().  Of MariaDB it is
 # the programs alone (the packages named -core): no service comes with them.
 optional_missing()
 {
@@ -179,7 +179,7 @@ optional_packages()
 	[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
 	[[ $($pg_config --pkglibdir) == /usr/lib/postgresql/* ]] || return 0
 
-	say "installing packages of a test that is skipped without them"
+	say "installing packages of what is skipped without them"
 	apt_refresh
 	# shellcheck disable=SC2046
 	apt_get $(apt_names "$lacking") || say "that did not work, going on without"
@@ -562,6 +562,7 @@ torture()
 beside_server()
 {
 	packages
+	[ "$command" != bench ] || optional_packages
 	build_house
 	cd "$house/tree"
 	run "${as_user[@]}" "$@"

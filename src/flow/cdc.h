@@ -54,6 +54,7 @@ typedef struct EtlCdcPipeline
 	TimestampTz error_at;
 	XLogRecPtr skip; /* the transaction that ends here is not applied */
 	TimestampTz created_at;
+	TimestampTz retained_alert_at; /* the slot keeps too much WAL since then */
 	ItemPointerData place;
 } EtlCdcPipeline;
 

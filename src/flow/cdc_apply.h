@@ -129,6 +129,8 @@ extern void etl_cdc_commit(EtlCdcApplier *applier);
 extern void etl_cdc_discard(EtlCdcFollowed *followed);
 
 /* in cdc_copy.c */
+extern EtlSourceRelation *etl_cdc_describe(Relation source,
+										   AttrNumber **attnums);
 extern EtlCopySnapshot *etl_copy_snapshot_parse(const char *text);
 extern bool etl_copy_snapshot_sees(const EtlCopySnapshot *snapshot,
 								   TransactionId xid);

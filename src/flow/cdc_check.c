@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/relation.h"
+#include "access/table.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
@@ -23,10 +24,12 @@
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "etl_patterns.h"
+#include "flow/cdc_apply.h"
 #include "flow/cdc_check.h"
 #include "flow/flow.h"
 #include "flow/merge.h"
@@ -53,15 +56,21 @@ static void check_target_kind(const EtlCdcTable *table, Relation target);
 static void check_target_rights(const EtlCdcPipeline *pipeline,
 								const EtlCdcTable *table, Relation target);
 static void check_columns(const EtlCdcTable *table, Relation target);
-static void check_options(const EtlCdcTable *table);
+static void check_sink_as_owner(const EtlCdcPipeline *pipeline,
+								const EtlCdcTable *table, Relation target,
+								const EtlSourceRelation *source);
+static EtlSourceRelation *describe_source(const EtlCdcPipeline *pipeline,
+										  const EtlCdcTable *table);
 
 /*
  * Everything about a table whose source was found: its target, its sink and
- * its options.
+ * its options; and, with_source, what becomes of the source's columns.
  */
 void
-etl_cdc_check_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table)
+etl_cdc_check_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
+					bool with_source)
 {
+	EtlSourceRelation *source = NULL;
 	Relation target;
 
 	if (get_rel_name(table->target) == NULL)
@@ -71,11 +80,17 @@ etl_cdc_check_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table)
 	target = relation_open(table->target, AccessShareLock);
 	check_target_kind(table, target);
 	check_target_rights(pipeline, table, target);
-	check_options(table);
+	if (!JB_ROOT_IS_OBJECT(table->apply_options))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("parameter \"%s\" must be a JSON object",
+							   "apply_options")));
 	check_columns(table, target);
 	if (table->row_filter != NULL)
 		etl_check_expression(table->row_filter, "row_filter",
 							 "status <> 'draft'");
+	if (with_source)
+		source = describe_source(pipeline, table);
+	check_sink_as_owner(pipeline, table, target, source);
 	relation_close(target, NoLock);
 	etl_cdc_check_circle(table);
 }
@@ -197,13 +212,85 @@ check_columns(const EtlCdcTable *table, Relation target)
 	}
 }
 
+/*
+ * What the sink says of its target and its options; and, if it is known what
+ * the source is like, of columns and filter, which are compiled to see.
+ */
 static void
-check_options(const EtlCdcTable *table)
+check_sink(const EtlCdcTable *table, Relation target,
+		   const EtlSourceRelation *source)
 {
-	if (!JB_ROOT_IS_OBJECT(table->apply_options))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("parameter \"%s\" must be a JSON object",
-							   "apply_options")));
+	EtlApply *apply = palloc0(sizeof(EtlApply));
+	EtlApplyMap *map;
+	int n;
+
+	apply->ops = etl_apply_ops(table->apply);
+	apply->pipeline = table->pipeline;
+	apply->source = table->source;
+	apply->source_relid = table->source_relid;
+	apply->target_relid = table->target;
+	apply->options = table->apply_options;
+	apply->columns = table->columns;
+	apply->row_filter = table->row_filter;
+	apply->context = AllocSetContextCreate(CurrentMemoryContext, "etl cdc check",
+										   ALLOCSET_SMALL_SIZES);
+	apply->batch_context = apply->context;
+	apply->target = target;
+	apply->ops->check(apply);
+	if (source != NULL)
+	{
+		map = etl_apply_map(apply, source);
+		if (strcmp(table->apply, "mirror") == 0)
+			(void) etl_apply_keys(apply, map, &n);
+		if (strcmp(table->apply, "mirror") == 0 ||
+			strcmp(table->apply, "append") == 0)
+			(void) etl_apply_columns(apply, map, &n);
+	}
+	MemoryContextDelete(apply->context);
+}
+
+/* The same, as the process of the pipeline will do it. */
+static void
+check_sink_as_owner(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
+					Relation target, const EtlSourceRelation *source)
+{
+	int level = NewGUCNestLevel();
+	int security_context;
+	Oid user;
+
+	GetUserIdAndSecContext(&user, &security_context);
+	SetUserIdAndSecContext(pipeline->role, security_context |
+											   SECURITY_LOCAL_USERID_CHANGE |
+											   SECURITY_RESTRICTED_OPERATION);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	check_sink(table, target, source);
+	AtEOXact_GUC(false, level);
+	SetUserIdAndSecContext(user, security_context);
+}
+
+/* The source as the stream will describe it; NULL: not asked for. */
+static EtlSourceRelation *
+describe_source(const EtlCdcPipeline *pipeline, const EtlCdcTable *table)
+{
+	EtlSourceRelation *relation;
+	EtlRemoteTable *remote;
+	AttrNumber *attnums;
+	Relation source;
+
+	if (pipeline->server == NULL)
+	{
+		source = table_open(table->source_relid, AccessShareLock);
+		relation = etl_cdc_describe(source, &attnums);
+		table_close(source, NoLock);
+		return relation;
+	}
+	remote = etl_cdc_remote_open(pipeline, table->source);
+	if (remote == NULL)
+		return NULL;
+	relation = etl_cdc_remote_relation(remote);
+	etl_cdc_remote_close(remote);
+	return relation;
 }
 
 /* ------------------------------------------------------------------ */

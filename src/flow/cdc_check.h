@@ -23,7 +23,7 @@ extern Oid etl_cdc_source_relid(const char *text);
 
 /* in cdc_check.c: where they go, and how */
 extern void etl_cdc_check_table(const EtlCdcPipeline *pipeline,
-								const EtlCdcTable *table);
+								const EtlCdcTable *table, bool with_source);
 extern void etl_cdc_check_circle(const EtlCdcTable *table);
 
 #endif /* ETL_CDC_CHECK_H */

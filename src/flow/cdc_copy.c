@@ -69,7 +69,6 @@ static uint32 number = 0;
 static EtlCdcFollowed *next_new(const EtlCdcApplier *applier);
 static void settle(void);
 static void wait_a_moment(void);
-static void describe(Copy *copy, Relation source);
 static void read_source(Copy *copy, Relation source);
 static void copy_row(void *arg, TupleTableSlot *slot);
 pg_noreturn static void source_is_gone(const Copy *copy);
@@ -173,9 +172,12 @@ settle(void)
 /* ------------------------------------------------------------------ */
 /* rows                                                                 */
 
-/* The source as the stream would describe it. */
-static void
-describe(Copy *copy, Relation source)
+/*
+ * The source as the stream would describe it; attnums are its columns that the
+ * description has, in order.
+ */
+EtlSourceRelation *
+etl_cdc_describe(Relation source, AttrNumber **attnums)
 {
 	EtlSourceRelation *relation = palloc0(sizeof(EtlSourceRelation));
 	TupleDesc desc = RelationGetDescr(source);
@@ -188,15 +190,15 @@ describe(Copy *copy, Relation source)
 	relation->identity = source->rd_rel->relreplident;
 	keys = RelationGetIndexAttrBitmap(source, INDEX_ATTR_BITMAP_IDENTITY_KEY);
 
-	copy->attnums = palloc(sizeof(AttrNumber) * Max(desc->natts, 1));
+	*attnums = palloc(sizeof(AttrNumber) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
 		if (!TupleDescAttr(desc, i)->attisdropped)
-			copy->attnums[n++] = (AttrNumber) (i + 1);
+			(*attnums)[n++] = (AttrNumber) (i + 1);
 	relation->desc = CreateTemplateTupleDesc(n);
 	relation->is_key = palloc0(sizeof(bool) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
-		int attnum = copy->attnums[i];
+		int attnum = (*attnums)[i];
 
 		TupleDescCopyEntry(relation->desc, (AttrNumber) (i + 1), desc,
 						   (AttrNumber) attnum);
@@ -205,8 +207,7 @@ describe(Copy *copy, Relation source)
 												FirstLowInvalidHeapAttributeNumber,
 											keys);
 	}
-	copy->is_plain = n == desc->natts;
-	copy->relation = relation;
+	return relation;
 }
 
 /* One row of the source becomes a change. */
@@ -332,7 +333,9 @@ copy_local(Copy *copy, XLogRecPtr *end)
 
 	if (source == NULL)
 		source_is_gone(copy);
-	describe(copy, source);
+	copy->relation = etl_cdc_describe(source, &copy->attnums);
+	copy->is_plain = copy->relation->desc->natts ==
+					 RelationGetDescr(source)->natts;
 	settle();
 	copy->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	*end = GetXLogInsertRecPtr();

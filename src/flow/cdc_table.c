@@ -52,6 +52,7 @@ enum
 	CDC_ERROR_AT,
 	CDC_SKIP_LSN,
 	CDC_CREATED_AT,
+	CDC_RETAINED_ALERT_AT,
 	CDC_NATTS
 };
 
@@ -148,6 +149,8 @@ pipeline_from_tuple(Relation rel, HeapTuple tuple)
 	pipeline->error_at = etl_ledger_get_time(values, nulls, CDC_ERROR_AT);
 	pipeline->skip = get_lsn(values, nulls, CDC_SKIP_LSN);
 	pipeline->created_at = etl_ledger_get_time(values, nulls, CDC_CREATED_AT);
+	pipeline->retained_alert_at = etl_ledger_get_time(values, nulls,
+													  CDC_RETAINED_ALERT_AT);
 	return pipeline;
 }
 
@@ -186,6 +189,8 @@ pipeline_to_values(const EtlCdcPipeline *pipeline, Datum *values, bool *nulls)
 	etl_ledger_set_time(values, nulls, CDC_ERROR_AT, pipeline->error_at);
 	set_lsn(values, nulls, CDC_SKIP_LSN, pipeline->skip);
 	etl_ledger_set_time(values, nulls, CDC_CREATED_AT, pipeline->created_at);
+	etl_ledger_set_time(values, nulls, CDC_RETAINED_ALERT_AT,
+						pipeline->retained_alert_at);
 }
 
 /* The only pipeline that a scan key finds, locked or not; NULL without one. */

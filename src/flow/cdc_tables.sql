@@ -31,7 +31,8 @@ CREATE TABLE etl_patterns.cdc_pipeline (
     error_change jsonb,
     error_at timestamptz,
     skip_lsn pg_lsn,
-    created_at timestamptz NOT NULL
+    created_at timestamptz NOT NULL,
+    retained_alert_at timestamptz
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE etl_patterns.cdc_pipeline IS
     'one row per CDC pipeline: what it follows, how far it has come, what stopped it';

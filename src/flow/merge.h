@@ -41,6 +41,12 @@ typedef struct EtlMergeNames
 	const char *condition; /* over a row of the source, or NULL */
 	const char *order_by;  /* column of the source, or NULL */
 	Tuplestorestate *rows; /* read in its place, as it has them; or NULL */
+
+	/* for rows that have no source but rows, which is open then */
+	TupleDesc rows_desc;	/* or NULL */
+	const char *rows_label; /* where they came from, for messages */
+	const char *step_by;	/* column with the steps, or NULL: none */
+	const char *lacks;		/* column with the columns that a row lacks */
 } EtlMergeNames;
 
 /*
@@ -72,6 +78,9 @@ typedef struct EtlMergeCall
 /* in merge_spec.c */
 extern EtlMerge *etl_merge_open(Oid target, Oid source,
 								const EtlMergeNames *names, bool versioned);
+extern AttrNumber etl_merge_source_column(const EtlMerge *merge,
+										  const char *name);
+extern const char *etl_merge_source_name(const EtlMerge *merge);
 
 /* in merge_source.c */
 extern void etl_merge_set_input(EtlMerge *merge, const EtlMergeNames *names,

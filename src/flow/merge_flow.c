@@ -142,7 +142,8 @@ void
 etl_merge_release(EtlMerge *merge)
 {
 	relation_close(merge->target, NoLock);
-	relation_close(merge->source, NoLock);
+	if (merge->source != NULL)
+		relation_close(merge->source, NoLock);
 }
 
 /* The ledger has fewer words than a merge. */

@@ -53,6 +53,8 @@ static double count_rows(EtlMerge *merge, const EtlMergeNames *names);
 static bool can_read_heap(EtlMerge *merge, AttrNumber time);
 static void read_by_query(EtlMerge *merge, AttrNumber time,
 						  const EtlMergeNames *names, const char *tombstones);
+static void append_steps(StringInfo sql, EtlMerge *merge,
+						 const EtlMergeNames *names, AttrNumber position);
 static void set_query_rows(EtlMerge *merge, const EtlMergeNames *names);
 static void append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum,
 						  Oid type);
@@ -110,7 +112,7 @@ target_type(EtlMerge *merge, int column)
 static void
 check_types(EtlMerge *merge)
 {
-	TupleDesc desc = RelationGetDescr(merge->source);
+	TupleDesc desc = merge->source_desc;
 
 	for (int i = 0; i < merge->natts; i++)
 	{
@@ -135,12 +137,12 @@ check_types(EtlMerge *merge)
 static AttrNumber
 source_column(EtlMerge *merge, const char *name, const char *parameter)
 {
-	AttrNumber attnum = get_attnum(RelationGetRelid(merge->source), name);
+	AttrNumber attnum = etl_merge_source_column(merge, name);
 
 	if (attnum <= 0)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
 						errmsg("column \"%s\" of relation \"%s\" does not exist",
-							   name, RelationGetRelationName(merge->source)),
+							   name, etl_merge_source_name(merge)),
 						errhint("It is named in parameter \"%s\".", parameter)));
 	return attnum;
 }
@@ -156,8 +158,7 @@ static void
 check_sequence(EtlMerge *merge, AttrNumber attnum)
 {
 	EtlMergeColumn *column = time_column(merge);
-	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(merge->source),
-										  attnum - 1);
+	Form_pg_attribute att = TupleDescAttr(merge->source_desc, attnum - 1);
 
 	if (!can_coerce_type(1, &att->atttypid, &column->ops.type, COERCION_EXPLICIT))
 		ereport(ERROR,
@@ -318,6 +319,7 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 	}
 	else
 		sql.len -= strlen(", "); /* there is a key, and so a column */
+	append_steps(&sql, merge, names, position);
 	appendStringInfo(&sql, " FROM %s AS etl_s",
 					 names->rows != NULL ? ROWS_NAME :
 										   etl_relation_name(merge->source));
@@ -336,6 +338,23 @@ read_by_query(EtlMerge *merge, AttrNumber time, const EtlMergeNames *names,
 		input->desc = etl_query_desc(&input->query);
 }
 
+/* What the rows of changes that come in order have beside their columns. */
+static void
+append_steps(StringInfo sql, EtlMerge *merge, const EtlMergeNames *names,
+			 AttrNumber position)
+{
+	if (names->step_by == NULL)
+		return;
+	appendStringInfoString(sql, ", ");
+	append_column(sql, merge, source_column(merge, names->step_by, "step_by"),
+				  INT8OID);
+	merge->input.step = ++position;
+	appendStringInfoString(sql, ", ");
+	append_column(sql, merge, source_column(merge, names->lacks, "lacks"),
+				  BYTEAOID);
+	merge->input.lacks = ++position;
+}
+
 /* Rows that were read already stand in for the source. */
 static void
 set_query_rows(EtlMerge *merge, const EtlMergeNames *names)
@@ -345,7 +364,7 @@ set_query_rows(EtlMerge *merge, const EtlMergeNames *names)
 	if (names->rows == NULL)
 		return;
 	query->rows_name = ROWS_NAME;
-	query->rows_desc = CreateTupleDescCopy(RelationGetDescr(merge->source));
+	query->rows_desc = CreateTupleDescCopy(merge->source_desc);
 	query->rows = names->rows;
 }
 
@@ -353,8 +372,7 @@ set_query_rows(EtlMerge *merge, const EtlMergeNames *names)
 static void
 append_column(StringInfo sql, EtlMerge *merge, AttrNumber attnum, Oid type)
 {
-	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(merge->source),
-										  attnum - 1);
+	Form_pg_attribute att = TupleDescAttr(merge->source_desc, attnum - 1);
 
 	appendStringInfo(sql, "etl_s.%s", quote_identifier(NameStr(att->attname)));
 	if (OidIsValid(type) && att->atttypid != type)
@@ -375,7 +393,7 @@ static void
 set_fit(EtlMerge *merge)
 {
 	TupleDesc target = RelationGetDescr(merge->target);
-	TupleDesc source = RelationGetDescr(merge->source);
+	TupleDesc source = merge->source_desc;
 
 	for (int i = 0; i < merge->natts; i++)
 	{
@@ -426,8 +444,7 @@ set_time_fit(EtlMerge *merge, AttrNumber time)
 	int column = time_column(merge) - merge->columns;
 	Form_pg_attribute to = TupleDescAttr(RelationGetDescr(merge->target),
 										 column);
-	Form_pg_attribute from = TupleDescAttr(RelationGetDescr(merge->source),
-										   time - 1);
+	Form_pg_attribute from = TupleDescAttr(merge->source_desc, time - 1);
 	Oid function;
 
 	if (to->atttypmod < 0 ||

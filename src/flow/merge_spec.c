@@ -68,8 +68,9 @@ static int target_column(EtlMerge *merge, const char *name,
 						 const char *parameter);
 
 /*
- * Opens both relations and gives each column of the target its role.  The
- * result has the defaults of all options, and no run.
+ * Opens both relations and gives each column of the target its role.  There is
+ * no source if the caller describes rows of its own.  The result has the
+ * defaults of all options, and no run.
  */
 EtlMerge *
 etl_merge_open(Oid target, Oid source, const EtlMergeNames *names,
@@ -80,9 +81,18 @@ etl_merge_open(Oid target, Oid source, const EtlMergeNames *names,
 	if (target == source)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("source and target are the same relation")));
-	merge->source = open_source(source);
+	if (names->rows_desc == NULL)
+	{
+		merge->source = open_source(source);
+		merge->source_desc = RelationGetDescr(merge->source);
+		merge->input_name = etl_relation_name(merge->source);
+	}
+	else
+	{
+		merge->source_desc = names->rows_desc;
+		merge->input_name = names->rows_label;
+	}
 	merge->target = open_target(target);
-	merge->input_name = etl_relation_name(merge->source);
 	merge->versioned = versioned;
 	merge->max_delete_fraction = -1;
 	merge->sequence = merge->changed_at = -1;
@@ -224,10 +234,33 @@ set_columns(EtlMerge *merge, const EtlMergeNames *names)
 		column->name = pstrdup(NameStr(att->attname));
 		etl_value_ops_init(&column->ops, att->atttypid, att->attcollation);
 		if (!att->attgenerated && is_read(names, column->name) &&
-			get_attnum(RelationGetRelid(merge->source), column->name) > 0)
-			column->input = get_attnum(RelationGetRelid(merge->source),
-									   column->name);
+			etl_merge_source_column(merge, column->name) > 0)
+			column->input = etl_merge_source_column(merge, column->name);
 	}
+}
+
+/* The place of a column of the source by its name, or 0. */
+AttrNumber
+etl_merge_source_column(const EtlMerge *merge, const char *name)
+{
+	TupleDesc desc = merge->source_desc;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (!att->attisdropped && strcmp(NameStr(att->attname), name) == 0)
+			return att->attnum;
+	}
+	return InvalidAttrNumber;
+}
+
+/* What messages call the source. */
+const char *
+etl_merge_source_name(const EtlMerge *merge)
+{
+	return merge->source != NULL ? RelationGetRelationName(merge->source) :
+								   merge->input_name;
 }
 
 /* Does the call want a column of the source?  It cannot do without some. */
@@ -322,7 +355,7 @@ common_column(EtlMerge *merge, const char *name, const char *parameter)
 	if (merge->columns[column].input == 0)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
 						errmsg("column \"%s\" of relation \"%s\" does not exist",
-							   name, RelationGetRelationName(merge->source)),
+							   name, etl_merge_source_name(merge)),
 						errhint("It is named in parameter \"%s\".", parameter)));
 	return column;
 }

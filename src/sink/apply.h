@@ -46,10 +46,12 @@ typedef struct EtlApply EtlApply;
 typedef struct EtlApplyOps
 {
 	const char *name; /* the word of apply */
+	LOCKMODE lock;	  /* of the target in a batch; 0: RowExclusiveLock */
 
 	/* throws if the sink cannot serve this target with these options */
 	void (*check)(EtlApply *apply);
 	void (*begin)(EtlApply *apply);
+	/* of a READ xact says when and where the copy's snapshot was taken */
 	void (*add)(EtlApply *apply, const EtlSourceXact *xact,
 				const EtlChangeEvent *event);
 	void (*flush)(EtlApply *apply);
@@ -95,8 +97,8 @@ struct EtlApply
 extern const EtlApplyOps etl_apply_mirror;
 extern const EtlApplyOps etl_apply_append;
 extern const EtlApplyOps etl_apply_changelog;
-extern const EtlApplyOps etl_apply_scd2;
 extern const EtlApplyOps etl_apply_function;
+extern const EtlApplyOps etl_apply_scd2; /* of the flows: cdc_scd2.c */
 
 /* in apply.c */
 extern const EtlApplyOps *etl_apply_ops(const char *word); /* throws */
@@ -142,8 +144,12 @@ extern void etl_apply_row(EtlApply *apply, EtlApplyMap *map, HeapTuple row,
 						  bool *nulls, bool *is_set);
 /* May the tuples of the source go into the target as they are? */
 extern bool etl_apply_map_is_identity(EtlApply *apply, EtlApplyMap *map);
+/* Is the whole row the source's identity? */
+extern bool etl_apply_is_full(const EtlApplyMap *map);
 /* The target's columns (attnums) that have a value from the source, in order. */
 extern AttrNumber *etl_apply_columns(EtlApply *apply, EtlApplyMap *map, int *n);
+extern const char *etl_apply_source_of(const EtlApplyMap *map,
+									   AttrNumber attnum);
 /*
  * The target's columns (attnums) that find a row by the source's identity, in
  * order; throws if the source has none, or a column of it is nowhere.

@@ -767,12 +767,29 @@ etl_apply_map_is_identity(EtlApply *apply, EtlApplyMap *map)
 	return map->is_identity;
 }
 
+bool
+etl_apply_is_full(const EtlApplyMap *map)
+{
+	return map->identity == REPLICA_IDENTITY_FULL;
+}
+
 AttrNumber *
 etl_apply_columns(EtlApply *apply, EtlApplyMap *map, int *n)
 {
 	need_columns(apply, map);
 	*n = map->n_attnums;
 	return map->attnums;
+}
+
+/* The name of the source's column that a column has, or NULL. */
+const char *
+etl_apply_source_of(const EtlApplyMap *map, AttrNumber attnum)
+{
+	int source = map->columns[attnum - 1].source;
+
+	if (source < 0)
+		return NULL;
+	return NameStr(TupleDescAttr(map->desc, source)->attname);
 }
 
 /*

@@ -65,6 +65,8 @@ typedef struct EtlMergeInput
 	AttrNumber tombstone;  /* sequence at which the key was deleted; 0 */
 	AttrNumber is_new;	   /* boolean: a row of this run; 0: all are */
 	AttrNumber number;	   /* bigint: order of arrival; 0: as they come */
+	AttrNumber step;	   /* bigint: see merge_steps.c; 0: no steps */
+	AttrNumber lacks;	   /* bytea: bitmap of columns; 0: no row lacks any */
 	const char *time_name; /* what the sequence is called, or NULL */
 	int32 time_typmod;	   /* times are fitted to it, if there is a function */
 	FmgrInfo time_fit;
@@ -165,6 +167,8 @@ typedef struct EtlChange
 	bool is_new; /* to be counted: a row of this run */
 	Datum tombstone;
 	bool has_tombstone;
+	int64 step;	  /* with steps: those of one step take effect together */
+	bytea *lacks; /* columns whose values are those of before, or NULL */
 	EtlOutcome outcome;
 } EtlChange;
 
@@ -185,7 +189,8 @@ struct EtlMerge
 {
 	EtlRun *run;
 	Relation target;
-	Relation source;		 /* what the input was made from */
+	Relation source;		 /* what the input was made from, or NULL */
+	TupleDesc source_desc;	 /* its columns */
 	const char *way;		 /* how the target was read and written */
 	int natts;				 /* of the target */
 	EtlMergeColumn *columns; /* likewise */
@@ -215,6 +220,7 @@ struct EtlMerge
 	EtlLate late;
 	bool from_log; /* the input holds every change there was */
 	bool closed_bounds;
+	int64 open_step; /* with steps: was begun by an earlier merge */
 	bool has_effective_at;
 	Datum effective_at;		/* of rows without a time, and of absence */
 	bool effective_is_last; /* it is the greatest time of the input */

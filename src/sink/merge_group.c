@@ -42,6 +42,8 @@ enum
 	COL_IS_DELETE,
 	COL_IS_NEW,
 	COL_TOMBSTONE,
+	COL_STEP,
+	COL_LACKS,
 	NUM_COLS
 };
 
@@ -159,6 +161,8 @@ build_desc(EtlGroups *groups)
 	TupleDescInitEntry(desc, COL_IS_DELETE + 1, "is_delete", BOOLOID, -1, 0);
 	TupleDescInitEntry(desc, COL_IS_NEW + 1, "is_new", BOOLOID, -1, 0);
 	TupleDescInitEntry(desc, COL_TOMBSTONE + 1, "tombstone", time_type, -1, 0);
+	TupleDescInitEntry(desc, COL_STEP + 1, "step", INT8OID, -1, 0);
+	TupleDescInitEntry(desc, COL_LACKS + 1, "lacks", BYTEAOID, -1, 0);
 	for (int i = 0; i < target->natts; i++)
 	{
 		if (TupleDescAttr(target, i)->attisdropped)
@@ -241,6 +245,10 @@ etl_groups_add_change(EtlGroups *groups, uint64 hash, const EtlChange *change)
 	slot->tts_isnull[COL_IS_DELETE] = false;
 	slot->tts_values[COL_IS_NEW] = BoolGetDatum(change->is_new);
 	slot->tts_isnull[COL_IS_NEW] = false;
+	slot->tts_values[COL_STEP] = Int64GetDatum(change->step);
+	slot->tts_isnull[COL_STEP] = groups->merge->input.step == 0;
+	slot->tts_values[COL_LACKS] = PointerGetDatum(change->lacks);
+	slot->tts_isnull[COL_LACKS] = change->lacks == NULL;
 	put_row(groups, change->values, change->nulls);
 }
 
@@ -396,6 +404,10 @@ add_to_run(EtlGroups *groups, HashRun *run)
 		change->has_tombstone = !nulls[COL_TOMBSTONE];
 		if (change->has_tombstone)
 			change->tombstone = values[COL_TOMBSTONE];
+		if (!nulls[COL_STEP])
+			change->step = DatumGetInt64(values[COL_STEP]);
+		if (!nulls[COL_LACKS])
+			change->lacks = DatumGetByteaPP(values[COL_LACKS]);
 		change->outcome = ETL_PENDING;
 	}
 }

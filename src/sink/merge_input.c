@@ -154,6 +154,11 @@ etl_input_convert(EtlMerge *merge, TupleTableSlot *slot, EtlChange *change)
 							!slot->tts_isnull[input->tombstone - 1];
 	if (change->has_tombstone)
 		change->tombstone = slot->tts_values[input->tombstone - 1];
+	if (input->step != 0)
+		change->step = DatumGetInt64(slot->tts_values[input->step - 1]);
+	change->lacks = NULL;
+	if (input->lacks != 0 && !slot->tts_isnull[input->lacks - 1])
+		change->lacks = DatumGetByteaPP(slot->tts_values[input->lacks - 1]);
 	change->outcome = ETL_PENDING;
 }
 

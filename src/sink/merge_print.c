@@ -61,7 +61,7 @@ etl_print_input(EtlPrint *print, EtlMerge *merge, uint64 seed)
 	const EtlMergeInput *input = &merge->input;
 
 	if (OidIsValid(input->time_fit.fn_oid) || input->tombstone != 0 ||
-		input->is_new != 0 || input->number != 0)
+		input->is_new != 0 || input->number != 0 || input->step != 0)
 		return false;
 	for (int i = 0; i < merge->natts; i++)
 	{

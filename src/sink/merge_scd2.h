@@ -74,6 +74,9 @@ extern void etl_timeline_outcomes(EtlHistory *history);
 extern int etl_last_started(EtlHistory *history, Datum time);
 extern bool etl_stored_is_open(EtlMerge *merge, const EtlStored *stored);
 
+/* in merge_steps.c */
+extern void etl_steps_settle(EtlHistory *history);
+
 /* in merge_versions.c */
 extern void etl_versions_make(EtlHistory *history);
 extern void etl_versions_write(EtlHistory *history);

@@ -25,8 +25,9 @@ pg_noreturn static void refuse_tie(EtlMerge *merge, const EtlChange *change);
  * Returns the change that counts, or NULL if all were rejected; the outcome
  * of the others is set and counted.  What came in earlier runs gives way to
  * what comes in this one.  Within a run rows that are alike are one, a delete
- * beats the rest, and then the word of "duplicates" decides.  Looks at each
- * change a fixed number of times, however many there are.
+ * beats the rest, and then the word of "duplicates" decides.  Of the changes
+ * of a step the last one counts.  Looks at each change a fixed number of
+ * times, however many there are.
  */
 EtlChange *
 etl_settle_tie(EtlMerge *merge, EtlChange **changes, int n)
@@ -38,7 +39,7 @@ etl_settle_tie(EtlMerge *merge, EtlChange **changes, int n)
 	if (n == 1)
 		return changes[0];
 
-	winner = first_delete(changes, n);
+	winner = merge->input.step != 0 ? changes[n - 1] : first_delete(changes, n);
 	if (winner == NULL)
 	{
 		if (merge->duplicates == ETL_DUPLICATES_LAST)

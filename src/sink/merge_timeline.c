@@ -201,6 +201,8 @@ etl_timeline_changes(EtlHistory *history)
 	int n = group->n_changes;
 	EtlChange **changes = palloc(sizeof(EtlChange *) * (n + 1));
 
+	if (merge->input.step != 0)
+		etl_steps_settle(history);
 	for (int i = 0; i < n; i++)
 		changes[i] = &group->changes[i];
 	if (n == 0 && merge->absent == ETL_ABSENT_CLOSE)

@@ -44,6 +44,7 @@ typedef struct EtlWalControl
 	TimestampTz read_time;
 	bool stop;
 	Latch *reader_latch;
+	pid_t reader; /* 0: it has not started, or is gone */
 	Latch *applier_latch;
 
 	/* why the reader ended; to be read after the end of the stream only */

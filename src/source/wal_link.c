@@ -389,6 +389,7 @@ reader_attach(EtlWalControl *control)
 {
 	SpinLockAcquire(&control->mutex);
 	control->reader_latch = MyLatch;
+	control->reader = MyProcPid;
 	SpinLockRelease(&control->mutex);
 	before_shmem_exit(reader_detach, PointerGetDatum(control));
 }
@@ -400,6 +401,7 @@ reader_detach(int code, Datum arg)
 
 	SpinLockAcquire(&control->mutex);
 	control->reader_latch = NULL;
+	control->reader = 0;
 	SpinLockRelease(&control->mutex);
 }
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * alert.c
- *	  Alerts: what somebody should know of a job.
+ *	  Alerts: what somebody should know of a job or a pipeline.
  *
  * An alert is a row of etl_patterns.alert, written in the transaction of the
  * change that it is about, so that there is one for each change and none for
@@ -44,6 +44,8 @@ enum
 	ALERT_ERROR_CODE,
 	ALERT_MESSAGE,
 	ALERT_CREATED_AT,
+	ALERT_PIPELINE_ID,
+	ALERT_PIPELINE,
 	ALERT_NATTS
 };
 
@@ -52,9 +54,9 @@ enum
 /* A fuller queue than this gets no more from us. */
 #define QUEUE_ALMOST_FULL 0.9
 
-static const char *const kind_words[] = {"failed",		  "still_running",
-										 "never_started", "broken",
-										 "recovered",	  NULL};
+static const char *const kind_words[] =
+	{"failed", "still_running", "never_started", "broken", "recovered",
+	 "paused", "lost",			"slot_retained", NULL};
 
 PG_FUNCTION_INFO_V1(etl_alert_drain);
 
@@ -80,31 +82,17 @@ notify(int64 alert_id, EtlAlertKind kind)
 	pfree(payload);
 }
 
-/*
- * Give an alert of a job, in this transaction.  Of the run, the error and its
- * code each may be NULL.
- */
-void
-etl_alert(EtlAlertKind kind, const EtlJob *job, const EtlJobRun *run,
-		  const char *error_code, const char *message)
+/* Store an alert whose other columns are set, and say so. */
+static void
+store(EtlAlertKind kind, Oid role, const char *error_code, const char *message,
+	  Datum *values, bool *nulls)
 {
 	Relation rel = etl_ledger_open("alert", ALERT_NATTS, RowExclusiveLock);
 	int64 alert_id = etl_ledger_next_id("alert_id_seq");
-	Datum values[ALERT_NATTS] = {0};
-	bool nulls[ALERT_NATTS] = {0};
 
 	values[ALERT_ID] = Int64GetDatum(alert_id);
-	values[ALERT_ROLE] = ObjectIdGetDatum(job->role);
+	values[ALERT_ROLE] = ObjectIdGetDatum(role);
 	values[ALERT_KIND] = CStringGetTextDatum(kind_words[kind]);
-	values[ALERT_JOB_ID] = Int64GetDatum(job->job_id);
-	values[ALERT_JOB] = CStringGetTextDatum(job->name);
-	nulls[ALERT_RUN_ID] = run == NULL;
-	nulls[ALERT_SLOT] = run == NULL;
-	if (run != NULL)
-	{
-		values[ALERT_RUN_ID] = Int64GetDatum(run->job_run_id);
-		values[ALERT_SLOT] = TimestampTzGetDatum(run->slot);
-	}
 	etl_ledger_set_text(&values[ALERT_ERROR_CODE], &nulls[ALERT_ERROR_CODE],
 						error_code);
 	values[ALERT_MESSAGE] = CStringGetTextDatum(
@@ -113,6 +101,44 @@ etl_alert(EtlAlertKind kind, const EtlJob *job, const EtlJobRun *run,
 	etl_ledger_insert(rel, values, nulls);
 	table_close(rel, NoLock);
 	notify(alert_id, kind);
+}
+
+/*
+ * Give an alert of a job, in this transaction.  Of the run, the error and its
+ * code each may be NULL.
+ */
+void
+etl_alert(EtlAlertKind kind, const EtlJob *job, const EtlJobRun *run,
+		  const char *error_code, const char *message)
+{
+	Datum values[ALERT_NATTS] = {0};
+	bool nulls[ALERT_NATTS] = {0};
+
+	values[ALERT_JOB_ID] = Int64GetDatum(job->job_id);
+	values[ALERT_JOB] = CStringGetTextDatum(job->name);
+	nulls[ALERT_PIPELINE_ID] = nulls[ALERT_PIPELINE] = true;
+	nulls[ALERT_RUN_ID] = nulls[ALERT_SLOT] = run == NULL;
+	if (run != NULL)
+	{
+		values[ALERT_RUN_ID] = Int64GetDatum(run->job_run_id);
+		values[ALERT_SLOT] = TimestampTzGetDatum(run->slot);
+	}
+	store(kind, job->role, error_code, message, values, nulls);
+}
+
+/* The same of a pipeline. */
+void
+etl_alert_pipeline(EtlAlertKind kind, const EtlCdcPipeline *pipeline,
+				   const char *error_code, const char *message)
+{
+	Datum values[ALERT_NATTS] = {0};
+	bool nulls[ALERT_NATTS] = {0};
+
+	values[ALERT_PIPELINE_ID] = Int64GetDatum(pipeline->pipeline_id);
+	values[ALERT_PIPELINE] = CStringGetTextDatum(pipeline->name);
+	nulls[ALERT_JOB_ID] = nulls[ALERT_JOB] = true;
+	nulls[ALERT_RUN_ID] = nulls[ALERT_SLOT] = true;
+	store(kind, pipeline->role, error_code, message, values, nulls);
 }
 
 /* ------------------------------------------------------------------ */
@@ -236,7 +262,7 @@ end_scan(AlertScan *scan)
 	table_close(scan->rel, NoLock);
 }
 
-/* A column that is NOT NULL. */
+/* A column; 0 for null. */
 static Datum
 column(AlertScan *scan, HeapTuple tuple, int column)
 {

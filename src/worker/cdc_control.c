@@ -95,7 +95,7 @@ check_startable(const EtlCdcPipeline *pipeline)
 
 		if (pipeline->server == NULL)
 			etl_cdc_find_source(pipeline, table, NULL);
-		etl_cdc_check_table(pipeline, table);
+		etl_cdc_check_table(pipeline, table, pipeline->server == NULL);
 	}
 	etl_cdc_check_workers(pipeline);
 	etl_job_check_armed();
@@ -305,23 +305,51 @@ etl_cdc_wait(PG_FUNCTION_ARGS)
 /* ------------------------------------------------------------------ */
 /* skip                                                                 */
 
-/* The position in what is known of the change that has failed; 0: none. */
-static XLogRecPtr
-position_of_error(const EtlCdcPipeline *pipeline, const char *key)
+/* What is known of the change that has failed; NULL: nothing. */
+static char *
+fact_of_error(const EtlCdcPipeline *pipeline, const char *key)
 {
 	JsonbValue buffer;
 	JsonbValue *value;
 
 	if (pipeline->error_change == NULL)
-		return InvalidXLogRecPtr;
+		return NULL;
 	value = getKeyJsonValueFromContainer(&pipeline->error_change->root, key,
 										 (int) strlen(key), &buffer);
 	if (value == NULL || value->type != jbvString)
-		return InvalidXLogRecPtr;
-	return DatumGetLSN(
-		DirectFunctionCall1(pg_lsn_in,
-							CStringGetDatum(pnstrdup(value->val.string.val,
-													 value->val.string.len))));
+		return NULL;
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+/* Is it this transaction that has paused the pipeline? */
+static void
+check_skip(const EtlCdcPipeline *pipeline, XLogRecPtr lsn)
+{
+	char *kind = fact_of_error(pipeline, "kind");
+	char *end = fact_of_error(pipeline, "end_lsn");
+
+	if (lsn <= pipeline->applied)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("CDC pipeline \"%s\" has applied %X/%X already",
+							   pipeline->name, LSN_FORMAT_ARGS(lsn)),
+						errdetail("It is at %X/%X.",
+								  LSN_FORMAT_ARGS(pipeline->applied))));
+	if (pipeline->state != ETL_CDC_PAUSED || end == NULL)
+		return;
+	if (kind != NULL && strcmp(kind, "read") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("CDC pipeline \"%s\" was paused by a row that it copied, not by a transaction",
+						pipeline->name),
+				 errhint(
+					 "Mend the row or the target and call etl_cdc_start(), or give the table a row_filter with etl_cdc_alter_table().")));
+	if (DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(end))) != lsn)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the transaction that has paused CDC pipeline \"%s\" does not end at %X/%X",
+						pipeline->name, LSN_FORMAT_ARGS(lsn)),
+				 errhint("To skip it, use etl_cdc_skip(%s, '%s').",
+						 quote_literal_cstr(pipeline->name), end)));
 }
 
 /*
@@ -333,26 +361,12 @@ etl_cdc_skip(PG_FUNCTION_ARGS)
 {
 	EtlCdcPipeline *pipeline;
 	XLogRecPtr lsn;
-	XLogRecPtr failed;
 
 	etl_refuse_null(fcinfo, 1, "lsn");
 	lsn = PG_GETARG_LSN(1);
 	pipeline = etl_cdc_to_change(fcinfo, "etl_cdc_skip()");
 	refuse_lost(pipeline);
-	if (lsn <= pipeline->applied)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("CDC pipeline \"%s\" has applied %X/%X already",
-							   pipeline->name, LSN_FORMAT_ARGS(lsn)),
-						errdetail("It is at %X/%X.",
-								  LSN_FORMAT_ARGS(pipeline->applied))));
-	failed = position_of_error(pipeline, "end_lsn");
-	if (pipeline->state == ETL_CDC_PAUSED && failed != 0 && failed != lsn)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the transaction that has paused CDC pipeline \"%s\" does not end at %X/%X",
-						pipeline->name, LSN_FORMAT_ARGS(lsn)),
-				 errhint("To skip it, use etl_cdc_skip('%s', '%X/%X').",
-						 pipeline->name, LSN_FORMAT_ARGS(failed))));
+	check_skip(pipeline, lsn);
 	pipeline->skip = lsn;
 	if (pipeline->state != ETL_CDC_PAUSED)
 	{
@@ -443,7 +457,6 @@ Datum
 etl_cdc_drop(PG_FUNCTION_ARGS)
 {
 	EtlCdcPipeline *pipeline = etl_cdc_to_change(fcinfo, "etl_cdc_drop()");
-	bool was_started = pipeline->has_slot || pipeline->state != ETL_CDC_STOPPED;
 	ListCell *lc;
 
 	etl_cdc_end_process(pipeline);
@@ -451,9 +464,7 @@ etl_cdc_drop(PG_FUNCTION_ARGS)
 		etl_cdc_table_delete(lfirst(lc));
 	etl_cdc_delete(pipeline);
 	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
-	if (pipeline->server != NULL && !was_started)
-		PG_RETURN_VOID();
-	if (pipeline->server != NULL && etl_arg_bool(fcinfo, 1))
+	if (pipeline->server != NULL && pipeline->has_slot && etl_arg_bool(fcinfo, 1))
 		leave_slot(pipeline);
 	else
 		etl_cdc_drop_slot_at_commit(pipeline);

@@ -262,9 +262,8 @@ etl_cdc_add_table(PG_FUNCTION_ARGS)
 
 	etl_cdc_find_source(pipeline, table, etl_arg_text(fcinfo, TABLE_SOURCE));
 	refuse_same_table(pipeline, table);
-	etl_cdc_check_table(pipeline, table);
-	table->state = pipeline->snapshot ? ETL_CDC_TABLE_NEW :
-										ETL_CDC_TABLE_FOLLOWED;
+	etl_cdc_check_table(pipeline, table, true);
+	table->state = ETL_CDC_TABLE_NEW;
 	etl_cdc_table_insert(table);
 	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
@@ -292,7 +291,7 @@ etl_cdc_alter_table(PG_FUNCTION_ARGS)
 	set_table(fcinfo, table);
 
 	etl_cdc_find_source(pipeline, table, NULL);
-	etl_cdc_check_table(pipeline, table);
+	etl_cdc_check_table(pipeline, table, true);
 	etl_cdc_table_update(table);
 	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();

@@ -359,7 +359,7 @@ static void
 publish(void)
 {
 	EtlWalControl *control = etl_wal_link_control(pair);
-	EtlCdcProgress progress;
+	static EtlCdcProgress progress;
 	XLogRecPtr flushed = etl_cdc_flushed(applier);
 
 	if (flushed != InvalidXLogRecPtr)
@@ -369,8 +369,11 @@ publish(void)
 	progress.read = control->read;
 	progress.flushed = control->flushed;
 	progress.read_time = control->read_time;
+	progress.reader = control->reader;
 	SpinLockRelease(&control->mutex);
 	progress.applied = applier->applied;
+	if (progress.applied >= progress.read)
+		progress.caught_up = progress.read_time;
 	reload |= etl_applier_publish(&progress);
 	if (control->is_remote && progress.wal_end != InvalidXLogRecPtr)
 		etl_cdc_wal_ended(applier, progress.wal_end);
@@ -408,6 +411,19 @@ serve_signals(void)
 /* ------------------------------------------------------------------ */
 /* errors                                                               */
 
+/* Somebody has to do something: the pipeline does not go on by itself. */
+static void
+tell_of_end(EtlCdcState state, const ErrorData *error)
+{
+	EtlCdcPipeline *pipeline = etl_cdc_by_id(applier->pipeline_id, false);
+
+	if (pipeline != NULL && pipeline->state == state)
+		etl_alert_pipeline(state == ETL_CDC_LOST ? ETL_ALERT_LOST :
+												   ETL_ALERT_PAUSED,
+						   pipeline, unpack_sql_state(error->sqlerrcode),
+						   error->message);
+}
+
 /*
  * What an error means: false, try again at once, to find what is wrong.  Else
  * it is written into the row, and the process ends.
@@ -431,6 +447,8 @@ give_up(ErrorData *error)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	etl_cdc_write_error(applier, error, state);
+	if (state != ETL_CDC_RUNNING)
+		tell_of_end(state, error);
 	if (state != ETL_CDC_RUNNING)
 		etl_tell_scheduler(ETL_NEWS_CDC, applier->pipeline_id);
 	PopActiveSnapshot();

@@ -30,7 +30,9 @@
 #include "nodes/lockoptions.h"
 #include "nodes/pg_list.h"
 #include "storage/lock.h"
+#include "utils/snapshot.h"
 #include "utils/timestamp.h"
+#include "flow/cdc.h"
 #include "worker/schedule.h"
 #include "worker/shared.h"
 
@@ -154,6 +156,9 @@ extern const char *const etl_overlap_words[];
 extern const char *const etl_catchup_words[];
 
 typedef struct EtlJobScan EtlJobScan;
+
+extern Snapshot etl_job_snapshot(void);
+extern void etl_job_snapshot_end(Snapshot snapshot);
 
 extern EtlJob *etl_job_by_id(int64 job_id, EtlRowLock lock);
 extern EtlJob *etl_job_by_name(const char *name, EtlRowLock lock);
@@ -286,11 +291,16 @@ typedef enum EtlAlertKind
 	ETL_ALERT_STILL_RUNNING,
 	ETL_ALERT_NEVER_STARTED,
 	ETL_ALERT_BROKEN,
-	ETL_ALERT_RECOVERED
+	ETL_ALERT_RECOVERED,
+	ETL_ALERT_PAUSED,
+	ETL_ALERT_LOST,
+	ETL_ALERT_SLOT_RETAINED
 } EtlAlertKind;
 
 extern void etl_alert(EtlAlertKind kind, const EtlJob *job, const EtlJobRun *run,
 					  const char *error_code, const char *message);
+extern void etl_alert_pipeline(EtlAlertKind kind, const EtlCdcPipeline *pipeline,
+							   const char *error_code, const char *message);
 extern TimestampTz etl_alert_due(const EtlJob *job, const EtlJobRun *run);
 extern bool etl_alert_late(int64 job_run_id, TimestampTz now);
 extern void etl_alert_purge(TimestampTz before, int64 job_id, bool only_ours);

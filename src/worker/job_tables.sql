@@ -72,17 +72,21 @@ CREATE TABLE etl_patterns.alert (
     alert_id bigint PRIMARY KEY,
     role regrole NOT NULL,
     kind text NOT NULL CHECK (kind IN
-        ('failed', 'still_running', 'never_started', 'broken', 'recovered')),
-    job_id bigint NOT NULL,
-    job text NOT NULL,
+        ('failed', 'still_running', 'never_started', 'broken', 'recovered',
+         'paused', 'lost', 'slot_retained')),
+    job_id bigint,
+    job text,
     job_run_id bigint,
     slot timestamptz,
     error_code text,
     message text NOT NULL,
-    created_at timestamptz NOT NULL
+    created_at timestamptz NOT NULL,
+    pipeline_id bigint,
+    pipeline text,
+    CHECK ((job_id IS NULL) <> (pipeline_id IS NULL))
 );
 COMMENT ON TABLE etl_patterns.alert IS
-    'one row per change of a job''s state that somebody should know of, until it is drained';
+    'one row per change of a job''s or pipeline''s state that somebody should know of, until it is drained';
 
 CREATE TABLE etl_patterns.job_file (
     job_id bigint NOT NULL,

@@ -156,6 +156,7 @@ extern void etl_dispatch_init(void);
 extern void etl_dispatch_adopt(void);
 extern List *etl_dispatch_look(List *returned);
 extern void etl_dispatch(TimestampTz now);
+extern TimestampTz etl_dispatch_retry_at(void);
 extern void etl_dispatch_terminate(EtlKnownRun *run, TimestampTz now);
 extern void etl_dispatch_dismiss(void);
 extern void etl_dispatch_complain(int64 nruns);
@@ -168,6 +169,11 @@ extern void etl_pipeline_read(int64 pipeline_id);
 extern void etl_pipelines_serve(bool is_on);
 extern long etl_pipelines_wait(bool is_on);
 extern void etl_pipelines_dismiss(void);
+
+/* ------------------------------------------------------------------ */
+/* in cdc_status.c                                                      */
+
+extern void etl_pipelines_watch_slots(void);
 
 /* ------------------------------------------------------------------ */
 /* in cdc_worker.c                                                      */

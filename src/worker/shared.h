@@ -70,6 +70,7 @@ typedef struct EtlSharedDatabase
 	int64 runs_waiting; /* due, and not started */
 	int64 no_worker;	/* times that no worker was to be had */
 	bool dropped;		/* something was: the extension may be gone */
+	int remote_slots;	/* that its pipelines have on other servers */
 	int nnews;			/* more than ETL_NEWS_LEN: some are lost */
 	EtlNews news[ETL_NEWS_LEN];
 } EtlSharedDatabase;
@@ -122,6 +123,8 @@ typedef struct EtlCdcProgress
 	XLogRecPtr applied; /* committed, or nothing of interest up to there */
 	XLogRecPtr flushed; /* and safe on disk */
 	TimestampTz read_time;
+	TimestampTz caught_up; /* when all that was read was applied, last */
+	pid_t reader;
 } EtlCdcProgress;
 
 /* One process that applies the changes of a pipeline. */

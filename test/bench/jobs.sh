@@ -14,14 +14,17 @@
 #            whole seconds.  pg_cron's schedule of seconds has no slots: it
 #            is due a second after the start before, which forgives it that
 #            this drifts.  Both know when a minute begins.
+#   runs/s   in that time; of those each minute, until the last one has begun
 #   cpu      of the whole server, user and system
 #
 #   ROUNDS=3    SCALE=1     a tenth of the jobs is 0.1
 #   DURATION=60 CASES=.     which cases: a regular expression
 #   ONLY=. ALL=             which ways of pg_cron: a regular expression; all
-#   PG_CRON=                directory with pg_cron's source, 1.5 or later, to
+#   CRON_SOURCE=            directory with pg_cron's source, 1.5 or later, to
 #                           build and use instead of the installed one:
 #                           Debian 12 has 1.4, which has no schedule of seconds
+#
+# "spread": the jobs are not all due at the same moment, but within the second.
 #
 # What the ways of pg_cron are: "connections" (its default) and "workers"
 # (cron.use_background_workers); with "_quiet" it keeps no history
@@ -65,14 +68,24 @@ start_contestant()
 	sql -f "$here/jobs.sql"
 }
 
-# create_jobs WHO NUMBER EACH: in one transaction.
+# create_jobs WHO NUMBER EACH SPREAD: in one transaction; or, to be spread over
+# a second, theirs one by one, since they run when they were created.
 create_jobs()
 {
-	local create="cron.schedule('job ' || i, '$3', command(i))"
+	local schedule=$3 create
 
-	[ "$3" != '1 minute' ] || create="cron.schedule('job ' || i, '* * * * *', command(i))"
+	[ "$3" != '1 minute' ] || schedule='* * * * *'
+	create="cron.schedule('job ' || i, '$schedule', command(i))"
 	if [ "$1" = ours ]; then
-		create="etl_job_create('job ' || i, 'every $3', command(i))"
+		[ "$3" = '1 minute' ] || schedule="every $3"
+		create="etl_job_create('job ' || i, '$schedule', command(i)"
+		[ -z "$4" ] || create+=", start_at => date_trunc('second', now()) + i * interval '1 second' / $2"
+		create+=")"
+	elif [ -n "$4" ]; then
+		sql -c "DO \$\$ BEGIN
+			FOR i IN 1 .. $2 LOOP PERFORM $create; COMMIT; PERFORM pg_sleep(1.0 / $2); END LOOP;
+			END \$\$"
+		return
 	fi
 	sql -c "SELECT count($create) FROM generate_series(1, $2) i" >"$work/answer"
 }
@@ -83,13 +96,13 @@ sleep_until()
 	sql -c "SELECT pg_sleep(greatest(0, extract(epoch FROM '$1'::timestamptz - clock_timestamp())))" >"$work/answer"
 }
 
-# measure_jobs WHO NUMBER EACH: sets result, the columns with blanks between.
+# measure_jobs WHO NUMBER EACH SPREAD: sets result, the columns with blanks between.
 measure_jobs()
 {
 	local who=$1 number=$2 each=$3 since until ticks end
 
 	start_contestant "$who"
-	create_jobs "$who" "$number" "$each"
+	create_jobs "$who" "$number" "$each" "$4"
 	if [ "$each" = '1 minute' ]; then
 		# around one whole minute, at which all jobs are due
 		since=$(sql -c "SELECT date_trunc('minute', clock_timestamp() + interval '65 seconds') - interval '1 second'")
@@ -111,7 +124,7 @@ measure_jobs()
 # evaluate WHO NUMBER EACH SINCE UNTIL TICKS: wanted made skipped lost p50 p99 max cpu
 evaluate()
 {
-	local skipped=0 accounted number=$2 seconds
+	local skipped=0 number=$2 seconds
 
 	seconds=$(sql -c "SELECT extract(epoch FROM '$5'::timestamptz - '$4')::int")
 	[ "$3" != '1 minute' ] || seconds=1
@@ -148,16 +161,16 @@ wait_for()
 	done
 }
 
-# contest NAME NUMBER EACH WHO...: lines of the table.
+# contest NAME NUMBER EACH SPREAD WHO...: lines of the table.
 contest()
 {
-	local name=$1 number=$2 each=$3 i who column
+	local name=$1 number=$2 each=$3 spread=$4 i who column
 	local -A rows=()
-	shift 3
+	shift 4
 
 	for ((i = 0; i < rounds; i++)); do
 		for who in "$@"; do
-			measure_jobs "$who" "$number" "$each"
+			measure_jobs "$who" "$number" "$each" "$spread"
 			rows[$who]+="$result"$'\n'
 			[ -z "${VERBOSE:-}" ] || printf '# %s %s: %s\n' "$name" "$who" "$result"
 		done
@@ -181,7 +194,7 @@ line()
 		-v p50="$7" -v p99="$8" -v max="$9" -v cpu="${10}" -v seconds="$duration" \
 		-v our99="${ours[5]:-0}" -v our_cpu="${ours[7]:-0}" -v our_made="${ours[1]:-0}" 'BEGIN {
 		if (name ~ /minute/)
-			seconds = 45
+			seconds = max / 1000
 		printf "| %-20s | %-22s | %7d | %7d | %7d | %6d | %7.1f | %9.1f | %9.1f | %9.1f | %7.2f | %8.2f | %8s | %8s |\n",
 			name, who, wanted, made, skipped, lost, made / seconds, p50, p99, max, cpu, 1000 * cpu / (made ? made : 1),
 			who == "ours" || !our99 ? "" : sprintf("%.1f", p99 / our99),
@@ -217,11 +230,14 @@ best=(connections_quiet_1000 workers_quiet_32)
 # shellcheck disable=SC2046
 for number in 1000 100; do
 	if wanted "$number each second"; then
-		contest "$number each second" "$(scaled $number)" '1 second' $(participants "${best[@]}")
+		contest "$number each second" "$(scaled $number)" '1 second' '' $(participants "${best[@]}")
+	fi
+	if wanted "$number spread"; then
+		contest "$number spread" "$(scaled $number)" '1 second' spread $(participants "${best[@]}")
 	fi
 done
-[ -n "$has_cron" ] || best=()
+[ -z "$has_cron" ] || best=(connections_quiet_1000 workers_quiet_32)
 # shellcheck disable=SC2046
 if wanted '1000 each minute'; then
-	contest '1000 each minute' "$(scaled 1000)" '1 minute' $(participants "${best[@]:-}")
+	contest '1000 each minute' "$(scaled 1000)" '1 minute' '' $(participants "${best[@]}")
 fi

@@ -5,7 +5,8 @@
 # Each runs once a year, in eleven months or so.  Servers are those of lib_jobs.sh.
 #
 #   create    all jobs, in one statement
-#   one       one more job, created among them; the median of twenty
+#   one       one more job, created among them; the median of twenty, one after the
+#             other in a session
 #   ready     from the start of a server that has them until its scheduler
 #             knows them; of pg_cron it is when it has loaded them, which we
 #             see by the end of its CPU time growing
@@ -17,7 +18,7 @@
 #
 #   ROUNDS=3    SCALE=1     a tenth of the jobs is 0.1
 #   DURATION=60 ONLY=.      whom to measure: a regular expression
-#   PG_CRON=                as in jobs.sh
+#   CRON_SOURCE=            as in jobs.sh
 #
 set -euo pipefail
 
@@ -32,10 +33,10 @@ number=$(scaled 100000)
 # in the month before this one
 yearly="0 3 * $(date -d '40 days ago' +%-m) *"
 
-# milliseconds STATEMENT: how long it takes.
+# milliseconds -c STATEMENT...: how long each takes.
 milliseconds()
 {
-	psql -XqAt -v ON_ERROR_STOP=1 -c '\timing on' -c "$1" | sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p' | tail -n 1
+	psql -XqAt -v ON_ERROR_STOP=1 -c '\timing on' "$@" | sed -n 's/^Time: \([0-9.]*\) ms.*/\1/p'
 }
 
 # schedulers: pids of the processes that look after jobs.
@@ -91,7 +92,7 @@ wait_ready()
 
 measure_idle()
 {
-	local who=$1 create one i start before pids times=()
+	local who=$1 create one i start before pids statements=()
 
 	if [ "$who" = ours ]; then
 		start_server etl_patterns
@@ -104,12 +105,13 @@ measure_idle()
 		create="SELECT count(cron.schedule('job ' || i, '$yearly', 'SELECT 1')) FROM generate_series(1, $number) i"
 		one="SELECT cron.schedule('one %s', '$yearly', 'SELECT 1')"
 	fi
-	create_ms=$(milliseconds "$create")
+	create_ms=$(milliseconds -c "$create")
 	for ((i = 0; i < 20; i++)); do
 		# shellcheck disable=SC2059
-		times+=("$(milliseconds "$(printf "$one" $i)")")
+		statements+=(-c "$(printf "$one" $i)")
 	done
-	one_ms=$(median "${times[@]}")
+	# shellcheck disable=SC2046
+	one_ms=$(median $(milliseconds "${statements[@]}"))
 	sql -c "VACUUM ANALYZE" -c CHECKPOINT
 	if [ "$who" = ours ]; then
 		sql -c "SELECT count(etl_job_drop('one ' || i)) FROM generate_series(0, 19) i" >"$work/answer"
@@ -155,7 +157,7 @@ declare -A rows=()
 for ((round = 0; round < rounds; round++)); do
 	for who in "${everyone[@]}"; do
 		[[ $who =~ ${ONLY:-.} ]] || continue
-		measure_idle $who
+		measure_idle "$who"
 		rows[$who]+="$create_ms $one_ms $ready $cpu $mem $delay"$'\n'
 		[ -z "${VERBOSE:-}" ] || echo "# $who: $create_ms $one_ms $ready $cpu $mem $delay"
 	done
@@ -167,6 +169,6 @@ for who in "${everyone[@]}"; do
 		# shellcheck disable=SC2046
 		medians+=("$(median $(cut -d ' ' -f $column <<<"${rows[$who]%$'\n'}"))")
 	done
-	printf '| %-8s | %8.1f | %7.2f | %7.2f | %6.2f | %9.1f | %8.1f |\n' $who \
+	printf '| %-8s | %8.1f | %7.2f | %7.2f | %6.2f | %9.1f | %8.1f |\n' "$who" \
 		"$(calc "${medians[0]} / 1000")" "${medians[@]:1}"
 done

@@ -6,7 +6,7 @@
 # are alone on the machine as far as we can tell.  CPU seconds are those of the
 # postmaster and all that it has started.
 #
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2034,SC2154
 
 scale=${SCALE:-1}
 rounds=${ROUNDS:-3}
@@ -74,13 +74,13 @@ server_ticks()
 	} END { print total }'
 }
 
-# Builds what PG_CRON names; sets has_cron and has_seconds.
+# Builds what CRON_SOURCE names; sets has_cron and has_seconds.
 find_pg_cron()
 {
 	local sharedir version
 
-	if [ -n "${PG_CRON:-}" ]; then
-		cp -r "$PG_CRON" "$work/pg_cron"
+	if [ -n "${CRON_SOURCE:-}" ]; then
+		cp -r "$CRON_SOURCE" "$work/pg_cron"
 		# built with the machine's headers, installed into what we run
 		make -C "$work/pg_cron" -s with_llvm=no PG_CONFIG="$(PATH=${PATH#*:} command -v pg_config)" all &&
 			make -C "$work/pg_cron" -s with_llvm=no PG_CONFIG="${PG_CONFIG:-pg_config}" install || exit 1
@@ -91,7 +91,7 @@ find_pg_cron()
 	has_seconds=
 	case $version in
 		'') echo 'pg_cron is missing (Debian package postgresql-15-cron): ours alone' ;;
-		1.[0-4]*) echo "pg_cron $version has no schedule of seconds: minutes only (see PG_CRON=)" ;;
+		1.[0-4]*) echo "pg_cron $version has no schedule of seconds: minutes only (see CRON_SOURCE=)" ;;
 		*) has_seconds=yes ;;
 	esac
 	[ -z "$version" ] || printf 'pg_cron %s\n' "$version"

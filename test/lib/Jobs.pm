@@ -9,6 +9,7 @@ package Jobs;
 use strict;
 use warnings;
 
+use IPC::Run ();
 use List::Util qw(shuffle);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -85,13 +86,29 @@ sub as_worker
 	return $node->safe_psql($db, $sql, extra_params => [ '-U', 'worker' ]);
 }
 
-# Wait until a query says t; errors, such as of a server that recovers, mean
-# not yet.
+# What a query says, or nothing while the server cannot be asked.  A psql that
+# ends at once closes its input, which IPC::Run dies of.
+sub ask
+{
+	my ($node, $db, $query, @params) = @_;
+	my ($status, $out) = eval { $node->psql($db, $query, stderr => \my $err, @params) };
+
+	return defined $status && $status == 0 ? $out : undef;
+}
+
+# Wait until a query says t.
 sub wait_until
 {
 	my ($node, $db, $query, $what) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 
-	return if $node->poll_query_until($db, "SELECT ($query)");
+	while (time < $deadline)
+	{
+		my $answer = ask($node, $db, "SELECT ($query)");
+
+		return if defined $answer && $answer eq 't';
+		usleep(50_000);
+	}
 	diag($node->safe_psql($db, 'SELECT * FROM etl_patterns.job'));
 	diag($node->safe_psql($db, 'SELECT * FROM etl_patterns.job_run ORDER BY job_run_id DESC LIMIT 20'));
 	diag($node->safe_psql($db, 'SELECT * FROM etl_scheduler_status()'));
@@ -212,24 +229,15 @@ our %pids = (
 	launcher => q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'etl_patterns launcher'},
 );
 
-# The pid of one of those, or nothing while there is none.
-sub pid_of
-{
-	my ($node, $db, $who) = @_;
-	my ($status, $pid) = $node->psql($db, $pids{$who});
-
-	return $status == 0 && $pid =~ /^\d+$/ ? $pid : undef;
-}
-
 sub wait_for_pid
 {
 	my ($node, $db, $who) = @_;
 
 	for (1 .. 1800)
 	{
-		my $pid = pid_of($node, $db, $who);
+		my $pid = ask($node, $db, $pids{$who});
 
-		return $pid if defined $pid;
+		return $pid if $pid;
 		usleep(20_000);
 	}
 	die "there is no $who";
@@ -283,7 +291,7 @@ sub harm
 }
 
 our @harms = ('KILL worker', 'KILL scheduler', 'KILL postmaster', 'immediate', 'TERM worker', 'TERM scheduler',
-	'TERM launcher', 'fast');
+	'TERM launcher', 'KILL launcher', 'fast', 'smart');
 
 sub create_crash_jobs
 {
@@ -315,8 +323,29 @@ sub signal_event
 	my $end = rand() < 0.8 ? 'COMMIT' : 'ROLLBACK';
 
 	$signals++;
-	$node->psql($db, "BEGIN; INSERT INTO signal VALUES ('ping $signals'); SELECT etl_signal('ping', 'ping $signals'); $end",
+	ask($node, $db, "BEGIN; INSERT INTO signal VALUES ('ping $signals'); SELECT etl_signal('ping', 'ping $signals'); $end",
 		extra_params => [ '-U', 'worker' ]);
+	return;
+}
+
+# A client that runs what is due beside the scheduler, until it is killed with
+# the server or nothing is due.
+my @clients;
+
+sub start_client
+{
+	my ($node, $db) = @_;
+
+	push @clients,
+	  IPC::Run::start(
+		[ $node->installed_command('psql'), '-X', '-q', '-d', $node->connstr($db), '-U', 'worker', '-c', 'CALL etl_run_due_jobs()' ],
+		'<', \undef, '>', \my $out, '2>', \my $err);
+	return;
+}
+
+sub end_clients
+{
+	eval { $_->finish; 1 } foreach splice @clients;
 	return;
 }
 
@@ -327,9 +356,8 @@ sub wait_for_work
 	my ($node, $db) = @_;
 	my $more = 1 + int rand 8;
 	my $ended = q{SELECT count(*) FROM etl_patterns.job_run WHERE status = 'succeeded'};
-	my ($status, $from) = $node->psql($db, $ended);
+	my $from = ask($node, $db, $ended) || 0;
 
-	$from = 0 if $status != 0 || $from !~ /^\d+$/;
 	wait_until($node, $db, "($ended) >= $from + $more", 'runs go on');
 	usleep(rand 400_000);
 	return;
@@ -341,7 +369,6 @@ sub run_crashes
 	my ($name, $seed, $rounds) = @_;
 	my $node = new_node($name);
 	my $db = 'jobs';
-	my %done;
 
 	note("seed $seed, $rounds rounds");
 	srand($seed);
@@ -359,11 +386,12 @@ sub run_crashes
 	{
 		my $how = shift(@plan) // $harms[ rand @harms ];
 
+		start_client($node, $db) for 1 .. rand 4;
 		wait_for_work($node, $db);
 		signal_event($node, $db) for 1 .. rand 3;
 		note("round $round: $how");
 		harm($node, $db, $how);
-		$done{$how}++;
+		end_clients();
 		signal_event($node, $db) for 1 .. rand 2;
 	}
 	wait_for_work($node, $db);
