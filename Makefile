@@ -112,11 +112,7 @@ OBJS += \
 	src/sink/apply_mirror_key.o \
 	src/sink/apply_mirror_fold.o \
 	src/sink/apply_mirror_heap.o \
-<<<<<<< HEAD
 	src/sink/apply_mirror_sql.o
-=======
-	src/sink/apply_mirror_sql.o \
->>>>>>> cdc
 
 # flow: the patterns, callable from SQL
 OBJS += \
