@@ -1,12 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * arm.c
- *	  Where the jobs of a database run.
+ *	  Where the jobs and pipelines of a database run.
  *
  * A copy of a database must not begin to run jobs by itself.  So the database
  * remembers the system and the database that its jobs are to run on; anywhere
  * else they rest until somebody arms them.  A standby that is promoted is the
- * same system, and goes on.
+ * same system, and goes on.  Pipelines rest likewise; the slots that they had
+ * are not here.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,6 +22,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "worker/cdc_control.h"
 #include "worker/job.h"
 
 /* Columns of etl_patterns.run_jobs */
@@ -120,6 +122,7 @@ begin_anew(void)
 	etl_job_scan_end(scan);
 	MemoryContextDelete(job_context);
 	etl_run_skip_unfinished("restored");
+	etl_cdc_disown_slots();
 }
 
 /* Let the jobs of this database run here. */

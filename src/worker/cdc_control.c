@@ -457,7 +457,6 @@ Datum
 etl_cdc_drop(PG_FUNCTION_ARGS)
 {
 	EtlCdcPipeline *pipeline = etl_cdc_to_change(fcinfo, "etl_cdc_drop()");
-	bool was_started = pipeline->has_slot || pipeline->state != ETL_CDC_STOPPED;
 	ListCell *lc;
 
 	etl_cdc_end_process(pipeline);
@@ -465,9 +464,7 @@ etl_cdc_drop(PG_FUNCTION_ARGS)
 		etl_cdc_table_delete(lfirst(lc));
 	etl_cdc_delete(pipeline);
 	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
-	if (pipeline->server != NULL && !was_started)
-		PG_RETURN_VOID();
-	if (pipeline->server != NULL && etl_arg_bool(fcinfo, 1))
+	if (pipeline->server != NULL && pipeline->has_slot && etl_arg_bool(fcinfo, 1))
 		leave_slot(pipeline);
 	else
 		etl_cdc_drop_slot_at_commit(pipeline);

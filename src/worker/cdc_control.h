@@ -26,6 +26,8 @@ extern void etl_cdc_check_remote(const EtlCdcPipeline *pipeline);
 
 /* in cdc_slot.c */
 extern bool etl_cdc_owns_slot(const EtlCdcPipeline *pipeline);
+extern bool etl_cdc_holds_slot(const EtlCdcPipeline *pipeline);
+extern void etl_cdc_disown_slots(void);
 extern void etl_cdc_end_process(const EtlCdcPipeline *pipeline);
 extern void etl_cdc_drop_slot_at_commit(const EtlCdcPipeline *pipeline);
 

@@ -95,10 +95,72 @@ etl_cdc_owns_slot(const EtlCdcPipeline *pipeline)
 	return strcmp(pipeline->slot_name, etl_cdc_slot_name(pipeline)) == 0;
 }
 
+/* Is there a slot of this server that is the pipeline's? */
+static bool
+has_local_slot(const EtlCdcPipeline *pipeline)
+{
+	bool exists;
+
+	(void) is_used(pipeline->slot_name, &exists);
+	return pipeline->server == NULL && etl_cdc_owns_slot(pipeline) && exists;
+}
+
+/*
+ * Is there, or may there be soon, a slot that would stay if the rows of the
+ * pipelines went away?
+ */
+bool
+etl_cdc_holds_slot(const EtlCdcPipeline *pipeline)
+{
+	EtlCdcProgress progress;
+
+	if (has_local_slot(pipeline) ||
+		etl_cdc_progress(pipeline->pipeline_id, &progress))
+		return true;
+	return pipeline->server != NULL && pipeline->has_slot &&
+		   etl_cdc_owns_slot(pipeline);
+}
+
+/*
+ * Pipelines that were restored or copied from elsewhere have no slots here:
+ * those that had been started must begin anew.
+ */
+void
+etl_cdc_disown_slots(void)
+{
+	ListCell *lc;
+
+	foreach(lc, etl_cdc_pipelines())
+	{
+		EtlCdcPipeline *pipeline =
+			etl_cdc_by_id(((EtlCdcPipeline *) lfirst(lc))->pipeline_id, true);
+
+		if (pipeline == NULL || has_local_slot(pipeline) ||
+			(pipeline->server != NULL && etl_cdc_owns_slot(pipeline)))
+			continue;
+		if (pipeline->has_slot || pipeline->state != ETL_CDC_STOPPED)
+		{
+			pipeline->state = ETL_CDC_LOST;
+			pipeline->error_code = NULL;
+			pipeline->error_message =
+				"the pipeline was restored or copied from another database";
+			pipeline->error_hint = NULL;
+			pipeline->error_change = NULL;
+			pipeline->error_at = GetCurrentTimestamp();
+		}
+		pipeline->has_slot = false;
+		pipeline->slot_name = etl_cdc_slot_name(pipeline);
+		pipeline->applied = InvalidXLogRecPtr;
+		pipeline->skip = InvalidXLogRecPtr;
+		pipeline->retained_alert_at = 0;
+		etl_cdc_update(pipeline);
+	}
+}
+
 /*
  * Drop the slot of a pipeline when the transaction commits, unless the
- * pipeline has one again by then.  There may be one that its row does not know
- * of, from a process that was about to write that.
+ * pipeline has one again by then.  Here there may be one that its row does not
+ * know of, from a process that was about to write that.
  */
 void
 etl_cdc_drop_slot_at_commit(const EtlCdcPipeline *pipeline)
@@ -107,7 +169,8 @@ etl_cdc_drop_slot_at_commit(const EtlCdcPipeline *pipeline)
 	MemoryContext context;
 	Pending *slot;
 
-	if (!etl_cdc_owns_slot(pipeline))
+	if (!etl_cdc_owns_slot(pipeline) ||
+		(pipeline->server != NULL && !pipeline->has_slot))
 		return;
 	if (!registered)
 	{

@@ -93,8 +93,9 @@ put_worker(int index, ReturnSetInfo *rsinfo)
 
 /*
  * Look how much WAL the slots of pipelines keep, and tell their owners when
- * that passes the limit, and when it is well again.  For the scheduler; no
- * transaction is open.
+ * that passes the limit, and when it is well again; and count those on other
+ * servers, for who drops the database.  For the scheduler; no transaction is
+ * open.
  */
 void
 etl_pipelines_watch_slots(void)
@@ -109,6 +110,8 @@ static void
 look_at_slots(void *arg)
 {
 	double limit = etl_cdc_retained_limit * 1024.0 * 1024.0;
+	int remote_slots = 0;
+	EtlSharedDatabase *entry;
 	ListCell *lc;
 
 	foreach(lc, etl_cdc_pipelines())
@@ -117,6 +120,8 @@ look_at_slots(void *arg)
 		bool was_too_much = pipeline->retained_alert_at != 0;
 		uint64 bytes = 0;
 
+		remote_slots += pipeline->server != NULL && pipeline->has_slot &&
+						etl_cdc_owns_slot(pipeline);
 		if (pipeline->server != NULL ||
 			!(retained_bytes(pipeline->slot_name, &bytes) || was_too_much))
 			continue;
@@ -125,6 +130,12 @@ look_at_slots(void *arg)
 		if (was_too_much && (limit < 0 || (double) bytes <= limit * WELL_AGAIN))
 			note(pipeline->pipeline_id, false, bytes);
 	}
+
+	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
+	entry = etl_shared_find_database(MyDatabaseId);
+	if (entry != NULL)
+		entry->remote_slots = remote_slots;
+	LWLockRelease(etl_shared->lock);
 }
 
 /* How much WAL does a slot of this database keep?  False if there is none. */

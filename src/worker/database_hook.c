@@ -17,6 +17,11 @@
  * that fails, or whose process dies, blocks nothing.  The command itself waits
  * for sessions that are about to go.
  *
+ * Slots on other servers would stay behind, where they keep WAL for ever.  So a
+ * database whose pipelines have some is dropped WITH (FORCE) only.  Slots of
+ * this server go with the database, but not with the extension: while pipelines
+ * have slots, its tables cannot be dropped, by whatever command.
+ *
  * The hook does this only for who could go on with the command: it must be no
  * way to disturb others.  All other checks, and all errors, are the command's.
  *
@@ -26,7 +31,10 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -36,9 +44,12 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
+#include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "etl_patterns.h"
+#include "worker/cdc_control.h"
 #include "worker/shared.h"
 
 /* So often, and for so many milliseconds each, pipelines are waited for. */
@@ -46,11 +57,16 @@
 #define PIPELINE_WAIT  50
 
 static ProcessUtility_hook_type next_process_utility = NULL;
+static object_access_hook_type next_object_access = NULL;
 
 static void process_utility(PlannedStmt *pstmt, const char *query,
 							bool read_only_tree, ProcessUtilityContext context,
 							ParamListInfo params, QueryEnvironment *env,
 							DestReceiver *dest, QueryCompletion *completion);
+static void object_access(ObjectAccessType access, Oid classId, Oid objectId,
+						  int subId, void *arg);
+static void refuse_slots(void);
+static void refuse_remote_slots(const DropdbStmt *stmt);
 static void before_command(Node *command, bool alone);
 static bool has_option(List *options, const char *name);
 static void vacate(const char *name);
@@ -66,7 +82,58 @@ etl_database_hook_install(void)
 {
 	next_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
+	next_object_access = object_access_hook;
+	object_access_hook = object_access;
 }
+
+/* ------------------------------------------------------------------ */
+/* objects                                                              */
+
+/* The table of pipelines goes only when they have no slots. */
+static void
+object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
+			  void *arg)
+{
+	if (access == OAT_DROP && classId == RelationRelationId && subId == 0)
+	{
+		char *name = get_rel_name(objectId);
+
+		if (name != NULL && strcmp(name, "cdc_pipeline") == 0 &&
+			get_rel_namespace(objectId) == get_namespace_oid(ETL_SCHEMA, true))
+			refuse_slots();
+	}
+	if (next_object_access != NULL)
+		next_object_access(access, classId, objectId, subId, arg);
+}
+
+/* Throw if pipelines of this database have slots. */
+static void
+refuse_slots(void)
+{
+	StringInfoData names;
+	ListCell *lc;
+
+	initStringInfo(&names);
+	foreach(lc, etl_cdc_pipelines())
+	{
+		const EtlCdcPipeline *pipeline = lfirst(lc);
+
+		if (etl_cdc_holds_slot(pipeline))
+			appendStringInfo(&names, "%s\"%s\"", names.len > 0 ? ", " : "",
+							 pipeline->name);
+	}
+	if (names.len > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop extension \"%s\" because CDC pipelines have replication slots",
+						"etl_patterns"),
+				 errdetail("These have: %s.", names.data),
+				 errhint("Drop the pipelines first, all of them with SELECT etl_cdc_drop(pipeline) FROM %s.cdc_pipeline.",
+						 ETL_SCHEMA)));
+}
+
+/* ------------------------------------------------------------------ */
+/* commands                                                             */
 
 static void
 process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
@@ -96,7 +163,10 @@ before_command(Node *command, bool alone)
 	{
 		case T_DropdbStmt:
 			if (alone)
+			{
+				refuse_remote_slots((DropdbStmt *) command);
 				vacate(((DropdbStmt *) command)->dbname);
+			}
 			etl_tell_launcher(InvalidOid);
 			break;
 		case T_CreatedbStmt:
@@ -136,6 +206,37 @@ before_command(Node *command, bool alone)
 		default:
 			break;
 	}
+}
+
+/*
+ * Pipelines of a database that is to be dropped may have slots on other
+ * servers, as far as its scheduler has told.
+ */
+static void
+refuse_remote_slots(const DropdbStmt *stmt)
+{
+	Oid database = get_database_oid(stmt->dbname, true);
+	EtlSharedDatabase *entry;
+	int slots = 0;
+
+	if (!OidIsValid(database) || !etl_owns_database(database, GetUserId()))
+		return;
+	LWLockAcquire(etl_shared->lock, LW_SHARED);
+	entry = etl_shared_find_database(database);
+	if (entry != NULL)
+		slots = entry->remote_slots;
+	LWLockRelease(etl_shared->lock);
+	if (slots == 0)
+		return;
+	ereport(has_option(stmt->options, "force") ? WARNING : ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg_plural("CDC pipelines of database \"%s\" have %d replication slot on another server",
+						   "CDC pipelines of database \"%s\" have %d replication slots on other servers",
+						   slots, stmt->dbname, slots),
+			 errdetail("Their names begin with \"etl_%u_\". They keep those servers' WAL until they are dropped.",
+					   database),
+			 errhint("In that database: SELECT etl_cdc_drop(pipeline) FROM %s.cdc_pipeline. WITH (FORCE) drops the database and leaves the slots.",
+					 ETL_SCHEMA)));
 }
 
 static bool

@@ -36,14 +36,20 @@
 /* After so long a worker that has not started never will. */
 #define MAX_START_TIME (60 * USECS_PER_SEC)
 
-/* After a start that failed nothing is tried for so long. */
-#define RETRY_TIME (200 * USECS_PER_SEC / 1000)
+/*
+ * After a start that failed nothing is tried for so long; or so long, if a
+ * worker has just left: the postmaster has to see that first.
+ */
+#define RETRY_TIME	 (200 * USECS_PER_SEC / 1000)
+#define VACATED_TIME (2 * USECS_PER_SEC / 1000)
 
 /*
- * So long a run waits for a worker of its role that is busy, before one of
- * another role has to leave for it.
+ * So long a run waits for a worker of its role that is busy, before another
+ * one is started; and before one of another role has to leave for that.  Most
+ * runs are short, and a process costs more than many of them.
  */
-#define PATIENCE (250 * USECS_PER_SEC / 1000)
+#define START_PATIENCE (20 * USECS_PER_SEC / 1000)
+#define LEAVE_PATIENCE (250 * USECS_PER_SEC / 1000)
 
 /* So many runs are looked at that cannot be handed out now. */
 #define MAX_ASIDE 64
@@ -67,8 +73,12 @@ typedef struct Place
 
 static Place *places;
 static int nidle;	  /* slots of this database that are IDLE */
-static int nstarting; /* and STARTING, not for long */
+static int nstarting; /* STARTING, not for long */
+static int nleaving;  /* IDLE, but told to leave */
 static int nfree;
+static int nvacated; /* places of workers that have left for others */
+static TimestampTz vacated_at;
+static TimestampTz retry_at; /* when to hand out what could not be */
 static TimestampTz start_failed_at;
 
 static List *look_at_place(int index, List *returned);
@@ -77,7 +87,9 @@ static bool hand_out(EtlKnownRun *run, TimestampTz now);
 static bool give_to_idle(EtlKnownRun *run, TimestampTz now);
 static bool give_to_new(EtlKnownRun *run, TimestampTz now);
 static bool start_worker(int index);
-static void make_room(const EtlKnownRun *run, TimestampTz now);
+static bool is_one_of(Oid role, const Oid *roles, int n);
+static bool has_worker(Oid role);
+static void make_room(const EtlKnownRun *run, TimestampTz now, int nwanted);
 static void set_terminate_at(EtlKnownRun *run, TimestampTz since);
 
 void
@@ -136,12 +148,27 @@ etl_dispatch_look(List *returned)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
+	if (vacated_at < now - RETRY_TIME)
+		nvacated = 0;
 	LWLockAcquire(etl_shared->lock, LW_SHARED);
 	for (int i = 0; i < etl_shared->nslots; i++)
-		places[i].seen = *etl_shared_slot(i);
+	{
+		const EtlSharedSlot *slot = etl_shared_slot(i);
+		const EtlSharedSlot *seen = &places[i].seen;
+
+		if (seen->leave && seen->state != ETL_SLOT_FREE &&
+			seen->database == MyDatabaseId &&
+			(slot->state == ETL_SLOT_FREE ||
+			 slot->generation != seen->generation))
+		{
+			nvacated++;
+			vacated_at = now;
+		}
+		places[i].seen = *slot;
+	}
 	LWLockRelease(etl_shared->lock);
 
-	nidle = nstarting = nfree = 0;
+	nidle = nstarting = nleaving = nfree = 0;
 	for (int i = 0; i < etl_shared->nslots; i++)
 	{
 		const EtlSharedSlot *seen = &places[i].seen;
@@ -154,6 +181,8 @@ etl_dispatch_look(List *returned)
 			continue;
 		if (seen->state == ETL_SLOT_IDLE && !seen->leave)
 			nidle++;
+		if (seen->leave)
+			nleaving++;
 		if (seen->state == ETL_SLOT_STARTING && seen->since > now - START_TIME)
 			nstarting++;
 	}
@@ -234,20 +263,56 @@ etl_dispatch(TimestampTz now)
 {
 	EtlKnownRun *aside[MAX_ASIDE];
 	EtlKnownRun *run;
+	Oid wanted[MAX_ASIDE];
+	int nwanted = 0;
 	int naside = 0;
 
+	retry_at = now + RETRY_TIME;
 	while ((run = etl_known_next_ready()) != NULL && run->ready_at <= now)
 	{
 		if (hand_out(run, now))
 			continue;
 		if (nidle == 0 || naside == MAX_ASIDE)
 			break;
-		make_room(run, now);
+		if (!has_worker(run->role) && !is_one_of(run->role, wanted, nwanted))
+			wanted[nwanted++] = run->role;
+		make_room(run, now, nwanted);
 		etl_known_set_aside(run);
 		aside[naside++] = run;
 	}
 	while (naside > 0)
 		etl_known_put_back(aside[--naside]);
+}
+
+/* When to try again what could not be handed out, if nothing happens before. */
+TimestampTz
+etl_dispatch_retry_at(void)
+{
+	return retry_at;
+}
+
+static bool
+is_one_of(Oid role, const Oid *roles, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (roles[i] == role)
+			return true;
+	return false;
+}
+
+/* Is there a worker of a role, whatever it does? */
+static bool
+has_worker(Oid role)
+{
+	for (int i = 0; i < etl_shared->nslots; i++)
+	{
+		const EtlSharedSlot *seen = &places[i].seen;
+
+		if (seen->state != ETL_SLOT_FREE && seen->database == MyDatabaseId &&
+			seen->role == role && !seen->leave)
+			return true;
+	}
+	return false;
 }
 
 static bool
@@ -308,11 +373,22 @@ give_to_idle(EtlKnownRun *run, TimestampTz now)
 static bool
 give_to_new(EtlKnownRun *run, TimestampTz now)
 {
+	TimestampTz may_start_at = start_failed_at +
+							   (nvacated > 0 ? VACATED_TIME : RETRY_TIME);
 	int index;
 
-	if (nfree == 0 || nstarting >= MAX_STARTING ||
-		start_failed_at > now - RETRY_TIME)
+	if (nfree == 0 || nstarting >= MAX_STARTING)
 		return false;
+	if (may_start_at > now)
+	{
+		retry_at = Min(retry_at, may_start_at);
+		return false;
+	}
+	if (run->ready_at > now - START_PATIENCE && has_worker(run->role))
+	{
+		retry_at = Min(retry_at, run->ready_at + START_PATIENCE);
+		return false;
+	}
 
 	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
 	for (index = 0; index < etl_shared->nslots; index++)
@@ -347,9 +423,13 @@ give_to_new(EtlKnownRun *run, TimestampTz now)
 	if (!start_worker(index))
 	{
 		start_failed_at = now;
+		retry_at = Min(retry_at,
+					   now + (nvacated > 0 ? VACATED_TIME : RETRY_TIME));
 		return false;
 	}
 	nstarting++;
+	if (nvacated > 0)
+		nvacated--;
 	places[index].job_run_id = run->job_run_id;
 	etl_known_hand_out(run, index);
 	set_terminate_at(run, places[index].seen.since);
@@ -395,28 +475,34 @@ start_worker(int index)
 
 /*
  * An idle worker of another role is to leave, so that one for this run can
- * start.  Workers of the role that are busy are waited for first.
+ * start.  Workers of the role that are busy are waited for first.  Roles that
+ * have no worker at all want so many; as many may be leaving.
  */
 static void
-make_room(const EtlKnownRun *run, TimestampTz now)
+make_room(const EtlKnownRun *run, TimestampTz now, int nwanted)
 {
-	bool has_worker = false;
 	int oldest = -1;
+
+	if (nleaving + nvacated + nstarting >= MAX_STARTING)
+		return;
+	if (!has_worker(run->role))
+	{
+		if (nleaving + nvacated >= nwanted)
+			return;
+	}
+	else if (nleaving + nvacated > 0 || run->ready_at > now - LEAVE_PATIENCE)
+		return;
 
 	for (int i = 0; i < etl_shared->nslots; i++)
 	{
 		const EtlSharedSlot *seen = &places[i].seen;
 
-		if (seen->state == ETL_SLOT_FREE || seen->database != MyDatabaseId)
-			continue;
-		if (seen->role == run->role)
-			has_worker = true;
-		else if (seen->state == ETL_SLOT_IDLE && !seen->leave &&
-				 (oldest < 0 || seen->since < places[oldest].seen.since))
+		if (seen->state == ETL_SLOT_IDLE && seen->database == MyDatabaseId &&
+			seen->role != run->role && !seen->leave &&
+			(oldest < 0 || seen->since < places[oldest].seen.since))
 			oldest = i;
 	}
-	if (oldest < 0 || nstarting >= MAX_STARTING ||
-		(has_worker && run->ready_at > now - PATIENCE))
+	if (oldest < 0)
 		return;
 
 	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
@@ -429,6 +515,7 @@ make_room(const EtlKnownRun *run, TimestampTz now)
 	places[oldest].seen.leave = true;
 	LWLockRelease(etl_shared->lock);
 	nidle--;
+	nleaving++;
 }
 
 /* ------------------------------------------------------------------ */

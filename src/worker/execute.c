@@ -245,16 +245,30 @@ commit_xact(Execution *execution)
 	execution->in_xact = false;
 }
 
-/* The caller's work, in a transaction that may write. */
+/*
+ * The caller's work, in a transaction that may write.  The timeouts that the
+ * session has set are for the command.
+ */
 static void
 do_end(Execution *execution)
 {
 	MemoryContext context = CurrentMemoryContext;
+	int lock_timeout = LockTimeout;
 
 	Assert(!execution->ended);
 	execution->ended = true;
+	disable_timeout(STATEMENT_TIMEOUT, false);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	execution->end(execution->arg);
+	PG_TRY();
+	{
+		LockTimeout = 0;
+		execution->end(execution->arg);
+	}
+	PG_FINALLY();
+	{
+		LockTimeout = lock_timeout;
+	}
+	PG_END_TRY();
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(context);
 }

@@ -30,6 +30,7 @@
 #include "nodes/lockoptions.h"
 #include "nodes/pg_list.h"
 #include "storage/lock.h"
+#include "utils/snapshot.h"
 #include "utils/timestamp.h"
 #include "flow/cdc.h"
 #include "worker/schedule.h"
@@ -155,6 +156,9 @@ extern const char *const etl_overlap_words[];
 extern const char *const etl_catchup_words[];
 
 typedef struct EtlJobScan EtlJobScan;
+
+extern Snapshot etl_job_snapshot(void);
+extern void etl_job_snapshot_end(Snapshot snapshot);
 
 extern EtlJob *etl_job_by_id(int64 job_id, EtlRowLock lock);
 extern EtlJob *etl_job_by_name(const char *name, EtlRowLock lock);

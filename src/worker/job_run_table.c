@@ -137,14 +137,16 @@ run_to_values(const EtlJobRun *run, Datum *values, bool *nulls)
 
 /* The rows that keys of an index find, in its order. */
 static EtlJobRunScan *
-begin_scan(const char *index, ScanKey keys, int nkeys, LOCKMODE lockmode)
+begin_scan(const char *index, ScanKey keys, int nkeys, bool by_id,
+		   LOCKMODE lockmode)
 {
 	EtlJobRunScan *scan = palloc(sizeof(EtlJobRunScan));
 
 	scan->context = CurrentMemoryContext;
 	scan->rel = etl_ledger_open("job_run", RUN_NATTS, lockmode);
 	scan->index = index_open(etl_ledger_relid(index), AccessShareLock);
-	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan->snapshot = by_id ? etl_job_snapshot() :
+							 RegisterSnapshot(GetLatestSnapshot());
 	scan->scan = systable_beginscan_ordered(scan->rel, scan->index,
 											scan->snapshot, nkeys, keys);
 	return scan;
@@ -159,7 +161,8 @@ etl_job_run_scan_unfinished(void)
 	ScanKeyEntryInitialize(&key, SK_ISNULL | SK_SEARCHNULL, RUN_FINISHED_AT + 1,
 						   InvalidStrategy, InvalidOid, InvalidOid, InvalidOid,
 						   (Datum) 0);
-	return begin_scan("job_run_finished_at_idx", &key, 1, AccessShareLock);
+	return begin_scan("job_run_finished_at_idx", &key, 1, false,
+					  AccessShareLock);
 }
 
 /* Likewise those of one job. */
@@ -173,7 +176,8 @@ etl_job_run_scan_unfinished_of(int64 job_id)
 						   InvalidOid, InvalidOid, (Datum) 0);
 	ScanKeyInit(&keys[1], RUN_JOB_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(job_id));
-	return begin_scan("job_run_finished_at_idx", keys, 2, AccessShareLock);
+	return begin_scan("job_run_finished_at_idx", keys, 2, false,
+					  AccessShareLock);
 }
 
 /* The runs that ended before a time, those that ended first before others. */
@@ -184,7 +188,8 @@ etl_job_run_scan_finished(TimestampTz before)
 
 	ScanKeyInit(&key, RUN_FINISHED_AT + 1, BTLessStrategyNumber,
 				F_TIMESTAMPTZ_LT, TimestampTzGetDatum(before));
-	return begin_scan("job_run_finished_at_idx", &key, 1, AccessShareLock);
+	return begin_scan("job_run_finished_at_idx", &key, 1, false,
+					  AccessShareLock);
 }
 
 /* The runs of a job, by slot and attempt. */
@@ -195,7 +200,7 @@ etl_job_run_scan_job(int64 job_id)
 
 	ScanKeyInit(&key, RUN_JOB_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(job_id));
-	return begin_scan("job_run_job_id_slot_attempt_key", &key, 1,
+	return begin_scan("job_run_job_id_slot_attempt_key", &key, 1, false,
 					  AccessShareLock);
 }
 
@@ -211,7 +216,7 @@ etl_job_run_scan_slots(int64 job_id, TimestampTz from, TimestampTz to)
 				F_TIMESTAMPTZ_GE, TimestampTzGetDatum(from));
 	ScanKeyInit(&keys[2], RUN_SLOT + 1, BTLessEqualStrategyNumber,
 				F_TIMESTAMPTZ_LE, TimestampTzGetDatum(to));
-	return begin_scan("job_run_job_id_slot_attempt_key", keys, 3,
+	return begin_scan("job_run_job_id_slot_attempt_key", keys, 3, false,
 					  AccessShareLock);
 }
 
@@ -244,7 +249,7 @@ void
 etl_job_run_scan_end(EtlJobRunScan *scan)
 {
 	systable_endscan_ordered(scan->scan);
-	UnregisterSnapshot(scan->snapshot);
+	etl_job_snapshot_end(scan->snapshot);
 	index_close(scan->index, AccessShareLock);
 	table_close(scan->rel, NoLock);
 	pfree(scan);
@@ -264,7 +269,7 @@ etl_job_run_by_id(int64 job_run_id, EtlRowLock lock)
 
 	ScanKeyInit(&key, RUN_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(job_run_id));
-	scan = begin_scan("job_run_pkey", &key, 1,
+	scan = begin_scan("job_run_pkey", &key, 1, true,
 					  lock == ETL_ROW_READ ? AccessShareLock : RowExclusiveLock);
 	tuple = systable_getnext_ordered(scan->scan, ForwardScanDirection);
 	if (HeapTupleIsValid(tuple) && lock != ETL_ROW_READ)

@@ -13,6 +13,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
@@ -145,6 +146,28 @@ job_to_values(EtlJob *job, Datum *values, bool *nulls)
 /* ------------------------------------------------------------------ */
 /* scans                                                                */
 
+/*
+ * What rows are seen by, if they are looked up and not changed meanwhile.  At
+ * isolation level serializable a look by an ordinary snapshot would count as a
+ * read by the user: runs at the same time look at the same pages and change
+ * them, and would fail because of each other.  There the rows are seen one by
+ * one, each as it is committed at that moment.
+ */
+Snapshot
+etl_job_snapshot(void)
+{
+	if (IsolationIsSerializable())
+		return SnapshotSelf;
+	return RegisterSnapshot(GetLatestSnapshot());
+}
+
+void
+etl_job_snapshot_end(Snapshot snapshot)
+{
+	if (snapshot != SnapshotSelf)
+		UnregisterSnapshot(snapshot);
+}
+
 /* All rows, or those whose column of an index has a value. */
 static EtlJobScan *
 begin_scan(const char *index, ScanKey key, LOCKMODE lockmode)
@@ -153,7 +176,8 @@ begin_scan(const char *index, ScanKey key, LOCKMODE lockmode)
 
 	scan->context = CurrentMemoryContext;
 	scan->rel = etl_ledger_open("job", JOB_NATTS, lockmode);
-	scan->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan->snapshot = index == NULL ? RegisterSnapshot(GetLatestSnapshot()) :
+									 etl_job_snapshot();
 	scan->scan = systable_beginscan(scan->rel,
 									index == NULL ? InvalidOid :
 													etl_ledger_relid(index),
@@ -206,7 +230,7 @@ void
 etl_job_scan_end(EtlJobScan *scan)
 {
 	systable_endscan(scan->scan);
-	UnregisterSnapshot(scan->snapshot);
+	etl_job_snapshot_end(scan->snapshot);
 	table_close(scan->rel, NoLock);
 	pfree(scan);
 }

@@ -70,6 +70,7 @@ static ErrorData *execute_command(EtlActiveRun *active);
 static void end_command(void *arg);
 static void fail_run(const EtlActiveRun *active, const ErrorData *error);
 static void start_transaction(void);
+static void set_local(const char *name, const char *value);
 static void commit_transaction(void);
 static ErrorData *recover_from_error(void);
 static void run_timeout_handler(void);
@@ -319,8 +320,8 @@ show_run(const EtlActiveRun *active)
 /* a run                                                                */
 
 /*
- * A transaction of our own, around the command's.  What the role has set for
- * its transactions is not meant for it.
+ * A transaction of our own, around the command's.  What the role, or a command,
+ * has set for its transactions is not meant for it.
  */
 static void
 start_transaction(void)
@@ -331,6 +332,14 @@ start_transaction(void)
 	XactIsoLevel = XACT_READ_COMMITTED;
 	MemoryContextSwitchTo(run_context);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	set_local("lock_timeout", "0");
+}
+
+static void
+set_local(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
 }
 
 static void
@@ -369,9 +378,7 @@ begin_run(EtlActiveRun *active, int64 job_run_id)
 	PG_TRY();
 	{
 		start_transaction();
-		(void) set_config_option("synchronous_commit", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
-								 false);
+		set_local("synchronous_commit", "off");
 		begun = etl_run_begin(active, job_run_id) == ETL_BEGIN_OK &&
 				!break_job(active);
 		if (begun)

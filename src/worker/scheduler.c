@@ -47,9 +47,6 @@
 #define FILES_INTERVAL	   (1 * USECS_PER_SEC)
 #define PURGE_INTERVAL	   (SECS_PER_HOUR * USECS_PER_SEC)
 
-/* While there is no worker for a run that is due. */
-#define NO_WORKER_INTERVAL (200 * USECS_PER_SEC / 1000)
-
 /* With more runs than this they are counted once per heartbeat. */
 #define MAX_COUNTED 1000
 
@@ -607,7 +604,7 @@ time_to_wait(bool more)
 		run = etl_known_next_ready();
 		if (run != NULL)
 			until = Min(until, run->ready_at > now ? run->ready_at :
-													 now + NO_WORKER_INTERVAL);
+													 etl_dispatch_retry_at());
 		if (!dlist_is_empty(etl_known_file_jobs()))
 			until = Min(until, next_files);
 	}

@@ -156,6 +156,7 @@ extern void etl_dispatch_init(void);
 extern void etl_dispatch_adopt(void);
 extern List *etl_dispatch_look(List *returned);
 extern void etl_dispatch(TimestampTz now);
+extern TimestampTz etl_dispatch_retry_at(void);
 extern void etl_dispatch_terminate(EtlKnownRun *run, TimestampTz now);
 extern void etl_dispatch_dismiss(void);
 extern void etl_dispatch_complain(int64 nruns);

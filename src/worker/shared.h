@@ -70,6 +70,7 @@ typedef struct EtlSharedDatabase
 	int64 runs_waiting; /* due, and not started */
 	int64 no_worker;	/* times that no worker was to be had */
 	bool dropped;		/* something was: the extension may be gone */
+	int remote_slots;	/* that its pipelines have on other servers */
 	int nnews;			/* more than ETL_NEWS_LEN: some are lost */
 	EtlNews news[ETL_NEWS_LEN];
 } EtlSharedDatabase;

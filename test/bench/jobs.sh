@@ -14,6 +14,7 @@
 #            whole seconds.  pg_cron's schedule of seconds has no slots: it
 #            is due a second after the start before, which forgives it that
 #            this drifts.  Both know when a minute begins.
+#   runs/s   in that time; of those each minute, until the last one has begun
 #   cpu      of the whole server, user and system
 #
 #   ROUNDS=3    SCALE=1     a tenth of the jobs is 0.1
@@ -193,7 +194,7 @@ line()
 		-v p50="$7" -v p99="$8" -v max="$9" -v cpu="${10}" -v seconds="$duration" \
 		-v our99="${ours[5]:-0}" -v our_cpu="${ours[7]:-0}" -v our_made="${ours[1]:-0}" 'BEGIN {
 		if (name ~ /minute/)
-			seconds = 45
+			seconds = max / 1000
 		printf "| %-20s | %-22s | %7d | %7d | %7d | %6d | %7.1f | %9.1f | %9.1f | %9.1f | %7.2f | %8.2f | %8s | %8s |\n",
 			name, who, wanted, made, skipped, lost, made / seconds, p50, p99, max, cpu, 1000 * cpu / (made ? made : 1),
 			who == "ours" || !our99 ? "" : sprintf("%.1f", p99 / our99),

@@ -86,13 +86,29 @@ sub as_worker
 	return $node->safe_psql($db, $sql, extra_params => [ '-U', 'worker' ]);
 }
 
-# Wait until a query says t; errors, such as of a server that recovers, mean
-# not yet.
+# What a query says, or nothing while the server cannot be asked.  A psql that
+# ends at once closes its input, which IPC::Run dies of.
+sub ask
+{
+	my ($node, $db, $query, @params) = @_;
+	my ($status, $out) = eval { $node->psql($db, $query, stderr => \my $err, @params) };
+
+	return defined $status && $status == 0 ? $out : undef;
+}
+
+# Wait until a query says t.
 sub wait_until
 {
 	my ($node, $db, $query, $what) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 
-	return if $node->poll_query_until($db, "SELECT ($query)");
+	while (time < $deadline)
+	{
+		my $answer = ask($node, $db, "SELECT ($query)");
+
+		return if defined $answer && $answer eq 't';
+		usleep(50_000);
+	}
 	diag($node->safe_psql($db, 'SELECT * FROM etl_patterns.job'));
 	diag($node->safe_psql($db, 'SELECT * FROM etl_patterns.job_run ORDER BY job_run_id DESC LIMIT 20'));
 	diag($node->safe_psql($db, 'SELECT * FROM etl_scheduler_status()'));
@@ -178,12 +194,14 @@ our %invariants = (
 		SELECT payload FROM effect e WHERE job = 'event' AND NOT EXISTS (SELECT FROM signal s WHERE s.payload = e.payload)},
 );
 
-# A job of the clock: its slots are looked at from the first one on.
+# Jobs of the clock: their first slot is the first multiple of their interval
+# after they were created.
 our $remember_slots = q{
 	CREATE TABLE slots_from AS
-		SELECT job, next_slot AS first_slot, NULL::timestamptz AS last_slot,
-			substring(schedule FROM 'every (.*)')::interval AS each
-		FROM etl_patterns.job WHERE schedule LIKE 'every %'};
+		SELECT job, to_timestamp((floor(extract(epoch FROM created_at) / seconds) + 1) * seconds) AS first_slot,
+			NULL::timestamptz AS last_slot, seconds * interval '1 second' AS each
+		FROM (SELECT *, extract(epoch FROM substring(schedule FROM 'every (.*)')::interval) AS seconds
+			FROM etl_patterns.job WHERE schedule LIKE 'every %') j};
 our $last_slots = q{
 	UPDATE slots_from f SET last_slot = s.last FROM (
 		SELECT job, max(slot) AS last FROM etl_patterns.job_run WHERE origin = 'schedule' GROUP BY job) s
@@ -213,24 +231,15 @@ our %pids = (
 	launcher => q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'etl_patterns launcher'},
 );
 
-# The pid of one of those, or nothing while there is none.
-sub pid_of
-{
-	my ($node, $db, $who) = @_;
-	my ($status, $pid) = $node->psql($db, $pids{$who});
-
-	return $status == 0 && $pid =~ /^\d+$/ ? $pid : undef;
-}
-
 sub wait_for_pid
 {
 	my ($node, $db, $who) = @_;
 
 	for (1 .. 1800)
 	{
-		my $pid = pid_of($node, $db, $who);
+		my $pid = ask($node, $db, $pids{$who});
 
-		return $pid if defined $pid;
+		return $pid if $pid;
 		usleep(20_000);
 	}
 	die "there is no $who";
@@ -316,7 +325,7 @@ sub signal_event
 	my $end = rand() < 0.8 ? 'COMMIT' : 'ROLLBACK';
 
 	$signals++;
-	$node->psql($db, "BEGIN; INSERT INTO signal VALUES ('ping $signals'); SELECT etl_signal('ping', 'ping $signals'); $end",
+	ask($node, $db, "BEGIN; INSERT INTO signal VALUES ('ping $signals'); SELECT etl_signal('ping', 'ping $signals'); $end",
 		extra_params => [ '-U', 'worker' ]);
 	return;
 }
@@ -349,9 +358,8 @@ sub wait_for_work
 	my ($node, $db) = @_;
 	my $more = 1 + int rand 8;
 	my $ended = q{SELECT count(*) FROM etl_patterns.job_run WHERE status = 'succeeded'};
-	my ($status, $from) = $node->psql($db, $ended);
+	my $from = ask($node, $db, $ended) || 0;
 
-	$from = 0 if $status != 0 || $from !~ /^\d+$/;
 	wait_until($node, $db, "($ended) >= $from + $more", 'runs go on');
 	usleep(rand 400_000);
 	return;
@@ -380,8 +388,8 @@ sub run_crashes
 	{
 		my $how = shift(@plan) // $harms[ rand @harms ];
 
+		start_client($node, $db) for 1 .. rand 4;
 		wait_for_work($node, $db);
-		start_client($node, $db) for 1 .. rand 3;
 		signal_event($node, $db) for 1 .. rand 3;
 		note("round $round: $how");
 		harm($node, $db, $how);

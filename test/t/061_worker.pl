@@ -177,6 +177,36 @@ is($jobs->end_of('readonly_role'), 'succeeded||', 'a role whose transactions may
 is($jobs->end_of('readonly_fail'), 'failed||25006', '... may fail');
 is($jobs->sql(q{SELECT count(*) FROM etl_patterns.alert WHERE job = 'readonly_fail'}), 1, '... with an alert');
 
+$jobs->sql(q{ALTER ROLE worker RESET default_transaction_read_only; ALTER ROLE worker SET lock_timeout = '1ms';
+	SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE backend_type = 'etl_patterns job'; SET SESSION AUTHORIZATION worker;
+	SET default_transaction_isolation = 'read committed';
+	SELECT etl_job_create('impatient', 'on nothing', 'SELECT 1/0')});
+my $holder = $node->background_psql('postgres');
+$holder->query_safe(q{BEGIN; UPDATE etl_patterns.job SET job = job WHERE job = 'impatient'});
+$jobs->sql(q{INSERT INTO etl_patterns.job_run (job_run_id, job_id, job, role, slot, attempt, origin, status, due_at, slots)
+	SELECT nextval('etl_patterns.job_run_id_seq'), job_id, job, role, now(), 1, 'manual', 'waiting', now(), 1 FROM etl_patterns.job WHERE job = 'impatient'});
+my $served = $jobs->served;
+$jobs->sql("SELECT pg_terminate_backend($served)");
+$jobs->served($served);
+$jobs->until(q{SELECT count(*) > 0 FROM pg_locks JOIN etl_patterns.job_run USING (pid) WHERE job = 'impatient' AND NOT granted}, 'the end of a run waits for a lock');
+$holder->query_safe('COMMIT');
+$holder->quit;
+is($jobs->end_of('impatient'), 'failed||22012', '... whatever lock_timeout its role has');
+
+# Commands at isolation level serializable do not meet in the state tables.
+$jobs->sql(q{ALTER ROLE worker SET default_transaction_isolation = serializable; ALTER ROLE worker RESET lock_timeout;
+	SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE backend_type = 'etl_patterns job'; SET SESSION AUTHORIZATION worker;
+	SET default_transaction_isolation = 'read committed';
+	SELECT etl_job_create('serial' || i, 'on nothing', 'SELECT pg_sleep(0.1), set_config(''my.level'', current_setting(''transaction_isolation''), false)'),
+		etl_job_create('after' || i, 'after serial' || i, 'SELECT 1') FROM generate_series(1, 4) i});
+for my $i (1 .. 5)
+{
+	$jobs->sql(q{SELECT etl_job_run(job) FROM etl_patterns.job WHERE job LIKE 'serial%'});
+	$jobs->until(q{SELECT NOT EXISTS (SELECT FROM etl_patterns.job_run WHERE job LIKE 'serial%' AND finished_at IS NULL)}, 'serializable commands end');
+}
+is($jobs->sql(q{SELECT DISTINCT status, error_message FROM etl_patterns.job_run WHERE job LIKE 'serial%'}), 'succeeded|', '... with success');
+$jobs->until(q{SELECT count(*) = 20 FROM etl_patterns.job_run WHERE job LIKE 'after%' AND status = 'succeeded'}, '... and other jobs run after each');
+
 # A session does not keep the rights of a superuser that was.
 $jobs->sql(q{ALTER ROLE other SUPERUSER; SET SESSION AUTHORIZATION other;
 	SELECT etl_job_create('was_super', 'on nothing', 'SET SESSION AUTHORIZATION postgres'), etl_job_run('was_super')});
