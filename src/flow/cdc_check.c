@@ -183,7 +183,7 @@ check_target_rights(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
 }
 
 /* ------------------------------------------------------------------ */
-/* columns and options                                                  */
+/* sink                                                                 */
 
 /*
  * What the sink says of its target and its options; and, if it is known what
