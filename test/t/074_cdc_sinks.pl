@@ -220,7 +220,7 @@ sub kinds_values
 			'00:00:00.000001', '23:59:59.999999-15:59', '-1 mon +1 day -00:00:00.1', '', '\"a string\"', '', 'happy', '(,)', NULL,
 			NULL, '{}', '{}', '{}', '{}', '{}', '{}', 'empty', 'empty', '0000', '::1', '-', '')",
 		"($k, NULL, 0, 0, 123456789012345678901234567890.123456789, 3.4e38, 0.1, '2000-01-01 00:00:00.000001+00', 'infinity', '-infinity',
-			'12:34:56.789', '00:00+00', '00:00', '\\x5c27', 'null', 'x', 'sad', NULL, 1, NULL, '{NULL}', '{\"\"}', NULL, '{0.000,1e20}', ARRAY['1', '\"x\"']::jsonb[],
+			'12:34:56.789', '00:00+00', '00:00', '\\x5c27', '[null]', 'x', 'sad', NULL, 1, NULL, '{NULL}', '{\"\"}', NULL, '{0.000,1e20}', ARRAY['1', '\"x\"']::jsonb[],
 			'{5}', '(,)', '(,)', '1111', '0.0.0.0', 'pg_class', NULL)");
 }
 
@@ -434,6 +434,19 @@ sql(q{INSERT INTO item VALUES (1, 'back', 1, 'd')});
 applied('sinks', 'a row that is back');
 history_is_sound('in the end');
 
+# Many sessions commit at the same time.
+sql(q{
+INSERT INTO item SELECT g, 'busy', 0, repeat('d', 3000) FROM generate_series(301, 303) AS g;
+CREATE SEQUENCE busy});
+$node->pgbench('-n -c 5 -j 1 -t 60', 0, [qr{processed: 300/300}], [qr{^$}], 'sessions that write at the same time', {
+	'074_busy' => q{\set id random(301, 303)
+SET synchronous_commit = off;
+UPDATE item SET name = 'busy ' || nextval('busy') WHERE id = :id;} });
+applied('sinks', 'what many sessions wrote');
+same(q{SELECT key ->> 'id' AS id, array_agg(after ->> 'name' ORDER BY change_id) FROM "Item log" WHERE after ->> 'name' LIKE 'busy%' GROUP BY 1},
+	q{SELECT id::text, array_agg(name ORDER BY valid_from) FROM item_history WHERE name LIKE 'busy%' GROUP BY 1}, 'versions are in the order of the commits');
+history_is_sound('of many sessions');
+
 # The table is copied again, after changes that nobody has seen.
 sql(q{
 INSERT INTO item VALUES (2, 'stays', 2, 'd'), (3, 'goes', 3, 'd'), (4, 'changes', 4, 'd');
@@ -530,7 +543,28 @@ is(sql('SELECT id FROM seen ORDER BY id'), join("\n", 11 .. 15), 'each change on
 sql(q{DROP FUNCTION see(jsonb); INSERT INTO number VALUES (16)});
 like(paused('numbers'), qr/there is no function public.see that takes changes/, 'a function that is gone pauses it, too');
 
-for my $pipeline ('sinks', 'people', 'numbers')
+# With dead letters the change that fails is left out, and no other.
+sql(q{
+CREATE TABLE letter (id int PRIMARY KEY);
+CREATE TABLE letter_seen (id int CHECK (id <> 3), op text);
+CREATE FUNCTION see_letter(changes jsonb) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO public.letter_seen SELECT (coalesce(c -> 'after' ->> 'id', c -> 'before' ->> 'id'))::int, c ->> 'op' FROM pg_catalog.jsonb_array_elements(changes) AS c $$;
+CREATE TABLE letter_log (op text, after jsonb CHECK (after ->> 'id' <> '4'), ordinal bigint);
+CREATE TABLE letter_history (id int CHECK (id <> 5), valid_from timestamptz, valid_to timestamptz, is_current bool);
+SELECT etl_cdc_create('letters', on_error => 'dead_letter');
+SELECT etl_cdc_add_table('letters', 'public.letter', 'letter_seen', 'function', '{"function": "public.see_letter"}');
+SELECT etl_cdc_add_table('letters', 'public.letter', 'letter_log', 'changelog');
+SELECT etl_cdc_add_table('letters', 'public.letter', 'letter_history', 'scd2');
+SELECT etl_cdc_start('letters')});
+applied('letters', 'letters are followed');
+sql(q{INSERT INTO letter SELECT generate_series(1, 6); DELETE FROM letter WHERE id = 6});
+applied('letters', 'some changes fail');
+is(sql('SELECT id, op FROM letter_seen'), "1|c\n2|c\n4|c\n5|c\n6|c\n6|d", 'a function gets all others');
+is(sql('SELECT op, after, ordinal FROM letter_log'), join("\n", (map { "c|{\"id\": $_}|$_" } 1, 2, 3, 5, 6), 'd||1'), 'a changelog has all others');
+is(sql('SELECT id, is_current FROM letter_history ORDER BY id'), "1|t\n2|t\n3|t\n4|t\n6|f", 'a history has all others');
+is(sql(q{SELECT payload -> 'after' ->> 'id', category FROM etl_patterns.dead_letter ORDER BY 1}), "3|check\n4|check\n5|check", 'these three are dead letters');
+
+for my $pipeline ('sinks', 'people', 'numbers', 'letters')
 {
 	sql("SELECT etl_cdc_drop('$pipeline')");
 }
