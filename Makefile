@@ -103,16 +103,16 @@ OBJS += \
 	src/sink/apply_map.o \
 	src/sink/apply_write.o \
 	src/sink/apply_event.o \
+	src/sink/apply_changelog.o \
+	src/sink/apply_function.o \
+	src/sink/change_envelope.o \
+	src/sink/change_json.o \
 	src/sink/apply_append.o \
 	src/sink/apply_mirror.o \
 	src/sink/apply_mirror_key.o \
 	src/sink/apply_mirror_fold.o \
 	src/sink/apply_mirror_heap.o \
 	src/sink/apply_mirror_sql.o \
-	src/sink/apply_changelog.o \
-	src/sink/apply_function.o \
-	src/sink/change_envelope.o \
-	src/sink/change_json.o
 
 # flow: the patterns, callable from SQL
 OBJS += \
