@@ -213,6 +213,8 @@ check_sink(const EtlCdcTable *table, Relation target,
 	if (source != NULL)
 	{
 		map = etl_apply_map(apply, source);
+		if (apply->ops->check_source != NULL)
+			apply->ops->check_source(apply, source);
 		if (strcmp(table->apply, "mirror") == 0)
 			(void) etl_apply_keys(apply, map, &n);
 		if (strcmp(table->apply, "mirror") == 0 ||

@@ -46,7 +46,7 @@
 
 /* Milliseconds */
 #define SEND_AFTER	   2	/* what was gathered waits no longer than this */
-#define REPORT_EVERY   100	/* positions between which nothing happened */
+#define REPORT_EVERY   20	/* positions between which nothing happened */
 #define LOOK_EVERY	   1000 /* without being woken */
 #define SLOT_IN_USE	   5000 /* how long the last reader may take to end */
 #define SLOT_IN_USE_IN 20
