@@ -386,6 +386,8 @@ wait_for_wal(XLogRecPtr position)
 		}
 		if (catchupInterruptPending)
 			ProcessCatchupInterrupt();
+		if (is_decoding)
+			pgstat_report_stat(false);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 timeout, PG_WAIT_EXTENSION);
