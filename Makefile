@@ -112,7 +112,7 @@ OBJS += \
 	src/sink/apply_mirror_key.o \
 	src/sink/apply_mirror_fold.o \
 	src/sink/apply_mirror_heap.o \
-	src/sink/apply_mirror_sql.o \
+	src/sink/apply_mirror_sql.o
 
 # flow: the patterns, callable from SQL
 OBJS += \

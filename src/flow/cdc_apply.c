@@ -393,8 +393,7 @@ etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 	callback.arg = followed;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	if (event->obstacle != ETL_OBSTACLE_NONE &&
-		apply->ops != &etl_apply_append)
+	if (event->obstacle != ETL_OBSTACLE_NONE && apply->ops != &etl_apply_append)
 		etl_cdc_refuse_obstacle(applier->pipeline->name, event);
 	if (!followed->is_in_batch)
 		begin_table(applier, followed);
@@ -737,7 +736,10 @@ begin_table(EtlCdcApplier *applier, EtlCdcFollowed *followed)
 	MemoryContext context;
 
 	check_source(followed->table);
-	apply->target = try_table_open(apply->target_relid, RowExclusiveLock);
+	apply->target = try_table_open(apply->target_relid,
+								   apply->ops->lock != NoLock ?
+									   apply->ops->lock :
+									   RowExclusiveLock);
 	if (apply->target == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
