@@ -23,11 +23,8 @@
 
 /* A new sink of changes is one new file and one line here. */
 static const EtlApplyOps *const sinks[] = {
-	&etl_apply_mirror,
-	&etl_apply_append,
-	&etl_apply_changelog,
-	&etl_apply_scd2,
-	&etl_apply_function,
+	&etl_apply_mirror, &etl_apply_append,	&etl_apply_changelog,
+	&etl_apply_scd2,   &etl_apply_function,
 };
 
 static void add_table(Relation rel, List **rels, List **relids, List **logged);
