@@ -232,7 +232,7 @@ sub kinds_change
 		'INSERT INTO kinds VALUES ' . kinds_values($k) . ' ON CONFLICT DO NOTHING',
 		'INSERT INTO kinds VALUES ' . kinds_values($k) . ' ON CONFLICT DO NOTHING',
 		"UPDATE kinds SET n = n * 1.0, iv = iv + interval '1 day 1 second', f8 = f8 * 1.1 WHERE id = $k AND f8 > 0",
-		"UPDATE kinds SET ia = ia || $k, p = ROW($k, 'a'), big = big || 'x' WHERE id = $k",
+		"UPDATE kinds SET ia = ARRAY[$k, NULL], p = ROW($k, 'a'), big = big || 'x' WHERE id = $k",
 		"UPDATE kinds SET id = id + 100 WHERE id = $k AND NOT EXISTS (SELECT FROM kinds WHERE id = $k + 100)",
 		"UPDATE kinds SET id = id - 100, s = 1 WHERE id = $k + 100 AND NOT EXISTS (SELECT FROM kinds WHERE id = $k)",
 		"DELETE FROM kinds WHERE id = $k");
