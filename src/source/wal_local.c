@@ -277,7 +277,7 @@ start_decoding(void)
 									NULL, NULL, NULL);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
-	etl_wal_decode_init(context, writer, control->origin);
+	etl_wal_decode_init(context, writer);
 	confirmed = MyReplicationSlot->data.confirmed_flush;
 	reported = start;
 	return context;

@@ -38,8 +38,14 @@ sub caught_up
 
 sub slots { return sql("SELECT count(*) FROM pg_replication_slots") }
 
-# Segments of dynamic shared memory, without the one that lists the others.
-sub segments { return scalar(grep { /^mmap/ } slurp_dir($node->data_dir . '/pg_dynshmem')) - 1 }
+# Segments of dynamic shared memory that are as large as a queue: the server
+# has others.
+sub segments
+{
+	my $dir = $node->data_dir . '/pg_dynshmem';
+
+	return scalar(grep { (-s "$dir/$_") > 8 * 1024 * 1024 } grep { /^mmap/ } slurp_dir($dir));
+}
 
 sub reader_pid
 {
