@@ -104,16 +104,16 @@ OBJS += \
 	src/sink/apply_map.o \
 	src/sink/apply_write.o \
 	src/sink/apply_event.o \
+	src/sink/apply_changelog.o \
+	src/sink/apply_function.o \
+	src/sink/change_envelope.o \
+	src/sink/change_json.o \
 	src/sink/apply_append.o \
 	src/sink/apply_mirror.o \
 	src/sink/apply_mirror_key.o \
 	src/sink/apply_mirror_fold.o \
 	src/sink/apply_mirror_heap.o \
-	src/sink/apply_mirror_sql.o \
-	src/sink/apply_changelog.o \
-	src/sink/apply_function.o \
-	src/sink/change_envelope.o \
-	src/sink/change_json.o
+	src/sink/apply_mirror_sql.o
 
 # flow: the patterns, callable from SQL
 OBJS += \
@@ -154,6 +154,7 @@ OBJS += \
 	src/flow/cdc_source.o \
 	src/flow/cdc_check.o \
 	src/flow/cdc_apply.o \
+	src/flow/cdc_followed.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_error.o \

@@ -90,7 +90,6 @@ etl_cdc_check_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
 		source = describe_source(pipeline, table);
 	check_sink_as_owner(pipeline, table, target, source);
 	relation_close(target, NoLock);
-	etl_cdc_check_circle(table);
 }
 
 /* ------------------------------------------------------------------ */
@@ -183,7 +182,7 @@ check_target_rights(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
 }
 
 /* ------------------------------------------------------------------ */
-/* columns and options                                                  */
+/* sink                                                                 */
 
 /*
  * What the sink says of its target and its options; and, if it is known what
@@ -213,6 +212,8 @@ check_sink(const EtlCdcTable *table, Relation target,
 	if (source != NULL)
 	{
 		map = etl_apply_map(apply, source);
+		if (apply->ops->check_source != NULL)
+			apply->ops->check_source(apply, source);
 		if (strcmp(table->apply, "mirror") == 0)
 			(void) etl_apply_keys(apply, map, &n);
 		if (strcmp(table->apply, "mirror") == 0 ||

@@ -194,12 +194,14 @@ our %invariants = (
 		SELECT payload FROM effect e WHERE job = 'event' AND NOT EXISTS (SELECT FROM signal s WHERE s.payload = e.payload)},
 );
 
-# A job of the clock: its slots are looked at from the first one on.
+# Jobs of the clock: their first slot is the first multiple of their interval
+# after they were created.
 our $remember_slots = q{
 	CREATE TABLE slots_from AS
-		SELECT job, next_slot AS first_slot, NULL::timestamptz AS last_slot,
-			substring(schedule FROM 'every (.*)')::interval AS each
-		FROM etl_patterns.job WHERE schedule LIKE 'every %'};
+		SELECT job, to_timestamp((floor(extract(epoch FROM created_at) / seconds) + 1) * seconds) AS first_slot,
+			NULL::timestamptz AS last_slot, seconds * interval '1 second' AS each
+		FROM (SELECT *, extract(epoch FROM substring(schedule FROM 'every (.*)')::interval) AS seconds
+			FROM etl_patterns.job WHERE schedule LIKE 'every %') j};
 our $last_slots = q{
 	UPDATE slots_from f SET last_slot = s.last FROM (
 		SELECT job, max(slot) AS last FROM etl_patterns.job_run WHERE origin = 'schedule' GROUP BY job) s
