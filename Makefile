@@ -100,6 +100,7 @@ OBJS += \
 	src/sink/merge_write_sql.o \
 	src/sink/merge_table.o \
 	src/sink/apply.o \
+	src/sink/apply_expression.o \
 	src/sink/apply_map.o \
 	src/sink/apply_write.o \
 	src/sink/apply_event.o \
@@ -153,6 +154,7 @@ OBJS += \
 	src/flow/cdc_source.o \
 	src/flow/cdc_check.o \
 	src/flow/cdc_apply.o \
+	src/flow/cdc_followed.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_error.o \

@@ -102,7 +102,7 @@ CREATE TABLE kinds_again (LIKE kinds INCLUDING ALL);
 -- few columns, many states
 CREATE TABLE item (id int PRIMARY KEY, name text, price numeric, doc text);
 ALTER TABLE item ALTER doc SET STORAGE EXTERNAL;
-CREATE TABLE item_state (xid bigint, id int, name text, price numeric, doc text);
+CREATE TABLE item_state (xid bigint, id int, name text, price numeric, doc text, n bigint GENERATED ALWAYS AS IDENTITY);
 CREATE TABLE item_history (sk bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, LIKE item, valid_from timestamptz NOT NULL,
 	valid_to timestamptz, is_current boolean NOT NULL, UNIQUE (id, valid_from));
 CREATE TABLE item_whole (envelope jsonb, number bigint GENERATED ALWAYS AS IDENTITY);
@@ -232,7 +232,7 @@ sub kinds_change
 		'INSERT INTO kinds VALUES ' . kinds_values($k) . ' ON CONFLICT DO NOTHING',
 		'INSERT INTO kinds VALUES ' . kinds_values($k) . ' ON CONFLICT DO NOTHING',
 		"UPDATE kinds SET n = n * 1.0, iv = iv + interval '1 day 1 second', f8 = f8 * 1.1 WHERE id = $k AND f8 > 0",
-		"UPDATE kinds SET ia = ia || $k, p = ROW($k, 'a'), big = big || 'x' WHERE id = $k",
+		"UPDATE kinds SET ia = ARRAY[$k, NULL], p = ROW($k, 'a'), big = big || 'x' WHERE id = $k",
 		"UPDATE kinds SET id = id + 100 WHERE id = $k AND NOT EXISTS (SELECT FROM kinds WHERE id = $k + 100)",
 		"UPDATE kinds SET id = id - 100, s = 1 WHERE id = $k + 100 AND NOT EXISTS (SELECT FROM kinds WHERE id = $k)",
 		"DELETE FROM kinds WHERE id = $k");
@@ -387,7 +387,7 @@ sub history_is_sound
 # not later than that of the one before takes effect a microsecond after it.
 my $differences = q{
 WITH RECURSIVE commits AS (
-	SELECT xid, pg_xact_commit_timestamp(xid::text::xid) AS at, row_number() OVER (ORDER BY min(ctid)) AS n FROM item_state GROUP BY xid),
+	SELECT xid, pg_xact_commit_timestamp(xid::text::xid) AS at, row_number() OVER (ORDER BY min(n)) AS n FROM item_state GROUP BY xid),
 effective AS (
 	SELECT n, xid, at FROM commits WHERE n = 1
 	UNION ALL SELECT c.n, c.xid, greatest(c.at, e.at + interval '1 microsecond') FROM effective AS e JOIN commits AS c ON c.n = e.n + 1),
