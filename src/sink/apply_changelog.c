@@ -154,6 +154,7 @@ changelog_begin(EtlApply *apply)
 		MemoryContextSwitchTo(oldcontext);
 		apply->state = log;
 	}
+	etl_envelopes_begin(log->envelopes);
 	log->rows = NIL;
 	apply->in_order = etl_apply_has_own_triggers(apply->target);
 }
