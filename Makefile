@@ -100,6 +100,7 @@ OBJS += \
 	src/sink/merge_write_sql.o \
 	src/sink/merge_table.o \
 	src/sink/apply.o \
+	src/sink/apply_expression.o \
 	src/sink/apply_map.o \
 	src/sink/apply_write.o \
 	src/sink/apply_event.o \
