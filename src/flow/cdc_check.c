@@ -90,7 +90,6 @@ etl_cdc_check_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
 		source = describe_source(pipeline, table);
 	check_sink_as_owner(pipeline, table, target, source);
 	relation_close(target, NoLock);
-	etl_cdc_check_circle(table);
 }
 
 /* ------------------------------------------------------------------ */

@@ -277,7 +277,7 @@ start_decoding(void)
 									NULL, NULL, NULL);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
-	etl_wal_decode_init(context, writer, control->origin);
+	etl_wal_decode_init(context, writer);
 	confirmed = MyReplicationSlot->data.confirmed_flush;
 	reported = start;
 	return context;
@@ -386,6 +386,8 @@ wait_for_wal(XLogRecPtr position)
 		}
 		if (catchupInterruptPending)
 			ProcessCatchupInterrupt();
+		if (is_decoding)
+			pgstat_report_stat(false);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 timeout, PG_WAIT_EXTENSION);

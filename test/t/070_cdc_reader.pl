@@ -38,8 +38,14 @@ sub caught_up
 
 sub slots { return sql("SELECT count(*) FROM pg_replication_slots") }
 
-# Segments of dynamic shared memory, without the one that lists the others.
-sub segments { return scalar(grep { /^mmap/ } slurp_dir($node->data_dir . '/pg_dynshmem')) - 1 }
+# Segments of dynamic shared memory that are as large as a queue: the server
+# has others.
+sub segments
+{
+	my $dir = $node->data_dir . '/pg_dynshmem';
+
+	return scalar(grep { (-s "$dir/$_") > 8 * 1024 * 1024 } grep { /^mmap/ } slurp_dir($dir));
+}
 
 sub reader_pid
 {
@@ -171,6 +177,90 @@ statements(
 caught_up('parts');
 is(rows("SELECT format('%s%s%s', k, v, w) FROM parts_copy ORDER BY seq"), '1a10 11b20 2c30 12d40 4e60', 'rows of partitions are rows of the table');
 sql(q{SELECT etl_cdc_drop('parts')});
+
+# --- updates, deletes, and what is known of the rows before
+
+sql(q{
+	CREATE TABLE kinds (id int PRIMARY KEY, v text, big text, code text NOT NULL UNIQUE);
+	ALTER TABLE kinds ALTER big SET STORAGE external;
+	CREATE TABLE no_key (v text);
+	CREATE TABLE events (seq bigint GENERATED ALWAYS AS IDENTITY, op text, before jsonb, after jsonb);
+});
+sql("SELECT etl_cdc_create('kinds')");
+sql("SELECT etl_cdc_add_table('kinds', 'public.$_', 'events', 'changelog')") for qw(kinds no_key);
+sql("SELECT etl_cdc_start('kinds')");
+state_is('kinds', 'running', 'a pipeline of all kinds of changes');
+
+# What a list of statements gives; values of b's are shown by their length.
+sub events
+{
+	my @statements = @_;
+
+	sql('TRUNCATE events');
+	statements(@statements);
+	caught_up('kinds');
+	my $rows = sql('SELECT op, before, after FROM events ORDER BY seq');
+	$rows =~ s/"big": "(b+)"/'"big": ' . length $1/ge;
+	return "$rows\n";
+}
+
+is(events("INSERT INTO kinds VALUES (1, 'a', repeat('b', 5000), 'x')", "UPDATE kinds SET v = 'c'", 'UPDATE kinds SET id = 2',
+		'DELETE FROM kinds'), <<'EOF', 'the key only, and no value that was not logged');
+c||{"v": "a", "id": 1, "big": 5000, "code": "x"}
+u||{"v": "c", "id": 1, "code": "x"}
+u|{"id": 1}|{"v": "c", "id": 2, "code": "x"}
+d|{"id": 2}|
+EOF
+is(events('ALTER TABLE kinds REPLICA IDENTITY FULL', "INSERT INTO kinds VALUES (1, 'a', repeat('b', 5000), 'x')",
+		"UPDATE kinds SET v = 'c'", "UPDATE kinds SET big = 'b'", 'DELETE FROM kinds'), <<'EOF', 'whole rows');
+c||{"v": "a", "id": 1, "big": 5000, "code": "x"}
+u|{"v": "a", "id": 1, "big": 5000, "code": "x"}|{"v": "c", "id": 1, "big": 5000, "code": "x"}
+u|{"v": "c", "id": 1, "big": 5000, "code": "x"}|{"v": "c", "id": 1, "big": 1, "code": "x"}
+d|{"v": "c", "id": 1, "big": 1, "code": "x"}|
+EOF
+is(events('ALTER TABLE kinds REPLICA IDENTITY USING INDEX kinds_code_key', "INSERT INTO kinds VALUES (1, 'a', repeat('b', 5000), 'x')",
+		'UPDATE kinds SET id = 2', "UPDATE kinds SET code = 'y'", 'DELETE FROM kinds'), <<'EOF', 'another key');
+c||{"v": "a", "id": 1, "big": 5000, "code": "x"}
+u||{"v": "a", "id": 2, "code": "x"}
+u|{"code": "x"}|{"v": "a", "id": 2, "code": "y"}
+d|{"code": "y"}|
+EOF
+is(events("INSERT INTO no_key VALUES ('a')", 'TRUNCATE no_key, kinds', 'ALTER TABLE no_key REPLICA IDENTITY FULL',
+		"INSERT INTO no_key VALUES ('b')", 'ALTER TABLE no_key ADD w int DEFAULT 3', "UPDATE no_key SET v = 'c'",
+		'ALTER TABLE no_key REPLICA IDENTITY NOTHING'), <<'EOF', 'no key, two tables as a whole, and a column that a row does not have yet');
+c||{"v": "a"}
+t||
+t||
+c||{"v": "b"}
+u|{"v": "b", "w": 3}|{"v": "c", "w": 3}
+EOF
+sql(q{SELECT etl_cdc_drop('kinds')});
+
+# --- rows that change without a change for each of them
+
+sql(q{
+	CREATE TABLE mirror (LIKE parts INCLUDING ALL);
+	TRUNCATE parts;
+});
+sql("SELECT etl_cdc_create('obstacles')");
+sql("SELECT etl_cdc_add_table('obstacles', 'public.parts', 'mirror')");
+sql("SELECT etl_cdc_start('obstacles')");
+state_is('obstacles', 'running', 'a pipeline');
+statements("INSERT INTO parts VALUES (1, 'a', 1), (11, 'b', 2)", 'TRUNCATE higher', "INSERT INTO parts VALUES (12, 'c', 2)");
+state_is('obstacles', 'paused', 'is paused by a partition that was truncated');
+like(sql("SELECT error_message FROM etl_patterns.cdc_pipeline WHERE pipeline = 'obstacles'"), qr/a partition of table "parts" was truncated/, 'which it says');
+is(sql('SELECT count(*) FROM mirror'), 2, 'and its rows stay');
+sql("SELECT etl_cdc_resync('obstacles', 'public.parts')");
+sql("SELECT etl_cdc_start('obstacles')");
+caught_up('obstacles');
+is(sql('SELECT count(*) FROM (TABLE parts EXCEPT ALL TABLE mirror) d'), 0, 'copied anew it is the same');
+is(sql('SELECT count(*) FROM mirror'), 2, 'with no rows that are gone');
+statements("BEGIN; ALTER TABLE parts ALTER w TYPE bigint USING w * 2; ROLLBACK", 'VACUUM FULL parts');
+caught_up('obstacles');
+sql('ALTER TABLE parts ALTER w TYPE bigint USING w * 2');
+state_is('obstacles', 'paused', 'it is paused by a table that was rewritten');
+like(sql("SELECT error_message FROM etl_patterns.cdc_pipeline WHERE pipeline = 'obstacles'"), qr/table "parts" was rewritten by ALTER TABLE/, 'which it says');
+sql(q{SELECT etl_cdc_drop('obstacles')});
 
 # --- commits that do not wait for the disk, and an idle source
 

@@ -229,8 +229,9 @@ $in .= "COMMIT;\n\\q\n";
 $session->finish;
 caught_up('orders');
 is(sql('SELECT id FROM open_log ORDER BY 1'), "1\n2", 'which comes by the stream');
-$server->until("INSERT INTO open_source SELECT max(id) + 1 FROM open_source; SELECT bool_and(copy_snapshot IS NULL) FROM etl_patterns.cdc_table",
-	'snapshots of copies are forgotten');
+sql('INSERT INTO open_source VALUES (3)');
+caught_up('orders');
+is(sql('SELECT bool_and(copy_snapshot IS NULL) FROM etl_patterns.cdc_table'), 't', 'snapshots of copies are forgotten');
 
 # ----------------------------------------------------------------------
 # a change that fails
@@ -259,7 +260,7 @@ is(sql("SELECT error_message IS NULL AND error_change IS NULL FROM etl_patterns.
 
 sql(q{
 UPDATE orders SET v = 'ok' WHERE v = 'bad';
-ALTER TABLE orders_log ADD CHECK (v <> 'bad');
+ALTER TABLE orders_log ADD CHECK (v <> 'bad') NOT VALID;
 });
 caught_up('orders');
 sql(q{

@@ -79,7 +79,7 @@ sql(q{
 	CREATE TABLE orders_copy (LIKE orders INCLUDING ALL);
 	CREATE TABLE lines_copy (LIKE lines INCLUDING ALL);
 	CREATE TABLE orders_log (LIKE orders);
-	ALTER TABLE orders_copy ADD CHECK (amount <> 13);
+	ALTER TABLE orders_copy ADD CHECK (amount <> -13);
 	SELECT etl_cdc_create('sales');
 	SELECT etl_cdc_add_table('sales', 'orders', 'orders_copy');
 });
@@ -90,15 +90,11 @@ sql(q{
 fails(q{BEGIN; SELECT etl_cdc_start('sales'); CREATE TABLE t (); SELECT etl_cdc_wait('sales')},
 	qr/cannot wait for CDC pipeline "sales" in a transaction that has written/,
 	'a wait for what waits for us');
-is(status('state, has_slot', 'sales') // '', '', 'no such column') if 0;
 is(status('state', 'sales'), 'stopped', 'which was rolled back');
 sql(q{SELECT etl_cdc_start('sales')});
 equal('sales', 'orders', 'orders_copy', 'first start');
 is(status('state, tables, tables_new, reads, rows_copied, inserts, error_message IS NULL, reason IS NULL', 'sales'),
 	'running|1|0|1000|1000|0|t|t', 'what the status counts');
-is(status(q{(SELECT usename || ' ' || backend_type FROM pg_stat_activity a WHERE a.pid = s.pid)},
-		'sales') =~ s/s\.pid/pid/r, 'ann etl_patterns cdc', 'the process is its owner\'s')
-  if 0;
 is(sql(q{SELECT a.usename, a.backend_type, r.backend_type IS NOT NULL, l.active_pid = s.reader_pid
 		FROM etl_patterns.cdc_status s JOIN pg_stat_activity a USING (pid)
 		JOIN pg_stat_activity r ON r.pid = s.reader_pid
@@ -122,6 +118,7 @@ is(sql(q{SELECT etl_cdc_wait('sales', timeout => '300 ms')}), 'f', 'a wait ends 
 is(sql(q{SELECT etl_cdc_wait('sales', '0/1', '0')}), 't', 'what was applied long ago is not waited for');
 is(status('applied_lag_bytes > 0, lag_seconds > 0', 'sales'), 't|t', 'there is a lag');
 $holder->query_safe('COMMIT');
+$holder->quit;
 equal('sales', 'orders', 'orders_copy', 'after the lock');
 
 # ----------------------------------------------------------------------
@@ -158,7 +155,7 @@ is(sql('SELECT count(*) FROM lines_copy WHERE id = 1000'), '1', 'a table that wa
 # ----------------------------------------------------------------------
 # pause, skip
 
-sql(q{INSERT INTO orders VALUES (13, 13) ON CONFLICT (id) DO UPDATE SET amount = 13; INSERT INTO orders VALUES (2005, 1)});
+sql(q{INSERT INTO orders VALUES (13, -13) ON CONFLICT (id) DO UPDATE SET amount = -13; INSERT INTO orders VALUES (2005, 1)});
 wait_until(q{SELECT state = 'paused' FROM etl_patterns.cdc_status}, 'a bad change pauses');
 is(status(q{error_code, error_change->>'table', error_change->'key'->>'id', reason = error_message, hint LIKE '%etl_cdc_start(''sales'')%etl_cdc_skip(''sales'', ''' || (error_change->>'end_lsn') || ''')%'}, 'sales'),
 	'23514|public.orders|13|t|t', 'the status says which, and how to go on');
@@ -170,7 +167,7 @@ sql(q{SELECT etl_cdc_start('sales')});
 wait_until(q{SELECT state = 'paused' FROM etl_patterns.cdc_status}, 'it pauses again where it was');
 sql(q{SELECT etl_cdc_skip('sales', (error_change->>'end_lsn')::pg_lsn) FROM etl_patterns.cdc_status});
 is(sql(q{SELECT etl_cdc_wait('sales', timeout => '60 s')}), 't', 'it goes on after the skip');
-is(sql(q{SELECT count(*) FILTER (WHERE id = 2005), count(*) FILTER (WHERE amount = 13) FROM orders_copy}), '1|0', 'without the transaction that was skipped');
+is(sql(q{SELECT count(*) FILTER (WHERE id = 2005), count(*) FILTER (WHERE amount = -13) FROM orders_copy}), '1|0', 'without the transaction that was skipped');
 is(status('state, error_message, error_change, skip_lsn', 'sales'), 'running|||', 'and that is forgotten');
 sql(q{UPDATE orders SET amount = 14 WHERE id = 13});
 equal('sales', 'orders', 'orders_copy', 'a conflict is settled by the source');
@@ -237,7 +234,6 @@ equal('sales', 'orders', 'orders_copy', 'a drop that was rolled back');
 # copies of the database
 
 my $dump = PostgreSQL::Test::Utils::tempdir() . '/shop.dump';
-sql(q{SELECT etl_cdc_create('idle'); SELECT etl_cdc_add_table('idle', 'lines', 'orders_log', 'changelog', columns => '{}')}) if 0;
 $node->command_ok([ 'pg_dump', '--format=custom', '--file', $dump, $db ], 'pg_dump');
 sql('CREATE DATABASE restored', 'postgres');
 $node->command_ok([ 'pg_restore', '--dbname', $node->connstr('restored'), $dump ], 'pg_restore');
