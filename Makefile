@@ -154,6 +154,7 @@ OBJS += \
 	src/flow/cdc_source.o \
 	src/flow/cdc_check.o \
 	src/flow/cdc_apply.o \
+	src/flow/cdc_followed.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_error.o \
