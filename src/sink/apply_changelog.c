@@ -57,7 +57,8 @@ const EtlApplyOps etl_apply_changelog = {
 static void
 changelog_check(EtlApply *apply)
 {
-	static const char *const options[] = {ETL_ENVELOPE_OPTIONS, NULL};
+	static const char *const options[] = {ETL_ENVELOPE_OPTIONS, "tombstones",
+										  NULL};
 	EtlEnvelopeLayout layout;
 	bool wanted[ETL_NUM_PARTS];
 

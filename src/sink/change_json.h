@@ -70,8 +70,7 @@ typedef struct EtlEnvelopeLayout
 typedef struct EtlEnvelopes EtlEnvelopes;
 
 /* The options that they understand, for the sinks' own lists. */
-#define ETL_ENVELOPE_OPTIONS \
-	"include", "exclude", "unavailable_value", "tombstones"
+#define ETL_ENVELOPE_OPTIONS "include", "exclude", "unavailable_value"
 
 extern void etl_envelope_layout(EtlEnvelopeLayout *layout, TupleDesc desc,
 								Jsonb *columns, const char *what);

@@ -167,6 +167,7 @@ for my $case (
 	[ 'scd2', 'item_history', '{"late": "weave"}', 'NULL', qr/unrecognized option for apply "scd2": "late"/ ],
 	[ 'scd2', 'item_history', '{"initial_effective_at": "infinity"}', 'NULL', qr/must not be infinity/ ],
 	[ 'function', 'item_calls', '{}', 'NULL', qr/apply "function" requires option "function"/ ],
+	[ 'function', 'item_calls', '{"function": "public.take", "tombstones": true}', 'NULL', qr/unrecognized option for apply "function": "tombstones"/ ],
 	[ 'function', 'item_calls', '{"function": "take"}', 'NULL', qr/option "function" must name a schema: "take"/ ],
 	[ 'function', 'item_calls', '{"function": "public.nothing"}', 'NULL', qr/there is no function public.nothing that takes changes/ ],
 	[ 'function', 'item_calls', '{"function": "public.odd"}', 'NULL', qr/there is no function public.odd that takes changes\n.*of type jsonb/ ],
