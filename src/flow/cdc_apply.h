@@ -151,7 +151,8 @@ typedef struct EtlRemoteTable EtlRemoteTable;
 extern EtlRemoteTable *etl_cdc_remote_open(const EtlCdcPipeline *pipeline,
 										   const char *source);
 extern EtlSourceRelation *etl_cdc_remote_relation(EtlRemoteTable *table);
-extern char *etl_cdc_remote_snapshot(EtlRemoteTable *table, XLogRecPtr *end);
+extern char *etl_cdc_remote_snapshot(EtlRemoteTable *table, XLogRecPtr *end,
+									 TimestampTz *time);
 extern void etl_cdc_remote_rows(EtlRemoteTable *table, EtlRowCall call,
 								void *arg);
 extern void etl_cdc_remote_close(EtlRemoteTable *table);

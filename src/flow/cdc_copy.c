@@ -72,7 +72,7 @@ static void wait_a_moment(void);
 static void read_source(Copy *copy, Relation source);
 static void copy_row(void *arg, TupleTableSlot *slot);
 pg_noreturn static void source_is_gone(const Copy *copy);
-static void begin_copy(Copy *copy, XLogRecPtr end);
+static void begin_copy(Copy *copy, XLogRecPtr end, TimestampTz time);
 static EtlCdcResult finish(Copy *copy, const char *snapshot, XLogRecPtr end);
 
 /* ------------------------------------------------------------------ */
@@ -304,7 +304,7 @@ source_is_gone(const Copy *copy)
 
 /* What the rows of a copy look like as changes; the first one may be TRUNCATE. */
 static void
-begin_copy(Copy *copy, XLogRecPtr end)
+begin_copy(Copy *copy, XLogRecPtr end, TimestampTz time)
 {
 	EtlCdcApplier *applier = copy->applier;
 	EtlChangeEvent *event = &copy->event;
@@ -312,7 +312,7 @@ begin_copy(Copy *copy, XLogRecPtr end)
 	copy->relation->number = FIRST_NUMBER + number++;
 	memset(&applier->xact, 0, sizeof(EtlSourceXact));
 	applier->xact.commit_lsn = applier->xact.end_lsn = end;
-	applier->xact.commit_time = GetCurrentTimestamp();
+	applier->xact.commit_time = time;
 	event->relation = copy->relation;
 	event->lsn = end;
 	if (copy->followed->table->copied_at != 0)
@@ -344,7 +344,7 @@ copy_local(Copy *copy, XLogRecPtr *end)
 		DirectFunctionCall1(pg_snapshot_out,
 							DirectFunctionCall1(pg_current_snapshot, (Datum) 0)));
 	PopActiveSnapshot();
-	begin_copy(copy, *end);
+	begin_copy(copy, *end, GetCurrentTimestamp());
 	read_source(copy, source);
 	UnregisterSnapshot(copy->snapshot);
 	table_close(source, NoLock);
@@ -357,14 +357,15 @@ copy_remote(Copy *copy, XLogRecPtr *end)
 {
 	EtlRemoteTable *table = etl_cdc_remote_open(copy->applier->pipeline,
 												copy->followed->table->source);
+	TimestampTz time;
 	char *text;
 
 	if (table == NULL)
 		source_is_gone(copy);
 	copy->relation = etl_cdc_remote_relation(table);
 	copy->is_plain = true;
-	text = etl_cdc_remote_snapshot(table, end);
-	begin_copy(copy, *end);
+	text = etl_cdc_remote_snapshot(table, end, &time);
+	begin_copy(copy, *end, time);
 	etl_cdc_remote_rows(table, copy_row, copy);
 	etl_cdc_remote_close(table);
 	return text;

@@ -189,10 +189,11 @@ settle(EtlRemoteTable *table)
 
 /*
  * Take the snapshot there, which sees all that may have been read before.
- * Returns it as text, and where the WAL ended then.
+ * Returns it as text, where the WAL ended then, and what the clock there said.
  */
 char *
-etl_cdc_remote_snapshot(EtlRemoteTable *table, XLogRecPtr *end)
+etl_cdc_remote_snapshot(EtlRemoteTable *table, XLogRecPtr *end,
+						TimestampTz *time)
 {
 	char **values;
 	int n;
@@ -207,14 +208,17 @@ etl_cdc_remote_snapshot(EtlRemoteTable *table, XLogRecPtr *end)
 	values = ask(table->remote,
 				 "SELECT pg_current_snapshot(),"
 				 " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-				 " ELSE pg_current_wal_insert_lsn() END",
-				 2, &n);
+				 " ELSE pg_current_wal_insert_lsn() END,"
+				 " trunc(extract(epoch FROM clock_timestamp() -"
+				 " '2000-01-01 00:00:00+00'::timestamptz) * 1000000)::bigint",
+				 3, &n);
 	if (n != 1)
 		ereport(ERROR, (errcode(ERRCODE_FDW_ERROR),
 						errmsg("unexpected answer from server \"%s\"",
 							   table->remote->server)));
 	*end = DatumGetLSN(
 		DirectFunctionCall1(pg_lsn_in, CStringGetDatum(values[1])));
+	*time = pg_strtoint64(values[2]);
 	return values[0];
 }
 
