@@ -112,7 +112,7 @@ OBJS += \
 	src/sink/apply_mirror_key.o \
 	src/sink/apply_mirror_fold.o \
 	src/sink/apply_mirror_heap.o \
-	src/sink/apply_mirror_sql.o \
+	src/sink/apply_mirror_sql.o
 
 # flow: the patterns, callable from SQL
 OBJS += \
@@ -153,6 +153,7 @@ OBJS += \
 	src/flow/cdc_source.o \
 	src/flow/cdc_check.o \
 	src/flow/cdc_apply.o \
+	src/flow/cdc_followed.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_error.o \

@@ -147,7 +147,20 @@ SELECT etl_cdc_add_table('sales', 'shop.kept', 'orders_log');
 SELECT etl_cdc_add_table('sales', 'shop.far', 'orders_log');
 SELECT etl_cdc_add_table('sales', 'shop.numbers', 'orders_log');
 SELECT etl_cdc_add_table('sales', 'shop.lost', 'orders_log');
-SELECT etl_cdc_add_table('sales', 'mine', 'orders_log');
+-- (The schema of temporary tables has a number.)
+CREATE FUNCTION error_of(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    message text;
+    detail text;
+BEGIN
+    EXECUTE command;
+    RETURN 'no error';
+EXCEPTION WHEN others THEN
+    GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
+    RETURN regexp_replace(message || ': ' || detail, 'pg_temp_\d+', 'pg_temp', 'g');
+END
+$$;
+SELECT error_of($$ SELECT etl_cdc_add_table('sales', 'mine', 'orders_log') $$);
 SELECT etl_cdc_add_table('sales', 'shop.parent', 'orders_log');
 SELECT etl_cdc_add_table('sales', 'shop.days1', 'orders_log');
 SELECT etl_cdc_add_table('sales', 'pg_class', 'orders_log');
@@ -166,7 +179,7 @@ DROP TABLE shop.days3;
 -- Targets.
 CREATE UNLOGGED TABLE lost_copy (id int PRIMARY KEY);
 SELECT etl_cdc_add_table('sales', 'shop.days', 'lost_copy');
-SELECT etl_cdc_add_table('sales', 'shop.days', 'mine');
+SELECT error_of($$ SELECT etl_cdc_add_table('sales', 'shop.days', 'mine') $$);
 SELECT etl_cdc_add_table('sales', 'shop.days', 'shop.far');
 SELECT etl_cdc_add_table('sales', 'shop.days', 'shop.kept');
 SELECT etl_cdc_add_table('sales', 'shop.days', 'shop.numbers');
@@ -189,12 +202,29 @@ SELECT etl_cdc_remove_table('log only', 'third', 'shop.orders');
 -- Words, options, columns, filters.
 SELECT etl_cdc_add_table('sales', 'shop.days', 'third', 'copy');
 SELECT etl_cdc_add_table('sales', 'shop.days', 'third', 'append', '[]');
-SELECT etl_cdc_add_table('sales', 'shop.days', 'third', 'append', columns => '[]');
-SELECT etl_cdc_add_table('sales', 'shop.days', 'third', 'append', columns => '{"id": 1}');
-SELECT etl_cdc_add_table('sales', 'shop.days', 'third', 'append', columns => '{"nothing": "id"}');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'append', columns => '[]');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'append', columns => '{"id": 1}');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'append', columns => '{"nothing": "id"}');
 SELECT etl_cdc_add_table('sales', 'shop.days', 'third', 'append', row_filter => 'id >');
 SELECT etl_cdc_add_table('sales', 'shop.days', 'third', 'append', row_filter => 'true FROM pg_class');
 SELECT etl_cdc_add_table('sales', 'shop.days', 'third', 'append', row_filter => 'true; DROP TABLE third');
+
+-- What only the sink can know, and what becomes of columns, is tried as the owner of the pipeline.
+CREATE TABLE keyless (id int, amount numeric, status text);
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'append', '{"conflict": "apply"}');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'mirror', '{"conflict": "maybe"}');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'mirror', '{"conflicts": "error"}');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', row_filter => 'nothing > 1');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', row_filter => 'amount');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', columns => '{"amount": "nothing"}');
+SELECT etl_cdc_add_table('sales', 'shop.days', 'keyless');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'scd2');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'changelog');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'function');
+CREATE FUNCTION shop.secret(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
+REVOKE EXECUTE ON FUNCTION shop.secret FROM PUBLIC;
+SELECT etl_cdc_alter_table('ann', 'shop.orders', 'orders_copy', row_filter => 'shop.secret(1)');
+SELECT row_filter FROM etl_patterns.cdc_table WHERE pipeline = 'ann';
 
 -- What is null stays; what is empty says nothing.
 SELECT etl_cdc_alter_table('sales', 'shop.orders', 'orders_log', columns => '{"id": "id"}', row_filter => 'id > 1');
@@ -217,6 +247,20 @@ SELECT etl_cdc_alter_table('sales', 'shop.sold', 'orders_log', row_filter => 'id
 SELECT etl_cdc_remove_table('sales', 'shop.sold');
 SELECT etl_cdc_remove_table('sales', 'shop.sold');
 SELECT etl_cdc_remove_table('sales', NULL);
+
+-- What there is to see of it: owners see their own.
+SELECT pipeline, role, server, state, reason, hint, tables, tables_new, pid, reader_pid, wal_lsn IS NULL AS no_wal,
+    read_lsn, applied_lsn, confirmed_lsn, read_lag_bytes, applied_lag_bytes, confirmed_lag_bytes, lag_seconds,
+    retained_bytes, transactions, rows_copied
+FROM etl_patterns.cdc_status ORDER BY pipeline;
+SELECT * FROM etl_cdc_workers();
+SET SESSION AUTHORIZATION etl_ann;
+SELECT pipeline FROM etl_patterns.cdc_status;
+SET SESSION AUTHORIZATION etl_bob;
+SELECT pipeline FROM etl_patterns.cdc_status;
+SET SESSION AUTHORIZATION etl_watcher;
+SELECT count(*) FROM etl_patterns.cdc_status;
+SET SESSION AUTHORIZATION etl_root;
 
 -- What does not run.
 SELECT etl_cdc_start('sales');
@@ -258,7 +302,8 @@ DROP EXTENSION etl_patterns;
 DROP EXTENSION postgres_fdw CASCADE;
 DROP FOREIGN DATA WRAPPER etl_no_postgres CASCADE;
 DROP SCHEMA shop CASCADE;
-DROP TABLE orders_copy, orders_log, third, lost_copy, mine;
+DROP FUNCTION error_of;
+DROP TABLE orders_copy, orders_log, third, lost_copy, keyless, mine;
 DROP ROLE etl_ann, etl_bob, etl_team, etl_watcher;
 RESET SESSION AUTHORIZATION;
 DROP OWNED BY etl_root;

@@ -27,18 +27,16 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/namespace.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 #include "flow/cdc_apply.h"
@@ -63,7 +61,6 @@ typedef struct Numbered
 static EtlCdcApplier *the_applier = NULL;
 
 static void target_changed(Datum arg, Oid relid);
-static EtlCdcFollowed *follow_table(EtlCdcApplier *applier, EtlCdcTable *table);
 static List *tables_of(EtlCdcApplier *applier,
 					   const EtlSourceRelation *relation);
 static void take_begin(EtlCdcApplier *applier);
@@ -72,10 +69,7 @@ static void take_commit(EtlCdcApplier *applier);
 static bool is_full(const EtlCdcApplier *applier);
 static bool is_for(const EtlCdcFollowed *followed, const EtlSourceXact *xact);
 static bool commit_batch(EtlCdcApplier *applier);
-static void begin_table(EtlCdcApplier *applier, EtlCdcFollowed *followed);
-static void end_table(EtlCdcFollowed *followed);
 static void keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed);
-static void check_source(const EtlCdcTable *table);
 static Size batch_bytes(const EtlCdcApplier *applier);
 static void forget_copies(EtlCdcApplier *applier);
 
@@ -154,38 +148,10 @@ etl_cdc_applier_load(EtlCdcApplier *applier)
 		applier->applied = Max(applier->applied, applier->saved);
 		foreach(lc, etl_cdc_tables(applier->pipeline_id))
 			applier->tables = lappend(applier->tables,
-									  follow_table(applier, lfirst(lc)));
+									  etl_cdc_follow_table(applier, lfirst(lc)));
 	}
 	MemoryContextSwitchTo(caller_context);
 	return etl_cdc_is_wanted(applier->pipeline);
-}
-
-/* A table with its sink, which has done nothing yet. */
-static EtlCdcFollowed *
-follow_table(EtlCdcApplier *applier, EtlCdcTable *table)
-{
-	EtlCdcFollowed *followed = palloc0(sizeof(EtlCdcFollowed));
-	EtlApply *apply = palloc0(sizeof(EtlApply));
-
-	apply->ops = etl_apply_ops(table->apply);
-	apply->pipeline = applier->pipeline->name;
-	apply->source = table->source;
-	apply->source_relid = table->source_relid;
-	apply->target_relid = table->target;
-	apply->options = table->apply_options;
-	apply->columns = table->columns;
-	apply->row_filter = table->row_filter;
-	apply->context = AllocSetContextCreate(applier->table_context,
-										   "etl_patterns cdc sink",
-										   ALLOCSET_DEFAULT_SIZES);
-	apply->batch_context = AllocSetContextCreate(applier->table_context,
-												 "etl_patterns cdc changes",
-												 ALLOCSET_DEFAULT_SIZES);
-	followed->table = table;
-	followed->apply = apply;
-	if (table->copy_snapshot != NULL)
-		followed->copy = etl_copy_snapshot_parse(table->copy_snapshot);
-	return followed;
 }
 
 /* Take items from a reader that begins at applied. */
@@ -370,6 +336,10 @@ etl_cdc_begin(EtlCdcApplier *applier, EtlCdcDoing doing)
 		return;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	/* what users' functions have set must mean nothing to our own expressions */
+	if (strcmp(namespace_search_path, ETL_CDC_SEARCH_PATH) != 0)
+		(void) set_config_option("search_path", ETL_CDC_SEARCH_PATH, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SET, true, 0, false);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(applier->batch_context);
 	applier->in_xact = true;
@@ -393,11 +363,10 @@ etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 	callback.arg = followed;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	if (event->obstacle != ETL_OBSTACLE_NONE &&
-		apply->ops != &etl_apply_append)
+	if (event->obstacle != ETL_OBSTACLE_NONE && apply->ops != &etl_apply_append)
 		etl_cdc_refuse_obstacle(applier->pipeline->name, event);
 	if (!followed->is_in_batch)
-		begin_table(applier, followed);
+		etl_cdc_begin_table(applier, followed);
 	if (applier->any_order)
 		keep_order(applier, followed);
 	followed->is_pending = true;
@@ -525,12 +494,10 @@ EtlCdcPipeline *
 etl_cdc_finish(EtlCdcApplier *applier)
 {
 	EtlCdcPipeline *pipeline;
-	ListCell *lc;
 
 	etl_cdc_flush(applier);
-	foreach(lc, applier->order)
-		end_table(lfirst(lc));
-	applier->order = NIL;
+	while (applier->order != NIL)
+		etl_cdc_end_table(applier, linitial(applier->order));
 
 	pipeline = etl_cdc_by_id(applier->pipeline_id, true);
 	if (!etl_cdc_is_wanted(pipeline) ||
@@ -581,6 +548,7 @@ commit_batch(EtlCdcApplier *applier)
 	pipeline->applied_time = GetCurrentTimestamp();
 	if (applier->search_until == InvalidXLogRecPtr)
 	{
+		applier->pipeline->error_message = NULL;
 		pipeline->error_code = pipeline->error_message = NULL;
 		pipeline->error_hint = NULL;
 		pipeline->error_change = NULL;
@@ -660,9 +628,9 @@ etl_cdc_wal_ended(EtlCdcApplier *applier, XLogRecPtr end)
  * a transaction was to be skipped and is.  False if the pipeline was changed.
  */
 bool
-etl_cdc_save(EtlCdcApplier *applier)
+etl_cdc_save(EtlCdcApplier *applier, bool force)
 {
-	if (applier->applied < applier->saved + SAVE_DISTANCE &&
+	if (!force && applier->applied < applier->saved + SAVE_DISTANCE &&
 		!(applier->pipeline->skip != InvalidXLogRecPtr &&
 		  applier->pipeline->skip <= applier->applied))
 		return true;
@@ -705,104 +673,4 @@ etl_cdc_applier_abort(EtlCdcApplier *applier)
 	foreach(lc, applier->tables)
 		etl_cdc_discard(lfirst(lc));
 	MemoryContextReset(applier->batch_context);
-}
-
-/* ------------------------------------------------------------------ */
-/* tables of the batch                                                  */
-
-/* Forget what a sink knows; its transaction is gone. */
-void
-etl_cdc_discard(EtlCdcFollowed *followed)
-{
-	EtlApply *apply = followed->apply;
-
-	apply->state = NULL;
-	apply->map = NULL;
-	apply->target = NULL;
-	apply->bytes = 0;
-	apply->in_order = apply->defers_triggers = false;
-	apply->truncates = apply->restarts_sequences = false;
-	MemoryContextReset(apply->context);
-	MemoryContextReset(apply->batch_context);
-	followed->is_in_batch = followed->is_pending = false;
-	followed->is_stale = false;
-	followed->is_ready = false;
-}
-
-/* The first change of a table in the batch. */
-static void
-begin_table(EtlCdcApplier *applier, EtlCdcFollowed *followed)
-{
-	EtlApply *apply = followed->apply;
-	MemoryContext context;
-
-	check_source(followed->table);
-	apply->target = try_table_open(apply->target_relid, RowExclusiveLock);
-	if (apply->target == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the target of table \"%s\" does not exist any more",
-						apply->source),
-				 errhint("Remove the table with etl_cdc_remove_table().")));
-	if (followed->is_stale)
-	{
-		Relation target = apply->target;
-
-		etl_cdc_discard(followed);
-		apply->target = target;
-	}
-	context = MemoryContextSwitchTo(apply->context);
-	if (!followed->is_ready)
-		apply->ops->check(apply);
-	followed->is_ready = true;
-	apply->ops->begin(apply);
-	applier->any_order |= apply->in_order;
-
-	MemoryContextSwitchTo(applier->batch_context);
-	applier->order = lappend(applier->order, followed);
-	followed->is_in_batch = true;
-	MemoryContextSwitchTo(context);
-}
-
-/* All changes of a table are written. */
-static void
-end_table(EtlCdcFollowed *followed)
-{
-	EtlApply *apply = followed->apply;
-
-	apply->ops->end(apply);
-	table_close(apply->target, NoLock);
-	apply->target = NULL;
-	followed->is_in_batch = followed->is_pending = false;
-}
-
-/* The same, before the batch ends. */
-void
-etl_cdc_end_one(EtlCdcApplier *applier, EtlCdcFollowed *followed)
-{
-	end_table(followed);
-	applier->order = list_delete_ptr(applier->order, followed);
-}
-
-/*
- * What is read for the owner by a process that may read all must be what the
- * owner may read.
- */
-static void
-check_source(const EtlCdcTable *table)
-{
-	Oid relid = table->source_relid;
-
-	if (!OidIsValid(relid) || get_rel_name(relid) == NULL)
-		return;
-	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
-		pg_attribute_aclcheck_all(relid, GetUserId(), ACL_SELECT,
-								  ACLMASK_ALL) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(relid));
-	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("row security of table \"%s\" applies to the pipeline's owner",
-						table->source),
-				 errhint("Pipelines see all rows: the owner needs BYPASSRLS.")));
 }

@@ -15,6 +15,9 @@
 #include "source/rows.h"
 #include "utils/hsearch.h"
 
+/* What names mean while changes are applied. */
+#define ETL_CDC_SEARCH_PATH "pg_catalog, pg_temp"
+
 /* The transactions that a copy has seen: those of a pg_snapshot. */
 typedef struct EtlCopySnapshot
 {
@@ -109,7 +112,7 @@ extern bool etl_cdc_applier_load(EtlCdcApplier *applier);
 extern void etl_cdc_applier_follow(EtlCdcApplier *applier,
 								   EtlChangeReader *reader);
 extern EtlCdcResult etl_cdc_apply(EtlCdcApplier *applier);
-extern bool etl_cdc_save(EtlCdcApplier *applier);
+extern bool etl_cdc_save(EtlCdcApplier *applier, bool force);
 extern void etl_cdc_wal_ended(EtlCdcApplier *applier, XLogRecPtr end);
 extern XLogRecPtr etl_cdc_flushed(EtlCdcApplier *applier);
 extern void etl_cdc_applier_abort(EtlCdcApplier *applier);
@@ -120,12 +123,18 @@ extern void etl_cdc_begin(EtlCdcApplier *applier, EtlCdcDoing doing);
 extern void etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 						const EtlChangeEvent *event);
 extern void etl_cdc_flush_one(EtlCdcFollowed *followed);
-extern void etl_cdc_end_one(EtlCdcApplier *applier, EtlCdcFollowed *followed);
 extern void etl_cdc_flush(EtlCdcApplier *applier);
 extern EtlCdcPipeline *etl_cdc_finish(EtlCdcApplier *applier);
 extern void etl_cdc_store_progress(EtlCdcApplier *applier,
 								   EtlCdcPipeline *pipeline);
 extern void etl_cdc_commit(EtlCdcApplier *applier);
+
+/* in cdc_followed.c */
+extern EtlCdcFollowed *etl_cdc_follow_table(EtlCdcApplier *applier,
+											EtlCdcTable *table);
+extern void etl_cdc_begin_table(EtlCdcApplier *applier,
+								EtlCdcFollowed *followed);
+extern void etl_cdc_end_table(EtlCdcApplier *applier, EtlCdcFollowed *followed);
 extern void etl_cdc_discard(EtlCdcFollowed *followed);
 
 /* in cdc_copy.c */

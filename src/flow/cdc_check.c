@@ -55,7 +55,6 @@ static const Needs needs[] = {{"mirror", ACL_SELECT | ACL_INSERT | ACL_UPDATE |
 static void check_target_kind(const EtlCdcTable *table, Relation target);
 static void check_target_rights(const EtlCdcPipeline *pipeline,
 								const EtlCdcTable *table, Relation target);
-static void check_columns(const EtlCdcTable *table, Relation target);
 static void check_sink_as_owner(const EtlCdcPipeline *pipeline,
 								const EtlCdcTable *table, Relation target,
 								const EtlSourceRelation *source);
@@ -84,7 +83,6 @@ etl_cdc_check_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("parameter \"%s\" must be a JSON object",
 							   "apply_options")));
-	check_columns(table, target);
 	if (table->row_filter != NULL)
 		etl_check_expression(table->row_filter, "row_filter",
 							 "status <> 'draft'");
@@ -92,7 +90,6 @@ etl_cdc_check_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
 		source = describe_source(pipeline, table);
 	check_sink_as_owner(pipeline, table, target, source);
 	relation_close(target, NoLock);
-	etl_cdc_check_circle(table);
 }
 
 /* ------------------------------------------------------------------ */
@@ -185,32 +182,7 @@ check_target_rights(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
 }
 
 /* ------------------------------------------------------------------ */
-/* columns and options                                                  */
-
-/* An object whose keys are columns of the target, and whose values are texts. */
-static void
-check_columns(const EtlCdcTable *table, Relation target)
-{
-	List *names;
-	List *values;
-	ListCell *lc;
-
-	if (table->columns == NULL)
-		return;
-	etl_names_of_object(table->columns, "columns", &names, &values);
-	foreach(lc, names)
-	{
-		const char *name = lfirst(lc);
-
-		if (get_attnum(table->target, name) <= 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("column \"%s\" of parameter \"%s\" does not exist in target %s",
-							name, "columns", etl_relation_name(target)),
-					 errhint(
-						 "The keys are columns of the target, the values columns of the source or expressions over them.")));
-	}
-}
+/* sink                                                                 */
 
 /*
  * What the sink says of its target and its options; and, if it is known what
@@ -240,6 +212,8 @@ check_sink(const EtlCdcTable *table, Relation target,
 	if (source != NULL)
 	{
 		map = etl_apply_map(apply, source);
+		if (apply->ops->check_source != NULL)
+			apply->ops->check_source(apply, source);
 		if (strcmp(table->apply, "mirror") == 0)
 			(void) etl_apply_keys(apply, map, &n);
 		if (strcmp(table->apply, "mirror") == 0 ||

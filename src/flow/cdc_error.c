@@ -31,20 +31,20 @@
 #include "utils/timestamp.h"
 
 #include "flow/cdc_apply.h"
+#include "sink/change_json.h"
 
 static const char *const kind_words[] = {"insert", "update", "delete",
 										 "truncate", "read"};
-static const char kind_ops[] = {'c', 'u', 'd', 't', 'r'};
 
 static bool is_letter(const ErrorData *error);
 static Jsonb *describe_change(EtlCdcApplier *applier,
 							  const EtlCdcFollowed *followed,
 							  const EtlChangeEvent *event);
-static Jsonb *envelope(EtlCdcApplier *applier, const EtlChangeEvent *event);
+static EtlEnvelope *envelope_of(EtlCdcApplier *applier,
+								const EtlCdcFollowed *followed,
+								const EtlChangeEvent *event);
 static void write_letter(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
 						 const EtlChangeEvent *event, ErrorData *error);
-static void append_row(StringInfo json, const EtlSourceRelation *relation,
-					   HeapTuple row, bool keys_only);
 static Jsonb *parse(StringInfo json);
 
 /* ------------------------------------------------------------------ */
@@ -94,7 +94,7 @@ apply_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 	PushActiveSnapshot(GetTransactionSnapshot());
 	etl_cdc_add(applier, followed, event);
 	etl_cdc_flush_one(followed);
-	etl_cdc_end_one(applier, followed);
+	etl_cdc_end_table(applier, followed);
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 }
@@ -154,6 +154,7 @@ write_letter(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
 	EtlRun *run = etl_run_prepare("cdc", applier->pipeline->name,
 								  followed->table->target);
 	EtlDeadLetters *letters;
+	EtlEnvelope *envelope;
 	EtlOrigin origin = {0};
 	EtlReject reject = {0};
 
@@ -165,7 +166,9 @@ write_letter(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
 	origin.source_name = followed->table->source;
 	origin.row_no = event->ordinal;
 	origin.byte_offset = -1;
-	origin.payload = envelope(applier, event);
+	envelope = envelope_of(applier, followed, event);
+	if (envelope != NULL && !envelope->nulls[ETL_PART_ENVELOPE])
+		origin.payload = DatumGetJsonbP(envelope->values[ETL_PART_ENVELOPE]);
 	etl_reject_from_error(&reject, error);
 	etl_dead_letters_add(letters, &origin, &reject);
 	etl_dead_letters_flush(letters);
@@ -200,45 +203,26 @@ lsn_text(XLogRecPtr lsn)
 	return psprintf("%X/%X", LSN_FORMAT_ARGS(lsn));
 }
 
-/* A row, or its key, as an object; null without one. */
-static void
-append_row(StringInfo json, const EtlSourceRelation *relation, HeapTuple row,
-		   bool keys_only)
+/*
+ * The parts of a change as others would send it.  The row filter and what the
+ * sink makes of columns may be what fails, so they have no part in it.
+ */
+static EtlEnvelope *
+envelope_of(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
+			const EtlChangeEvent *event)
 {
-	TupleDesc desc = relation->desc;
-	TupleDesc shown;
-	Datum *values;
-	bool *nulls;
-	HeapTuple tuple;
-	int n = 0;
+	EtlApply *bare = palloc0(sizeof(EtlApply));
+	bool wanted[ETL_NUM_PARTS] = {false};
 
-	if (row == NULL)
-	{
-		appendStringInfoString(json, "null");
-		return;
-	}
-	values = palloc(sizeof(Datum) * Max(desc->natts, 1));
-	nulls = palloc(sizeof(bool) * Max(desc->natts, 1));
-	heap_deform_tuple(row, desc, values, nulls);
-	for (int i = 0; i < desc->natts; i++)
-		n += !keys_only || relation->is_key[i];
-	shown = CreateTemplateTupleDesc(n);
-	n = 0;
-	for (int i = 0; i < desc->natts; i++)
-	{
-		if (keys_only && !relation->is_key[i])
-			continue;
-		values[n] = values[i];
-		nulls[n] = nulls[i];
-		TupleDescCopyEntry(shown, (AttrNumber) ++n, desc, (AttrNumber) (i + 1));
-	}
-	shown = BlessTupleDesc(shown);
-	tuple = heap_form_tuple(shown, values, nulls);
-	appendStringInfoString(json,
-						   TextDatumGetCString(
-							   DirectFunctionCall1(row_to_json,
-												   heap_copy_tuple_as_datum(tuple,
-																			shown))));
+	bare->ops = followed->apply->ops;
+	bare->pipeline = followed->apply->pipeline;
+	bare->source = followed->apply->source;
+	bare->source_relid = followed->apply->source_relid;
+	bare->target_relid = followed->apply->target_relid;
+	bare->context = bare->batch_context = CurrentMemoryContext;
+	wanted[ETL_PART_ENVELOPE] = wanted[ETL_PART_KEY] = true;
+	return etl_envelope_make(etl_envelopes_create(bare, wanted), &applier->xact,
+							 event);
 }
 
 /* What a pipeline that is paused shows. */
@@ -246,8 +230,7 @@ static Jsonb *
 describe_change(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
 				const EtlChangeEvent *event)
 {
-	HeapTuple row = event->old_row != NULL ? event->old_row : event->new_row;
-	int level = etl_plain_text_enter();
+	EtlEnvelope *envelope = envelope_of(applier, followed, event);
 	MemoryContext context;
 	StringInfoData json;
 	Jsonb *result;
@@ -256,44 +239,21 @@ describe_change(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
 	appendStringInfoChar(&json, '{');
 	append_string(&json, "table", followed->table->source);
 	append_string(&json, "kind", kind_words[event->kind]);
-	appendStringInfoString(&json, ",\"key\":");
-	append_row(&json, event->relation, row, true);
+	if (envelope != NULL && !envelope->nulls[ETL_PART_KEY])
+	{
+		appendStringInfoString(&json, ",\"key\":");
+		appendStringInfoString(&json,
+							   DatumGetCString(
+								   DirectFunctionCall1(jsonb_out,
+													   envelope
+														   ->values[ETL_PART_KEY])));
+	}
 	append_string(&json, "lsn", lsn_text(event->lsn));
 	append_string(&json, "end_lsn", lsn_text(applier->xact.end_lsn));
 	appendStringInfo(&json, ",\"ordinal\":" INT64_FORMAT "}", event->ordinal);
 	context = MemoryContextSwitchTo(applier->error_context);
 	result = parse(&json);
 	MemoryContextSwitchTo(context);
-	etl_plain_text_leave(level);
-	return result;
-}
-
-/* What a dead letter holds: the change, as others would send it. */
-static Jsonb *
-envelope(EtlCdcApplier *applier, const EtlChangeEvent *event)
-{
-	const EtlSourceRelation *relation = event->relation;
-	int level = etl_plain_text_enter();
-	StringInfoData json;
-	Jsonb *result;
-
-	initStringInfo(&json);
-	appendStringInfo(&json, "{\"op\":\"%c\",\"before\":", kind_ops[event->kind]);
-	append_row(&json, relation, event->old_row, event->old_is_key);
-	appendStringInfoString(&json, ",\"after\":");
-	append_row(&json, relation, event->new_row, false);
-	appendStringInfoString(&json, ",\"source\":{");
-	append_string(&json, "schema", relation->schema);
-	append_string(&json, "table", relation->name);
-	append_string(&json, "lsn", lsn_text(event->lsn));
-	append_string(&json, "commit_lsn", lsn_text(applier->xact.commit_lsn));
-	appendStringInfo(&json,
-					 ",\"ordinal\":" INT64_FORMAT
-					 ",\"txId\":%u,\"ts_ms\":" INT64_FORMAT "}}",
-					 event->ordinal, applier->xact.xid,
-					 (applier->xact.commit_time - SetEpochTimestamp()) / 1000);
-	result = parse(&json);
-	etl_plain_text_leave(level);
 	return result;
 }
 
@@ -340,6 +300,27 @@ describe_xact(const EtlCdcApplier *applier)
 	return parse(&json);
 }
 
+/* How a pipeline that is paused goes on. */
+static const char *
+hint_to_go_on(EtlCdcApplier *applier, EtlCdcPipeline *pipeline, const char *hint)
+{
+	const char *name = quote_literal_cstr(pipeline->name);
+	StringInfoData text;
+
+	if (pipeline->error_change == NULL && applier->alone != InvalidXLogRecPtr)
+		pipeline->error_change = describe_xact(applier);
+	initStringInfo(&text);
+	if (hint != NULL)
+		appendStringInfo(&text, "%s ", hint);
+	appendStringInfo(&text, "Mend it, then call etl_cdc_start(%s).", name);
+	if (pipeline->error_change != NULL && !applier->copies_alone)
+		appendStringInfo(&text,
+						 " To do without this transaction, call etl_cdc_skip(%s, %s) instead.",
+						 name,
+						 quote_literal_cstr(lsn_text(applier->xact.end_lsn)));
+	return text.data;
+}
+
 /*
  * Write why the pipeline does not go on, in a transaction of the caller's; the
  * batch is forgotten.  What was found of the change at fault is written, too.
@@ -359,18 +340,7 @@ etl_cdc_write_error(EtlCdcApplier *applier, const ErrorData *error,
 	pipeline->error_change = applier->failed_change;
 	pipeline->error_at = GetCurrentTimestamp();
 	if (state == ETL_CDC_PAUSED)
-	{
-		if (pipeline->error_change == NULL && applier->alone != InvalidXLogRecPtr)
-			pipeline->error_change = describe_xact(applier);
-		pipeline->error_hint =
-			pipeline->error_change == NULL ?
-				psprintf("Mend it, then call etl_cdc_start(%s).",
-						 quote_literal_cstr(pipeline->name)) :
-				psprintf("Mend it, then call etl_cdc_start(%s). To do without this transaction, call etl_cdc_skip(%s, %s) first.",
-						 quote_literal_cstr(pipeline->name),
-						 quote_literal_cstr(pipeline->name),
-						 quote_literal_cstr(lsn_text(applier->xact.end_lsn)));
-	}
+		pipeline->error_hint = hint_to_go_on(applier, pipeline, error->hint);
 	etl_cdc_update(pipeline);
 }
 

@@ -69,6 +69,7 @@ typedef struct Scd2
 	XLogRecPtr step; /* the transaction */
 	TimestampTz time;
 	XLogRecPtr open_step; /* a part of it was merged */
+	XLogRecPtr truncated; /* it has truncated the source */
 
 	/* what rows have; made anew when the source describes itself anew */
 	MemoryContext context; /* holds it */
@@ -103,6 +104,8 @@ static const char *const option_names[] = {"keys",		"tracked",
 										   NULL};
 
 static void scd2_check(EtlApply *apply);
+static void scd2_check_source(EtlApply *apply,
+							  const EtlSourceRelation *relation);
 static void scd2_begin(EtlApply *apply);
 static void scd2_add(EtlApply *apply, const EtlSourceXact *xact,
 					 const EtlChangeEvent *event);
@@ -144,6 +147,7 @@ const EtlApplyOps etl_apply_scd2 = {
 	.name = "scd2",
 	.lock = ShareRowExclusiveLock,
 	.check = scd2_check,
+	.check_source = scd2_check_source,
 	.begin = scd2_begin,
 	.add = scd2_add,
 	.flush = scd2_flush,
@@ -162,6 +166,24 @@ scd2_check(EtlApply *apply)
 	etl_sink_check_kind(apply->target);
 	read_options(apply, &scd2);
 	check_times(apply, &scd2);
+}
+
+/* Opens a merge of nothing, which looks at all columns and their roles. */
+static void
+scd2_check_source(EtlApply *apply, const EtlSourceRelation *relation)
+{
+	EtlMergeCall call = {0};
+	EtlRun *run;
+	EtlMerge *merge;
+
+	scd2_begin(apply);
+	set_map(apply, apply->state, etl_apply_map(apply, relation), relation);
+	merge_call(apply, apply->state, &call);
+	run = etl_run_prepare("cdc", apply->pipeline, apply->target_relid);
+	merge = etl_merge_begin(&call, run);
+	etl_merge_check_privileges(merge, false);
+	etl_merge_release(merge);
+	etl_progress_end(run);
 }
 
 /* The parameters of etl_scd2_merge() that make sense here. */
@@ -577,6 +599,7 @@ add_truncate(EtlApply *apply, Scd2 *scd2)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) etl_query_rows(&query, add_open_key, scd2);
 	PopActiveSnapshot();
+	scd2->truncated = scd2->step;
 	apply->counts.truncated++;
 }
 
@@ -721,7 +744,9 @@ put_row(Scd2 *scd2, const Datum *values, const bool *nulls, const bool *is_set,
 	bytea *lacks = is_delete ? NULL : lacking(scd2, is_set);
 	TimestampTz time = scd2->time;
 
-	if (scd2->read_time != 0 && scd2->has_initial && !is_delete)
+	/* a copy that is not the first one begins with TRUNCATE */
+	if (scd2->read_time != 0 && scd2->has_initial && !is_delete &&
+		scd2->truncated != scd2->step)
 		time = scd2->initial;
 	for (int i = 0; i < natts; i++)
 	{

@@ -73,9 +73,17 @@ BEGIN
             'OR pg_catalog.pg_has_role(''pg_monitor'', ''USAGE''))', state_table);
         EXECUTE pg_catalog.format(
             'GRANT SELECT ON etl_patterns.%I TO PUBLIC', state_table);
-        PERFORM pg_catalog.pg_extension_config_dump(
-            pg_catalog.format('etl_patterns.%I', state_table), '');
     END LOOP;
 END
 $$;
+-- The number of a table that was dropped may be that of another one where a
+-- dump is restored.
+SELECT pg_catalog.pg_extension_config_dump('etl_patterns.cdc_pipeline', '');
+SELECT pg_catalog.pg_extension_config_dump('etl_patterns.cdc_table', $$
+    WHERE EXISTS (
+            SELECT FROM pg_catalog.pg_class c
+            WHERE c.oid OPERATOR(pg_catalog.=) target)
+        AND (source_relation IS NULL OR EXISTS (
+            SELECT FROM pg_catalog.pg_class c
+            WHERE c.oid OPERATOR(pg_catalog.=) source_relation)) $$);
 SELECT pg_catalog.pg_extension_config_dump('etl_patterns.cdc_pipeline_id_seq', '');

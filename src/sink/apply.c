@@ -23,11 +23,8 @@
 
 /* A new sink of changes is one new file and one line here. */
 static const EtlApplyOps *const sinks[] = {
-	&etl_apply_mirror,
-	&etl_apply_append,
-	&etl_apply_changelog,
-	&etl_apply_scd2,
-	&etl_apply_function,
+	&etl_apply_mirror, &etl_apply_append,	&etl_apply_changelog,
+	&etl_apply_scd2,   &etl_apply_function,
 };
 
 static void add_table(Relation rel, List **rels, List **relids, List **logged);
@@ -47,7 +44,7 @@ etl_apply_ops(const char *word)
 	for (int i = 0; i < (int) lengthof(sinks); i++)
 		appendStringInfo(&names, "%s\"%s\"", i == 0 ? "" : ", ", sinks[i]->name);
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					errmsg("unrecognized value for \"apply\": \"%s\"", word),
+					errmsg("invalid value for parameter \"%s\": \"%s\"", "apply", word),
 					errhint("Valid values are %s.", names.data)));
 	return NULL;
 }

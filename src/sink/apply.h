@@ -50,6 +50,8 @@ typedef struct EtlApplyOps
 
 	/* throws if the sink cannot serve this target with these options */
 	void (*check)(EtlApply *apply);
+	/* the same for a source that is known by now; or NULL */
+	void (*check_source)(EtlApply *apply, const EtlSourceRelation *relation);
 	void (*begin)(EtlApply *apply);
 	/* of a READ xact says when and where the copy's snapshot was taken */
 	void (*add)(EtlApply *apply, const EtlSourceXact *xact,

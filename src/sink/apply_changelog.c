@@ -33,6 +33,8 @@ typedef struct Changelog
 } Changelog;
 
 static void changelog_check(EtlApply *apply);
+static void changelog_check_source(EtlApply *apply,
+								   const EtlSourceRelation *relation);
 static void changelog_begin(EtlApply *apply);
 static void changelog_add(EtlApply *apply, const EtlSourceXact *xact,
 						  const EtlChangeEvent *event);
@@ -45,6 +47,7 @@ static void add_row(EtlApply *apply, const EtlEnvelope *envelope);
 const EtlApplyOps etl_apply_changelog = {
 	.name = "changelog",
 	.check = changelog_check,
+	.check_source = changelog_check_source,
 	.begin = changelog_begin,
 	.add = changelog_add,
 	.flush = changelog_flush,
@@ -65,6 +68,13 @@ changelog_check(EtlApply *apply)
 	(void) etl_envelopes_create(apply, wanted);
 }
 
+static void
+changelog_check_source(EtlApply *apply, const EtlSourceRelation *relation)
+{
+	changelog_begin(apply);
+	etl_envelopes_describe(((Changelog *) apply->state)->envelopes, relation);
+}
+
 /* What of the envelope is written where. */
 static void
 set_layout(EtlApply *apply, EtlEnvelopeLayout *layout, bool *wanted)
@@ -79,13 +89,11 @@ set_layout(EtlApply *apply, EtlEnvelopeLayout *layout, bool *wanted)
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
+		bool holds_part = false;
 
 		for (int j = 0; j < ETL_NUM_PARTS; j++)
-			if (layout->attnums[j] == att->attnum)
-				att = NULL;
-			else if (att == NULL)
-				break;
-		if (att != NULL && att->attnotnull && !att->atthasdef &&
+			holds_part |= layout->attnums[j] == att->attnum;
+		if (!holds_part && att->attnotnull && !att->atthasdef &&
 			!att->attidentity && !att->attisdropped)
 			ereport(ERROR,
 					(errcode(ERRCODE_NOT_NULL_VIOLATION),

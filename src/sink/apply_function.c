@@ -53,6 +53,8 @@ typedef struct Function
 } Function;
 
 static void function_check(EtlApply *apply);
+static void function_check_source(EtlApply *apply,
+								  const EtlSourceRelation *relation);
 static void function_begin(EtlApply *apply);
 static void function_add(EtlApply *apply, const EtlSourceXact *xact,
 						 const EtlChangeEvent *event);
@@ -68,6 +70,7 @@ static Datum changes_datum(const Function *function);
 const EtlApplyOps etl_apply_function = {
 	.name = "function",
 	.check = function_check,
+	.check_source = function_check_source,
 	.begin = function_begin,
 	.add = function_add,
 	.flush = function_flush,
@@ -91,6 +94,13 @@ function_check(EtlApply *apply)
 				 errhint(
 					 "Options \"include\" and \"exclude\" say which columns the function sees.")));
 	(void) make_function(apply, find_function(apply));
+}
+
+static void
+function_check_source(EtlApply *apply, const EtlSourceRelation *relation)
+{
+	function_begin(apply);
+	etl_envelopes_describe(((Function *) apply->state)->envelopes, relation);
 }
 
 /* The function that the option names, which must have one fit signature. */

@@ -365,8 +365,12 @@ add_truncate(EtlMirror *mirror, const EtlChangeEvent *event)
 static EtlMirrorOp *
 add_op(EtlMirror *mirror, EtlEventKind kind)
 {
-	EtlMirrorOp *op = etl_mirror_new_op(mirror, kind);
+	EtlMirrorOp *op;
 
+	/* What is left of a chunk went with the last batch. */
+	if (mirror->ops == NULL)
+		mirror->chunk_left = 0;
+	op = etl_mirror_new_op(mirror, kind);
 	if (mirror->ops == NULL)
 	{
 		mirror->max_ops = OPS_IN_CHUNK;

@@ -311,16 +311,21 @@ insert_rows(EtlMirror *mirror, EtlMirrorOp **ops, int n)
 		write_rows(mirror, news, n_news);
 }
 
+/* Triggers fire now if the order of things matters. */
 static void
 write_rows(EtlMirror *mirror, EtlMirrorOp **ops, int n)
 {
+	EtlApply *apply = mirror->apply;
+	bool deferred = apply->defers_triggers;
 	EtlApplyInserter *inserter;
 
+	apply->defers_triggers = deferred && !apply->in_order;
 	inserter = etl_apply_inserter_open(mirror->apply, mirror->attnums,
 									   mirror->natts, InvalidOid, NULL, NULL);
 	for (int i = 0; i < n; i++)
 		etl_apply_inserter_add(inserter, ops[i]->row, ops[i]);
 	etl_apply_inserter_close(inserter);
+	apply->defers_triggers = deferred;
 }
 
 /* ------------------------------------------------------------------ */

@@ -80,8 +80,6 @@ static Form_pg_attribute find_column(TupleDesc desc, const char *name);
 static EtlEnvelopePart find_part(const char *name, const char *what);
 static void set_column(EtlEnvelopeLayout *layout, EtlEnvelopePart part,
 					   Form_pg_attribute att, const char *what);
-static void set_description(EtlEnvelopes *envelopes,
-							const EtlSourceRelation *relation);
 static char change_op(EtlEnvelopes *envelopes, EtlApplyMap *map,
 					  const EtlChangeEvent *event, HeapTuple new_row,
 					  const bool *unchanged);
@@ -255,8 +253,9 @@ etl_envelopes_create(EtlApply *apply, const bool *wanted)
 }
 
 /* Looks at a description, unless it is the one that was looked at. */
-static void
-set_description(EtlEnvelopes *envelopes, const EtlSourceRelation *relation)
+void
+etl_envelopes_describe(EtlEnvelopes *envelopes,
+					   const EtlSourceRelation *relation)
 {
 	TupleDesc desc = relation->desc;
 	MemoryContext oldcontext;
@@ -305,7 +304,7 @@ etl_envelope_make(EtlEnvelopes *envelopes, const EtlSourceXact *xact,
 	HeapTuple new_row = NULL;
 	char op[2] = {0};
 
-	set_description(envelopes, relation);
+	etl_envelopes_describe(envelopes, relation);
 	if (event->new_row != NULL)
 		new_row = etl_event_new_row(event, &unchanged);
 	op[0] = change_op(envelopes, map, event, new_row, unchanged);
@@ -491,6 +490,7 @@ source_json(EtlEnvelopes *envelopes, const EtlSourceXact *xact,
 	bool is_local = OidIsValid(envelopes->apply->source_relid);
 	XLogRecPtr lsn = event->lsn != 0 ? event->lsn : xact->commit_lsn;
 	JsonbParseState *state = NULL;
+	bool any_unchanged = false;
 
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	push_text(&state, "version", ETL_VERSION);
@@ -513,7 +513,9 @@ source_json(EtlEnvelopes *envelopes, const EtlSourceXact *xact,
 	push_int64(&state, "lsn", (int64) lsn);
 	push_int64(&state, "commit_lsn", (int64) xact->commit_lsn);
 	push_int64(&state, "ordinal", event->ordinal);
-	if (unchanged != NULL)
+	for (int i = 0; unchanged != NULL && i < relation->desc->natts; i++)
+		any_unchanged |= unchanged[i] && envelopes->shows[i];
+	if (any_unchanged)
 	{
 		etl_json_push_key(&state, "unchanged");
 		(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);

@@ -76,6 +76,8 @@ typedef struct EtlEnvelopes EtlEnvelopes;
 extern void etl_envelope_layout(EtlEnvelopeLayout *layout, TupleDesc desc,
 								Jsonb *columns, const char *what);
 extern EtlEnvelopes *etl_envelopes_create(EtlApply *apply, const bool *wanted);
+extern void etl_envelopes_describe(EtlEnvelopes *envelopes,
+								   const EtlSourceRelation *relation);
 extern EtlEnvelope *etl_envelope_make(EtlEnvelopes *envelopes,
 									  const EtlSourceXact *xact,
 									  const EtlChangeEvent *event);

@@ -33,8 +33,7 @@ typedef struct EtlWalControl
 	char server[NAMEDATALEN]; /* remote: of postgres_fdw */
 	Oid role;				  /* remote: whose user mapping */
 	bool create_slot;
-	XLogRecPtr start;	/* what ends before this was applied */
-	RepOriginId origin; /* whose changes are passed over; or 0 */
+	XLogRecPtr start; /* what ends before this was applied */
 
 	slock_t mutex;
 	XLogRecPtr flushed;	   /* applied, and safe on disk: the slot may move */

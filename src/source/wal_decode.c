@@ -21,7 +21,6 @@
  */
 #include "postgres.h"
 
-#include "replication/origin.h"
 #include "replication/reorderbuffer.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -33,7 +32,6 @@
 #define LARGE_XACT (1024 * 1024)
 
 static EtlChangeWriter *writer;
-static RepOriginId skipped_origin;
 static MemoryContext change_context;
 
 /* The transaction that is coming. */
@@ -54,16 +52,13 @@ static void on_truncate(LogicalDecodingContext *context, ReorderBufferTXN *txn,
 static bool was_said(Oid source, int nrelations, Relation rels[], int nsaid);
 static void on_commit(LogicalDecodingContext *context, ReorderBufferTXN *txn,
 					  XLogRecPtr commit_lsn);
-static bool is_of_skipped_origin(LogicalDecodingContext *context,
-								 RepOriginId origin);
 static bool fill_event(EtlChangeEvent *event, const EtlWalRelation *known,
 					   Relation rel, ReorderBufferChange *change);
 static void write_event(EtlChangeEvent *event, XLogRecPtr lsn);
 
 /* Take the place of the plugin; it keeps what it needs to shut down. */
 void
-etl_wal_decode_init(LogicalDecodingContext *context, EtlChangeWriter *queue,
-					RepOriginId origin)
+etl_wal_decode_init(LogicalDecodingContext *context, EtlChangeWriter *queue)
 {
 	OutputPluginCallbacks callbacks = {0};
 
@@ -73,15 +68,12 @@ etl_wal_decode_init(LogicalDecodingContext *context, EtlChangeWriter *queue,
 	callbacks.change_cb = on_change;
 	callbacks.truncate_cb = on_truncate;
 	callbacks.commit_cb = on_commit;
-	if (origin != InvalidRepOriginId)
-		callbacks.filter_by_origin_cb = is_of_skipped_origin;
 	context->callbacks = callbacks;
 	context->streaming = false;
 	context->twophase = false;
 	context->reorder->output_rewrites = true;
 
 	writer = queue;
-	skipped_origin = origin;
 	change_context = AllocSetContextCreate(CurrentMemoryContext,
 										   "etl_patterns decoded change",
 										   ALLOCSET_DEFAULT_SIZES);
@@ -271,10 +263,4 @@ XLogRecPtr
 etl_wal_last_commit(void)
 {
 	return last_commit;
-}
-
-static bool
-is_of_skipped_origin(LogicalDecodingContext *context, RepOriginId origin)
-{
-	return origin == skipped_origin;
 }

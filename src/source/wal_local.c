@@ -46,7 +46,7 @@
 
 /* Milliseconds */
 #define SEND_AFTER	   2	/* what was gathered waits no longer than this */
-#define REPORT_EVERY   100	/* positions between which nothing happened */
+#define REPORT_EVERY   20	/* positions between which nothing happened */
 #define LOOK_EVERY	   1000 /* without being woken */
 #define SLOT_IN_USE	   5000 /* how long the last reader may take to end */
 #define SLOT_IN_USE_IN 20
@@ -277,7 +277,7 @@ start_decoding(void)
 									NULL, NULL, NULL);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
-	etl_wal_decode_init(context, writer, control->origin);
+	etl_wal_decode_init(context, writer);
 	confirmed = MyReplicationSlot->data.confirmed_flush;
 	reported = start;
 	return context;
@@ -386,6 +386,8 @@ wait_for_wal(XLogRecPtr position)
 		}
 		if (catchupInterruptPending)
 			ProcessCatchupInterrupt();
+		if (is_decoding)
+			pgstat_report_stat(false);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 timeout, PG_WAIT_EXTENSION);

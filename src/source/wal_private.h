@@ -39,7 +39,7 @@ extern HeapTuple etl_wal_row(const EtlWalRelation *known, Relation rel,
 
 /* in wal_decode.c: make a decoding context write changes */
 extern void etl_wal_decode_init(LogicalDecodingContext *context,
-								EtlChangeWriter *writer, RepOriginId origin);
+								EtlChangeWriter *writer);
 
 /* The end of the last transaction that was written; 0 if none was. */
 extern XLogRecPtr etl_wal_last_commit(void);

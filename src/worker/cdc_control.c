@@ -167,7 +167,10 @@ end_of_wal(XLogRecPtr insert)
 	return insert;
 }
 
-/* The end of the source's WAL, now. */
+/*
+ * The end of the source's WAL, now.  What is not on disk yet cannot be read, and
+ * might wait there for seconds, so it is flushed.
+ */
 static XLogRecPtr
 source_position(const EtlCdcPipeline *pipeline)
 {
@@ -177,7 +180,11 @@ source_position(const EtlCdcPipeline *pipeline)
 	XLogRecPtr position;
 
 	if (pipeline->server == NULL)
-		return end_of_wal(GetXLogInsertRecPtr());
+	{
+		position = end_of_wal(GetXLogInsertRecPtr());
+		XLogFlush(position);
+		return position;
+	}
 	remote = etl_cdc_connect(pipeline);
 	result = etl_remote_query(remote, sql, PGRES_TUPLES_OK);
 	if (PQntuples(result) != 1 || PQnfields(result) != 1)

@@ -240,6 +240,21 @@ refuse_same_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table)
 }
 
 /*
+ * Lock the pipeline whose tables were checked.  Not before: a process that
+ * applies has locked its targets when it locks the row, and so must we.
+ */
+static void
+lock_checked(const EtlCdcPipeline *checked)
+{
+	EtlCdcPipeline *pipeline = etl_cdc_of_caller(checked->name, true);
+
+	if (pipeline->pipeline_id != checked->pipeline_id)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("CDC pipeline \"%s\" was dropped meanwhile",
+							   checked->name)));
+}
+
+/*
  * etl_cdc_add_table(pipeline, source, target, apply, apply_options, columns,
  * row_filter)
  */
@@ -249,11 +264,13 @@ etl_cdc_add_table(PG_FUNCTION_ARGS)
 	EtlCdcTable *table = palloc0(sizeof(EtlCdcTable));
 	EtlCdcPipeline *pipeline;
 
+	etl_refuse_null(fcinfo, TABLE_PIPELINE, "pipeline");
 	etl_refuse_null(fcinfo, TABLE_SOURCE, "source");
 	etl_refuse_null(fcinfo, TABLE_TARGET, "target");
 	etl_refuse_null(fcinfo, TABLE_APPLY, "apply");
 	etl_refuse_null(fcinfo, TABLE_APPLY_OPTIONS, "apply_options");
-	pipeline = etl_cdc_to_change(fcinfo, "etl_cdc_add_table()");
+	PreventCommandIfReadOnly("etl_cdc_add_table()");
+	pipeline = etl_cdc_of_caller(etl_arg_text(fcinfo, TABLE_PIPELINE), false);
 	table->pipeline_id = pipeline->pipeline_id;
 	table->pipeline = pipeline->name;
 	table->role = pipeline->role;
@@ -263,10 +280,22 @@ etl_cdc_add_table(PG_FUNCTION_ARGS)
 	etl_cdc_find_source(pipeline, table, etl_arg_text(fcinfo, TABLE_SOURCE));
 	refuse_same_table(pipeline, table);
 	etl_cdc_check_table(pipeline, table, true);
+	etl_cdc_check_circle(table);
+
+	lock_checked(pipeline);
+	refuse_same_table(pipeline, table);
 	table->state = ETL_CDC_TABLE_NEW;
 	etl_cdc_table_insert(table);
-	etl_cdc_store(pipeline);
+	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
 	PG_RETURN_VOID();
+}
+
+/* The table of a pipeline that a user names by its source and target. */
+static EtlCdcTable *
+table_of_caller(FunctionCallInfo fcinfo, const EtlCdcPipeline *pipeline)
+{
+	return linitial(etl_cdc_match(pipeline, etl_arg_text(fcinfo, TABLE_SOURCE),
+								  PG_GETARG_OID(TABLE_TARGET)));
 }
 
 /*
@@ -278,22 +307,32 @@ etl_cdc_alter_table(PG_FUNCTION_ARGS)
 {
 	EtlCdcPipeline *pipeline;
 	EtlCdcTable *table;
+	EtlCdcTable *locked;
 
+	etl_refuse_null(fcinfo, TABLE_PIPELINE, "pipeline");
 	etl_refuse_null(fcinfo, TABLE_SOURCE, "source");
 	etl_refuse_null(fcinfo, TABLE_TARGET, "target");
-	pipeline = etl_cdc_to_change(fcinfo, "etl_cdc_alter_table()");
-	table = linitial(etl_cdc_match(pipeline, etl_arg_text(fcinfo, TABLE_SOURCE),
-								   PG_GETARG_OID(TABLE_TARGET)));
+	PreventCommandIfReadOnly("etl_cdc_alter_table()");
+	pipeline = etl_cdc_of_caller(etl_arg_text(fcinfo, TABLE_PIPELINE), false);
+	table = table_of_caller(fcinfo, pipeline);
 	if (!PG_ARGISNULL(TABLE_APPLY) && PG_ARGISNULL(TABLE_APPLY_OPTIONS) &&
 		strcmp(table->apply, etl_arg_text(fcinfo, TABLE_APPLY)) != 0)
 		table->apply_options = DatumGetJsonbP(
 			DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
 	set_table(fcinfo, table);
-
 	etl_cdc_find_source(pipeline, table, NULL);
 	etl_cdc_check_table(pipeline, table, true);
+	etl_cdc_check_circle(table);
+
+	lock_checked(pipeline);
+	locked = table_of_caller(fcinfo, pipeline);
+	table->place = locked->place;
+	table->state = locked->state;
+	table->copy_snapshot = locked->copy_snapshot;
+	table->rows_copied = locked->rows_copied;
+	table->copied_at = locked->copied_at;
 	etl_cdc_table_update(table);
-	etl_cdc_store(pipeline);
+	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
 	PG_RETURN_VOID();
 }
 

@@ -45,21 +45,21 @@ etl_cdc_check_settings(const EtlCdcPipeline *pipeline, int elevel)
 	if (is_local && wal_level < WAL_LEVEL_LOGICAL)
 		ereport(elevel,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("pipeline \"%s\" cannot run: \"wal_level\" must be \"logical\"",
+				 errmsg("CDC pipeline \"%s\" cannot run: \"wal_level\" must be \"logical\"",
 						pipeline->name),
 				 errhint(
 					 "ALTER SYSTEM SET wal_level = 'logical'; then restart the server.")));
 	if (etl_shared == NULL)
 		ereport(elevel,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("pipeline \"%s\" cannot run: \"%s\" is not preloaded",
+				 errmsg("CDC pipeline \"%s\" cannot run: \"%s\" is not preloaded",
 						pipeline->name, "etl_patterns"),
 				 errhint(
 					 "Add etl_patterns to shared_preload_libraries; then restart the server.")));
 	if (is_local && !pipeline->has_slot && free_slots() == 0)
 		ereport(elevel,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("pipeline \"%s\" cannot run: all replication slots are in use",
+				 errmsg("CDC pipeline \"%s\" cannot run: all replication slots are in use",
 						pipeline->name),
 				 errdetail("\"max_replication_slots\" is %d.",
 						   max_replication_slots),
@@ -89,7 +89,7 @@ etl_cdc_check_workers(const EtlCdcPipeline *pipeline)
 
 	if (used + WORKERS_OF_PIPELINE > max_worker_processes)
 		ereport(WARNING,
-				(errmsg("there are too few background workers for pipeline \"%s\"",
+				(errmsg("there are too few background workers for CDC pipeline \"%s\"",
 						pipeline->name),
 				 errdetail("It takes %d. %d of %d (\"max_worker_processes\") are in use.",
 						   WORKERS_OF_PIPELINE, used, max_worker_processes),
@@ -130,7 +130,7 @@ etl_cdc_check_owner(const EtlCdcPipeline *pipeline)
 	if (reason != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("pipeline \"%s\" cannot run: %s", pipeline->name, reason),
+				 errmsg("CDC pipeline \"%s\" cannot run: %s", pipeline->name, reason),
 				 errhint("The process of a pipeline connects as its owner.")));
 	role = GetUserNameFromId(pipeline->role, false);
 	if (pipeline->server == NULL && !superuser_arg(pipeline->role) &&
@@ -165,7 +165,7 @@ etl_cdc_check_remote(const EtlCdcPipeline *pipeline)
 	if (strcmp(PQgetvalue(result, 0, 0), "logical") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("pipeline \"%s\" cannot run: \"wal_level\" must be \"logical\" on server \"%s\"",
+				 errmsg("CDC pipeline \"%s\" cannot run: \"wal_level\" must be \"logical\" on server \"%s\"",
 						pipeline->name, pipeline->server),
 				 errhint(
 					 "There: ALTER SYSTEM SET wal_level = 'logical'; then restart that server.")));

@@ -77,7 +77,7 @@ etl_cdc_end_process(const EtlCdcPipeline *pipeline)
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), MAX_WAIT_MS))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_IN_USE),
-					 errmsg("the process of pipeline \"%s\" has not ended within %d seconds",
+					 errmsg("the process of CDC pipeline \"%s\" has not ended within %d seconds",
 							pipeline->name, MAX_WAIT_MS / 1000),
 					 errhint("See its row in %s.cdc_status for its pid.",
 							 ETL_SCHEMA)));

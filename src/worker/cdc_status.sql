@@ -20,9 +20,8 @@ COMMENT ON FUNCTION etl_cdc_workers IS
 -- the row.  The slot and the end of the WAL of another server are not known
 -- here, but for what the process has been told.
 --
--- The lag in seconds: 0 if all of the WAL is applied; else the age of the last
--- commit that was, or, if that is longer ago, the time since all that had been
--- read was applied.
+-- The lag in seconds: 0 if all of the WAL is applied; else the time since all that
+-- had been read was applied, or since the last commit that was.
 CREATE VIEW etl_patterns.cdc_status WITH (security_invoker = true) AS
 WITH here AS MATERIALIZED (
     SELECT
@@ -114,15 +113,20 @@ SELECT
     p.read_lsn,
     p.applied_to AS applied_lsn,
     p.confirmed_lsn,
-    GREATEST(p.wal_lsn OPERATOR(pg_catalog.-) p.read_lsn, 0)::bigint AS read_lag_bytes,
-    GREATEST(p.wal_lsn OPERATOR(pg_catalog.-) p.applied_to, 0)::bigint AS applied_lag_bytes,
-    GREATEST(p.wal_lsn OPERATOR(pg_catalog.-) p.confirmed_lsn, 0)::bigint AS confirmed_lag_bytes,
+    CASE WHEN p.read_lsn IS NOT NULL AND p.wal_lsn IS NOT NULL
+        THEN GREATEST(p.wal_lsn OPERATOR(pg_catalog.-) p.read_lsn, 0)::bigint END AS read_lag_bytes,
+    CASE WHEN p.applied_to IS NOT NULL AND p.wal_lsn IS NOT NULL
+        THEN GREATEST(p.wal_lsn OPERATOR(pg_catalog.-) p.applied_to, 0)::bigint END AS applied_lag_bytes,
+    CASE WHEN p.confirmed_lsn IS NOT NULL AND p.wal_lsn IS NOT NULL
+        THEN GREATEST(p.wal_lsn OPERATOR(pg_catalog.-) p.confirmed_lsn, 0)::bigint END AS confirmed_lag_bytes,
     CASE
     WHEN p.applied_to OPERATOR(pg_catalog.>=) p.wal_lsn THEN 0
-    ELSE GREATEST(pg_catalog.date_part('epoch', p.clock OPERATOR(pg_catalog.-)
-        GREATEST(p.source_committed_at, p.caught_up_at)), 0)
+    WHEN p.source_committed_at IS NOT NULL OR p.caught_up_at IS NOT NULL
+        THEN GREATEST(pg_catalog.date_part('epoch', p.clock OPERATOR(pg_catalog.-)
+            GREATEST(p.source_committed_at, p.caught_up_at)), 0)
     END AS lag_seconds,
-    GREATEST(p.wal_here OPERATOR(pg_catalog.-) p.restart_lsn, 0)::bigint AS retained_bytes,
+    CASE WHEN p.restart_lsn IS NOT NULL
+        THEN GREATEST(p.wal_here OPERATOR(pg_catalog.-) p.restart_lsn, 0)::bigint END AS retained_bytes,
     p.retained_alert_at,
     p.transactions,
     p.inserts,

@@ -46,12 +46,13 @@
 #define IDLE_WAIT  1000
 #define FLUSH_WAIT 100
 
-/* So often at most, in milliseconds, a look at nothing counts as one. */
+/* An error of a former process is forgotten when this one works for so long. */
 #define STABLE_TIME (10 * USECS_PER_SEC)
 
 static EtlCdcApplier *applier;
 static EtlWalLink *pair = NULL;
-static bool reload; /* the pipeline was changed */
+static bool reload;			   /* the pipeline was changed */
+static TimestampTz started_at; /* the reader was */
 
 static void connect_as_owner(const EtlSharedApplier *entry);
 static void set(const char *name, const char *value);
@@ -106,15 +107,18 @@ etl_cdc_worker_main(Datum main_arg)
 static void
 set(const char *name, const char *value)
 {
-	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption(name, value, PGC_SUSET, PGC_S_SESSION);
 }
 
-/* The server checks that the role may log in, and may connect. */
+/*
+ * The server checks that the role may log in, and may connect.  Functions of
+ * users may set what they like while they run.
+ */
 static void
 connect_as_owner(const EtlSharedApplier *entry)
 {
 	BackgroundWorkerInitializeConnectionByOid(entry->database, entry->role, 0);
-	set("search_path", "pg_catalog, pg_temp");
+	set("search_path", ETL_CDC_SEARCH_PATH);
 	set("synchronous_commit", "off");
 	/* whatever the database or the role has set */
 	set("lock_timeout", "0");
@@ -243,6 +247,7 @@ begin_stream(void)
 	MemoryContext context = MemoryContextSwitchTo(applier->batch_context);
 	EtlWalControl settings = {0};
 
+	started_at = GetCurrentTimestamp();
 	settings.database = MyDatabaseId;
 	strlcpy(settings.slot_name, pipeline->slot_name, NAMEDATALEN);
 	settings.is_remote = pipeline->server != NULL;
@@ -337,7 +342,11 @@ apply(void)
 		result = etl_cdc_apply(applier);
 		if (result == ETL_CDC_ENDED)
 			etl_wal_link_throw(pair);
-		reload |= result == ETL_CDC_CHANGED || !etl_cdc_save(applier);
+		reload |= result == ETL_CDC_CHANGED ||
+				  !etl_cdc_save(applier,
+								applier->pipeline->error_message != NULL &&
+									GetCurrentTimestamp() >
+										started_at + STABLE_TIME);
 		publish();
 		if (result == ETL_CDC_NOTHING && !reload)
 			wait_for_changes();
@@ -431,7 +440,7 @@ tell_of_end(EtlCdcState state, const ErrorData *error)
 static bool
 give_up(ErrorData *error)
 {
-	EtlCdcState state = ETL_CDC_RUNNING;
+	EtlCdcState state = ETL_CDC_STARTING;
 	bool is_ours = applier->doing != ETL_CDC_WAITS;
 	bool searches = etl_cdc_search(applier, error);
 
@@ -447,9 +456,9 @@ give_up(ErrorData *error)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	etl_cdc_write_error(applier, error, state);
-	if (state != ETL_CDC_RUNNING)
+	if (state != ETL_CDC_STARTING)
 		tell_of_end(state, error);
-	if (state != ETL_CDC_RUNNING)
+	if (state != ETL_CDC_STARTING)
 		etl_tell_scheduler(ETL_NEWS_CDC, applier->pipeline_id);
 	PopActiveSnapshot();
 	CommitTransactionCommand();

@@ -1,0 +1,271 @@
+# What users do with pipelines that run: start, wait, stop, change tables, skip,
+# resync, drop; what they are shown; what a restored pipeline does.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('cdc_functions');
+$node->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
+$node->append_conf('postgresql.conf', q{
+wal_level = logical
+shared_preload_libraries = 'etl_patterns'
+max_replication_slots = 3
+max_prepared_transactions = 2
+max_worker_processes = 16
+autovacuum = off
+});
+$node->start;
+
+my $db = 'shop';
+
+sub sql
+{
+	my ($sql, $in) = @_;
+
+	return $node->safe_psql($in // $db, $sql);
+}
+
+# Is that the error?
+sub fails
+{
+	my ($sql, $error, $what, $in) = @_;
+	my ($rc, $out, $err) = $node->psql($in // $db, $sql);
+
+	isnt($rc, 0, "$what: is refused");
+	return like($err, $error, $what);
+}
+
+sub wait_until
+{
+	my ($query, $what, $in) = @_;
+
+	return ok($node->poll_query_until($in // $db, $query), $what);
+}
+
+sub status
+{
+	my ($columns, $pipeline, $in) = @_;
+
+	return sql("SELECT $columns FROM etl_patterns.cdc_status WHERE pipeline = '$pipeline'", $in);
+}
+
+# Waits until all that was committed is applied, and compares.
+sub equal
+{
+	my ($pipeline, $source, $target, $what, $in) = @_;
+
+	is(sql("SELECT etl_cdc_wait('$pipeline', timeout => '60 s')", $in), 't', "$what: has caught up");
+	return is(sql("SELECT count(*) FROM ((TABLE $source EXCEPT ALL TABLE $target)
+			UNION ALL (TABLE $target EXCEPT ALL TABLE $source)) d", $in), '0', "$what: is equal");
+}
+
+sql(q{
+	CREATE ROLE ann LOGIN REPLICATION;
+	CREATE ROLE bob LOGIN;
+	CREATE DATABASE shop OWNER ann;
+}, 'postgres');
+sql(q{
+	CREATE EXTENSION etl_patterns;
+	GRANT CREATE ON SCHEMA public TO ann;
+	SET ROLE ann;
+	CREATE TABLE orders (id int PRIMARY KEY, amount int);
+	CREATE TABLE lines (id int PRIMARY KEY, item text);
+	INSERT INTO orders SELECT i, i FROM generate_series(1, 1000) i;
+	INSERT INTO lines SELECT i, 'item ' || i FROM generate_series(1, 100) i;
+	CREATE TABLE orders_copy (LIKE orders INCLUDING ALL);
+	CREATE TABLE lines_copy (LIKE lines INCLUDING ALL);
+	CREATE TABLE orders_log (LIKE orders);
+	ALTER TABLE orders_copy ADD CHECK (amount <> -13);
+	SELECT etl_cdc_create('sales');
+	SELECT etl_cdc_add_table('sales', 'orders', 'orders_copy');
+});
+
+# ----------------------------------------------------------------------
+# start, wait, status
+
+fails(q{BEGIN; SELECT etl_cdc_start('sales'); CREATE TABLE t (); SELECT etl_cdc_wait('sales')},
+	qr/cannot wait for CDC pipeline "sales" in a transaction that has written/,
+	'a wait for what waits for us');
+is(status('state', 'sales'), 'stopped', 'which was rolled back');
+sql(q{SELECT etl_cdc_start('sales')});
+equal('sales', 'orders', 'orders_copy', 'first start');
+is(status('state, tables, tables_new, reads, rows_copied, inserts, error_message IS NULL, reason IS NULL', 'sales'),
+	'running|1|0|1000|1000|0|t|t', 'what the status counts');
+is(sql(q{SELECT a.usename, a.backend_type, r.backend_type IS NOT NULL, l.active_pid = s.reader_pid
+		FROM etl_patterns.cdc_status s JOIN pg_stat_activity a USING (pid)
+		JOIN pg_stat_activity r ON r.pid = s.reader_pid
+		JOIN pg_replication_slots l USING (slot_name)}),
+	'ann|etl_patterns cdc|t|t', 'one process is the owner\'s, another one has the slot');
+my ($rc, $out, $err) = $node->psql($db, q{SELECT etl_cdc_start('sales')});
+like($err, qr/NOTICE:  CDC pipeline "sales" is running already/, 'a second start says so');
+
+sql(q{UPDATE orders SET amount = amount + 1000; DELETE FROM orders WHERE id > 900; INSERT INTO orders VALUES (2000, 1)});
+equal('sales', 'orders', 'orders_copy', 'changes');
+is(status('inserts, updates, deletes, transactions > 0, source_committed_at IS NOT NULL', 'sales'), '1|1000|100|t|t', 'changes are counted');
+wait_until(q{SELECT applied_lag_bytes = 0 AND read_lag_bytes = 0 AND lag_seconds = 0 FROM etl_patterns.cdc_status},
+	'without work there is no lag');
+wait_until(q{SELECT confirmed_lag_bytes < 1000000 FROM etl_patterns.cdc_status}, 'and the slot moves on');
+
+# Something holds it up.
+my $holder = $node->background_psql($db);
+$holder->query_safe('BEGIN; LOCK TABLE orders_copy IN EXCLUSIVE MODE');
+sql('INSERT INTO orders VALUES (2001, 1)');
+is(sql(q{SELECT etl_cdc_wait('sales', timeout => '300 ms')}), 'f', 'a wait ends when its time is over');
+is(sql(q{SELECT etl_cdc_wait('sales', '0/1', '0')}), 't', 'what was applied long ago is not waited for');
+is(status('applied_lag_bytes > 0, lag_seconds > 0', 'sales'), 't|t', 'there is a lag');
+$holder->query_safe('COMMIT');
+$holder->quit;
+equal('sales', 'orders', 'orders_copy', 'after the lock');
+
+# ----------------------------------------------------------------------
+# stop
+
+my $pid = status('pid', 'sales');
+sql(q{BEGIN; SELECT etl_cdc_stop('sales'); ROLLBACK});
+wait_until("SELECT pid <> $pid FROM etl_patterns.cdc_status", 'a stop that is rolled back is made good');
+equal('sales', 'orders', 'orders_copy', 'after that');
+is(sql(q{SELECT etl_cdc_stop('sales'); SELECT state, pid IS NULL, active FROM etl_patterns.cdc_status JOIN pg_replication_slots USING (slot_name)}),
+	"\nstopped|t|f", 'a stop has ended the processes when it returns');
+sql('INSERT INTO orders VALUES (2002, 1)');
+fails(q{SELECT etl_cdc_wait('sales')}, qr/CDC pipeline "sales" is stopped\nHINT:  Start it with etl_cdc_start\(\)/, 'a wait for what is stopped');
+fails(q{SET ROLE bob; SELECT etl_cdc_start('sales')}, qr/CDC pipeline "sales" does not exist/, 'another role');
+is(sql(q{SELECT count(*) FROM orders_copy WHERE id = 2002}), '0', 'nothing is applied');
+sql(q{SELECT etl_cdc_start('sales')});
+equal('sales', 'orders', 'orders_copy', 'after a stop');
+
+# ----------------------------------------------------------------------
+# tables of a pipeline that runs
+
+sql(q{SELECT etl_cdc_add_table('sales', 'lines', 'lines_copy'); INSERT INTO lines VALUES (1000, 'x'); UPDATE lines SET item = item || '!' WHERE id < 10});
+equal('sales', 'lines', 'lines_copy', 'a table that is added');
+sql(q{INSERT INTO lines VALUES (1001, 'y'); INSERT INTO orders VALUES (2003, 1)});
+equal('sales', 'lines', 'lines_copy', 'and followed');
+sql(q{SELECT etl_cdc_alter_table('sales', 'lines', 'lines_copy', row_filter => 'id < 5000')});
+sql(q{INSERT INTO lines VALUES (5000, 'no'), (1002, 'yes')});
+ok(sql(q{SELECT etl_cdc_wait('sales', timeout => '60 s')}) eq 't', 'an altered table: has caught up');
+is(sql(q{SELECT string_agg(item, ' ' ORDER BY id) FROM lines_copy WHERE id > 1001}), 'yes', 'an altered table: its filter counts from then on');
+sql(q{SELECT etl_cdc_remove_table('sales', 'lines'); DELETE FROM lines WHERE id = 1000; INSERT INTO orders VALUES (2004, 1)});
+equal('sales', 'orders', 'orders_copy', 'a table was removed: the others');
+is(sql('SELECT count(*) FROM lines_copy WHERE id = 1000'), '1', 'a table that was removed is left as it is');
+
+# ----------------------------------------------------------------------
+# pause, skip
+
+sql(q{INSERT INTO orders VALUES (13, -13) ON CONFLICT (id) DO UPDATE SET amount = -13; INSERT INTO orders VALUES (2005, 1)});
+wait_until(q{SELECT state = 'paused' FROM etl_patterns.cdc_status}, 'a bad change pauses');
+is(status(q{error_code, error_change->>'table', error_change->'key'->>'id', reason = error_message, hint LIKE '%etl_cdc_start(''sales'')%etl_cdc_skip(''sales'', ''' || (error_change->>'end_lsn') || ''')%'}, 'sales'),
+	'23514|public.orders|13|t|t', 'the status says which, and how to go on');
+fails(q{SELECT etl_cdc_wait('sales')}, qr/CDC pipeline "sales" is paused\nDETAIL:  new row for relation "orders_copy" violates.*\nHINT:  Mend it/, 'a wait for what is paused');
+is(sql(q{SELECT kind, job, pipeline, error_code FROM etl_alert_drain()}), 'paused||sales|23514', 'there is an alert');
+fails(q{SELECT etl_cdc_skip('sales', '0/1')}, qr/CDC pipeline "sales" has applied 0\/1 already/, 'a skip of the past');
+fails(q{SELECT etl_cdc_skip('sales', 'FFFFFF/0')}, qr/does not end at FFFFFF\/0\nHINT:  To skip it, use etl_cdc_skip\('sales', '/, 'a skip of another transaction');
+sql(q{SELECT etl_cdc_start('sales')});
+wait_until(q{SELECT state = 'paused' FROM etl_patterns.cdc_status}, 'it pauses again where it was');
+sql(q{SELECT etl_cdc_skip('sales', (error_change->>'end_lsn')::pg_lsn) FROM etl_patterns.cdc_status});
+is(sql(q{SELECT etl_cdc_wait('sales', timeout => '60 s')}), 't', 'it goes on after the skip');
+is(sql(q{SELECT count(*) FILTER (WHERE id = 2005), count(*) FILTER (WHERE amount = -13) FROM orders_copy}), '1|0', 'without the transaction that was skipped');
+is(status('state, error_message, error_change, skip_lsn', 'sales'), 'running|||', 'and that is forgotten');
+sql(q{UPDATE orders SET amount = 14 WHERE id = 13});
+equal('sales', 'orders', 'orders_copy', 'a conflict is settled by the source');
+
+# ----------------------------------------------------------------------
+# resync
+
+sql(q{DELETE FROM orders_copy WHERE id < 10; UPDATE orders_copy SET amount = -1 WHERE id = 20; INSERT INTO orders_copy VALUES (-1, -1)});
+sql(q{SELECT etl_cdc_resync('sales', 'orders')});
+equal('sales', 'orders', 'orders_copy', 'a table that is copied again');
+sql(q{DELETE FROM orders_copy WHERE id < 10});
+my $slot = sql('SELECT restart_lsn, slot_name FROM pg_replication_slots');
+sql(q{SELECT etl_cdc_resync('sales')});
+equal('sales', 'orders', 'orders_copy', 'all tables copied again');
+is(sql('SELECT count(*) FROM pg_replication_slots'), '1', 'with a new slot of the same name');
+
+# The slot is gone.
+sql(q{SELECT etl_cdc_stop('sales')});
+sql(q{SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots; INSERT INTO orders VALUES (2006, 1)});
+sql(q{SELECT etl_cdc_start('sales')});
+wait_until(q{SELECT state = 'lost' FROM etl_patterns.cdc_status}, 'without its slot it is lost');
+is(status(q{hint}, 'sales'), q{etl_cdc_resync('sales') copies its tables again.}, 'the status says what to do');
+is(sql(q{SELECT kind, pipeline FROM etl_alert_drain(10) WHERE kind = 'lost'}), 'lost|sales', 'there is an alert');
+fails(q{SELECT etl_cdc_start('sales')}, qr/CDC pipeline "sales" cannot go on where it was\nDETAIL:  Its replication slot is lost: changes since .* are missing\.\nHINT:  etl_cdc_resync\('sales'\)/, 'a start of what is lost');
+sql(q{SELECT etl_cdc_resync('sales')});
+equal('sales', 'orders', 'orders_copy', 'after the loss');
+
+# ----------------------------------------------------------------------
+# limits
+
+sql(q{SELECT pg_create_physical_replication_slot('one'); SELECT pg_create_physical_replication_slot('two')});
+sql(q{SELECT etl_cdc_create('second'); SELECT etl_cdc_add_table('second', 'orders', 'orders_log', 'append')});
+fails(q{SELECT etl_cdc_start('second')}, qr/CDC pipeline "second" cannot run: all replication slots are in use\nDETAIL:  "max_replication_slots" is 3\./, 'no slot is free');
+sql(q{SELECT pg_drop_replication_slot('one'); SELECT pg_drop_replication_slot('two'); SELECT etl_cdc_drop('second')});
+
+# The slot keeps too much, is told of once, and is well again.
+$node->append_conf('postgresql.conf', "etl_patterns.cdc_retained_limit = '2MB'\nmax_wal_size = '64MB'");
+$node->reload;
+sql(q{SELECT etl_cdc_stop('sales'); SELECT etl_alert_drain()});
+sql(q{CREATE TABLE filler AS SELECT i, repeat('x', 1000) AS t FROM generate_series(1, 5000) i});
+wait_until(q{SELECT count(*) = 1 FROM etl_patterns.alert WHERE kind = 'slot_retained' AND pipeline = 'sales'}, 'a slot that keeps too much is told of');
+is(status('retained_bytes > 2000000, retained_alert_at IS NOT NULL', 'sales'), 't|t', 'and shown');
+sql(q{SELECT etl_cdc_start('sales')});
+equal('sales', 'orders', 'orders_copy', 'it goes on');
+sql(q{CHECKPOINT; INSERT INTO orders VALUES (2007, 1)});
+wait_until(q{SELECT pg_log_standby_snapshot() IS NOT NULL AND retained_alert_at IS NULL FROM etl_patterns.cdc_status}, 'and is well again')
+  if $node->pg_version >= 16;
+$node->poll_query_until($db, q{SELECT retained_alert_at IS NULL FROM etl_patterns.cdc_status});
+is(sql(q{SELECT string_agg(kind, ' ' ORDER BY alert_id) FROM etl_patterns.alert}), 'slot_retained recovered', 'once each');
+sql(q{ALTER SYSTEM SET etl_patterns.cdc_retained_limit = -1; SELECT pg_reload_conf(); SELECT etl_alert_drain()});
+
+# ----------------------------------------------------------------------
+# drop
+
+fails('DROP EXTENSION etl_patterns', qr/cannot drop extension "etl_patterns" because CDC pipelines have replication slots\nDETAIL:  These have: "sales"\.\nHINT:  Drop the pipelines first/, 'DROP EXTENSION');
+fails('DROP SCHEMA public CASCADE', qr/CDC pipelines have replication slots/, 'DROP SCHEMA of the functions');
+is(sql('SELECT count(*) FROM etl_patterns.cdc_pipeline'), '1', 'nothing was dropped');
+fails(q{BEGIN; SELECT etl_cdc_drop('sales'); PREPARE TRANSACTION 'x'}, qr/cannot PREPARE a transaction that drops the slot of a pipeline/, 'PREPARE TRANSACTION');
+sql(q{BEGIN; SELECT etl_cdc_drop('sales'); ROLLBACK});
+sql(q{BEGIN; SAVEPOINT s; SELECT etl_cdc_drop('sales'); ROLLBACK TO s; COMMIT});
+equal('sales', 'orders', 'orders_copy', 'a drop that was rolled back');
+
+# ----------------------------------------------------------------------
+# copies of the database
+
+my $dump = PostgreSQL::Test::Utils::tempdir() . '/shop.dump';
+$node->command_ok([ 'pg_dump', '--format=custom', '--file', $dump, $db ], 'pg_dump');
+sql('CREATE DATABASE restored', 'postgres');
+$node->command_ok([ 'pg_restore', '--dbname', $node->connstr('restored'), $dump ], 'pg_restore');
+is(status('state, reason, hint, pid', 'sales', 'restored'),
+	q{running|restored or copied from another database|etl_cdc_resync('sales') copies its tables again.|}, 'a restored pipeline does not run');
+wait_until(q{SELECT count(*) = 1 FROM etl_scheduler_status() WHERE database = 'restored' AND state = 'running'}, 'its database has a scheduler');
+is(status('pid', 'sales', 'restored'), '', 'even then it does not run');
+sql('SELECT etl_job_arm()', 'restored');
+is(status('state, reason, pid', 'sales', 'restored'), 'lost|the pipeline was restored or copied from another database|', 'when jobs run there it is lost');
+is(sql('SELECT count(*) FROM pg_replication_slots'), '1', 'it has no slot');
+sql(q{INSERT INTO orders VALUES (3000, 1); SELECT etl_cdc_resync('sales')}, 'restored');
+equal('sales', 'orders', 'orders_copy', 'it begins anew', 'restored');
+is(sql('SELECT count(DISTINCT database) FROM pg_replication_slots'), '2', 'with a slot of its own');
+sql(q{INSERT INTO orders VALUES (4000, 1)});
+equal('sales', 'orders', 'orders_copy', 'the original goes on');
+
+sql(q{SELECT etl_cdc_stop('sales')});
+sql('CREATE DATABASE twin TEMPLATE shop', 'postgres');
+sql(q{SELECT etl_cdc_drop('sales')}, 'twin');
+is(sql('SELECT count(DISTINCT database) FROM pg_replication_slots'), '2', 'who drops a copy does not drop the original\'s slot');
+sql(q{SELECT etl_cdc_start('sales')});
+equal('sales', 'orders', 'orders_copy', 'the original goes on once more');
+
+# ----------------------------------------------------------------------
+# the end
+
+sql('DROP DATABASE restored', 'postgres');
+is(sql('SELECT count(*) FROM pg_replication_slots'), '1', 'a database goes with the slots of its pipelines');
+sql(q{SELECT etl_cdc_drop('sales')});
+is(sql('SELECT count(*) FROM pg_replication_slots'), '0', 'a pipeline goes with its slot');
+is(sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'etl_patterns cdc%'}), '0', 'and its processes');
+sql('DROP EXTENSION etl_patterns');
+
+$node->stop;
+done_testing();
