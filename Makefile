@@ -100,6 +100,7 @@ OBJS += \
 	src/sink/merge_write_sql.o \
 	src/sink/merge_table.o \
 	src/sink/apply.o \
+	src/sink/apply_expression.o \
 	src/sink/apply_map.o \
 	src/sink/apply_write.o \
 	src/sink/apply_event.o \
@@ -158,6 +159,7 @@ OBJS += \
 	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_error.o \
 	src/flow/cdc_scd2.o \
+	src/flow/cdc_scd2_columns.o \
 	src/flow/cdc_changelog.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o

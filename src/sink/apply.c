@@ -43,9 +43,10 @@ etl_apply_ops(const char *word)
 	initStringInfo(&names);
 	for (int i = 0; i < (int) lengthof(sinks); i++)
 		appendStringInfo(&names, "%s\"%s\"", i == 0 ? "" : ", ", sinks[i]->name);
-	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					errmsg("invalid value for parameter \"%s\": \"%s\"", "apply", word),
-					errhint("Valid values are %s.", names.data)));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value for parameter \"%s\": \"%s\"", "apply", word),
+			 errhint("Valid values are %s.", names.data)));
 	return NULL;
 }
 

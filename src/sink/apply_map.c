@@ -20,23 +20,18 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "sink/apply.h"
+#include "sink/apply_expression.h"
 
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/params.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
 #include "parser/parse_collate.h"
-#include "parser/parse_expr.h"
-#include "parser/parse_node.h"
-#include "parser/parser.h"
 #include "storage/proc.h"
-#include "catalog/namespace.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -85,15 +80,6 @@ struct EtlApplyMap
 	bool is_identity;
 };
 
-/* What an expression is compiled for. */
-typedef struct MapParser
-{
-	EtlApplyMap *map;
-	const char *text;
-	const char *column; /* of the target, or NULL: the filter */
-	Bitmapset *uses;
-} MapParser;
-
 /* Moves on whenever something that a compiled expression relies on may. */
 static uint64 generation = 1;
 static bool watches = false;
@@ -114,12 +100,6 @@ static void map_expression(EtlApply *apply, EtlApplyMap *map, int att,
 						   const char *text);
 static void check_all_used(EtlApply *apply, EtlApplyMap *map);
 static void set_identity(EtlApply *apply, EtlApplyMap *map);
-static int find_source(const EtlApplyMap *map, const char *name);
-static Param *source_param(const EtlApplyMap *map, int source);
-static Node *parse_expression(MapParser *parser, ParseState **pstate);
-static Node *single_expression(MapParser *parser, List *raw);
-static Node *column_reference(ParseState *pstate, ColumnRef *cref, Node *var);
-static void parser_context(void *arg);
 static ExprState *compile(EtlApplyMap *map, Node *expr);
 static void set_row(EtlApplyMap *map, HeapTuple row);
 static bool knows(const EtlApplyMap *map, const Bitmapset *uses,
@@ -224,9 +204,12 @@ make_map(EtlApply *apply, const EtlSourceRelation *relation)
 
 	if (apply->row_filter != NULL)
 	{
-		MapParser parser = {.map = map, .text = apply->row_filter};
+		EtlApplyParser parser = {.table = apply->source,
+								 .source = map->source,
+								 .desc = map->desc,
+								 .text = apply->row_filter};
 		ParseState *pstate;
-		Node *expr = parse_expression(&parser, &pstate);
+		Node *expr = etl_apply_parse(&parser, &pstate);
 
 		expr = coerce_to_boolean(pstate, expr, "row_filter");
 		if (contain_volatile_functions(expr))
@@ -323,8 +306,9 @@ check_names(EtlApply *apply, EtlApplyMap *map)
 			continue;
 
 		/* null may also name a column of the source that goes nowhere */
-		if (value.type == jbvNull && find_source(map, name) >= 0)
-			map->used = bms_add_member(map->used, find_source(map, name));
+		if (value.type == jbvNull && etl_apply_find_column(map->desc, name) >= 0)
+			map->used = bms_add_member(map->used,
+									   etl_apply_find_column(map->desc, name));
 		else
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -348,7 +332,7 @@ map_column(EtlApply *apply, EtlApplyMap *map, int att)
 		return;
 	if (!get_setting(apply, name, &value))
 	{
-		source = find_source(map, name);
+		source = etl_apply_find_column(map->desc, name);
 		if (source >= 0 && form->attgenerated)
 			map->used = bms_add_member(map->used, source); /* recomputed */
 		else if (source >= 0)
@@ -357,7 +341,7 @@ map_column(EtlApply *apply, EtlApplyMap *map, int att)
 	}
 	if (value.type == jbvNull)
 	{
-		source = find_source(map, name);
+		source = etl_apply_find_column(map->desc, name);
 		if (source >= 0)
 			map->used = bms_add_member(map->used, source);
 		return;
@@ -371,7 +355,7 @@ map_column(EtlApply *apply, EtlApplyMap *map, int att)
 	{
 		char *from = pnstrdup(value.val.string.val, value.val.string.len);
 
-		source = find_source(map, from);
+		source = etl_apply_find_column(map->desc, from);
 		if (source < 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -435,7 +419,8 @@ map_plain(EtlApply *apply, EtlApplyMap *map, int att, int source)
 	if (from->atttypid == to->atttypid &&
 		(from->atttypmod == to->atttypmod || to->atttypmod < 0))
 		return;
-	expr = coerce_to_target_type(NULL, (Node *) source_param(map, source),
+	expr = coerce_to_target_type(NULL,
+								 (Node *) etl_apply_param(map->desc, source),
 								 from->atttypid, to->atttypid, to->atttypmod,
 								 COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
 	if (expr == NULL)
@@ -457,9 +442,13 @@ map_expression(EtlApply *apply, EtlApplyMap *map, int att, const char *text)
 {
 	Form_pg_attribute to = TupleDescAttr(RelationGetDescr(apply->target), att);
 	MapColumn *column = &map->columns[att];
-	MapParser parser = {.map = map, .text = text, .column = NameStr(to->attname)};
+	EtlApplyParser parser = {.table = apply->source,
+							 .source = map->source,
+							 .desc = map->desc,
+							 .text = text,
+							 .column = NameStr(to->attname)};
 	ParseState *pstate;
-	Node *expr = parse_expression(&parser, &pstate);
+	Node *expr = etl_apply_parse(&parser, &pstate);
 	Oid type = exprType(expr);
 
 	expr = coerce_to_target_type(pstate, expr, type, to->atttypid, to->atttypmod,
@@ -519,129 +508,6 @@ set_identity(EtlApply *apply, EtlApplyMap *map)
 			return;
 	}
 	map->is_identity = true;
-}
-
-/* A column of the source, from 0, or -1. */
-static int
-find_source(const EtlApplyMap *map, const char *name)
-{
-	for (int i = 0; i < map->desc->natts; i++)
-		if (strcmp(NameStr(TupleDescAttr(map->desc, i)->attname), name) == 0)
-			return i;
-	return -1;
-}
-
-/* ------------------------------------------------------------------ */
-/* expressions                                                          */
-
-/* What stands for a column of the source in an expression. */
-static Param *
-source_param(const EtlApplyMap *map, int source)
-{
-	Form_pg_attribute att = TupleDescAttr(map->desc, source);
-	Param *param = makeNode(Param);
-
-	param->paramkind = PARAM_EXTERN;
-	param->paramid = source + 1;
-	param->paramtype = att->atttypid;
-	param->paramtypmod = att->atttypmod;
-	param->paramcollid = att->attcollation;
-	param->location = -1;
-	return param;
-}
-
-/*
- * From text to an expression without collations.  Names mean what they mean in
- * pg_catalog, whatever the session's search_path.
- */
-static Node *
-parse_expression(MapParser *parser, ParseState **pstate)
-{
-	ErrorContextCallback callback;
-	int level = NewGUCNestLevel();
-	List *raw;
-	Node *expr;
-
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	callback.callback = parser_context;
-	callback.arg = parser;
-	callback.previous = error_context_stack;
-	error_context_stack = &callback;
-
-	*pstate = make_parsestate(NULL);
-	(*pstate)->p_sourcetext = parser->text;
-	(*pstate)->p_post_columnref_hook = column_reference;
-	(*pstate)->p_ref_hook_state = parser;
-	raw = raw_parser(parser->text, RAW_PARSE_PLPGSQL_EXPR);
-	expr = transformExpr(*pstate, single_expression(parser, raw),
-						 EXPR_KIND_OTHER);
-	if ((*pstate)->p_hasSubLinks || (*pstate)->p_hasAggs ||
-		(*pstate)->p_hasWindowFuncs || expression_returns_set(expr))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("expression has a subquery, an aggregate or a set"),
-				 errhint("An expression sees the columns of one row.")));
-	error_context_stack = callback.previous;
-	AtEOXact_GUC(false, level);
-	return expr;
-}
-
-/* The text is to be one expression, and no more of a query. */
-static Node *
-single_expression(MapParser *parser, List *raw)
-{
-	SelectStmt *select = (SelectStmt *) linitial_node(RawStmt, raw)->stmt;
-
-	if (IsA(select, SelectStmt) && list_length(select->targetList) == 1 &&
-		select->distinctClause == NIL && select->intoClause == NULL &&
-		select->fromClause == NIL && select->whereClause == NULL &&
-		select->groupClause == NIL && select->havingClause == NULL &&
-		select->windowClause == NIL && select->valuesLists == NIL &&
-		select->sortClause == NIL && select->limitOffset == NULL &&
-		select->limitCount == NULL && select->lockingClause == NIL &&
-		select->withClause == NULL && select->op == SETOP_NONE)
-	{
-		ResTarget *target = linitial_node(ResTarget, select->targetList);
-
-		if (target->name == NULL && target->indirection == NIL)
-			return target->val;
-	}
-	ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
-					errmsg("\"%s\" is not a single expression", parser->text)));
-	return NULL;
-}
-
-/* A name in an expression. */
-static Node *
-column_reference(ParseState *pstate, ColumnRef *cref, Node *var)
-{
-	MapParser *parser = pstate->p_ref_hook_state;
-	EtlApplyMap *map = parser->map;
-	int source = -1;
-
-	if (var == NULL && list_length(cref->fields) == 1 &&
-		IsA(linitial(cref->fields), String))
-		source = find_source(map, strVal(linitial(cref->fields)));
-	if (source < 0)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
-						errmsg("column \"%s\" of source \"%s\" does not exist",
-							   NameListToString(cref->fields), map->source),
-						parser_errposition(pstate, cref->location)));
-	parser->uses = bms_add_member(parser->uses, source);
-	return (Node *) source_param(map, source);
-}
-
-static void
-parser_context(void *arg)
-{
-	MapParser *parser = arg;
-
-	if (parser->column == NULL)
-		errcontext("row_filter of table \"%s\"", parser->map->apply->source);
-	else
-		errcontext("expression for column \"%s\" of table \"%s\"",
-				   parser->column, parser->map->apply->source);
 }
 
 /* Checks, too, that the current user may execute the functions. */

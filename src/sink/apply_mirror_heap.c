@@ -93,6 +93,7 @@ static void insert_row(MirrorHeap *heap, EtlMirrorOp *op);
 static void note_taken(void *arg, void *row, ItemPointer tid);
 static void write_inserts(MirrorHeap *heap);
 static void replace_taken(MirrorHeap *heap, TakenRow *taken);
+static bool is_taken(MirrorHeap *heap, EtlMirrorOp *op);
 static void do_op(MirrorHeap *heap, EtlMirrorOp *op);
 static void clear_new_key(MirrorHeap *heap, EtlMirrorOp *op);
 
@@ -662,9 +663,8 @@ write_inserts(MirrorHeap *heap)
 }
 
 /*
- * The row that was written goes, and the other one changes.  If it cannot be
- * found it is gone, or not committed yet: then the unique index waits, and has
- * the last word.
+ * The row that was written goes, and the other one changes.  If that cannot be
+ * seen it is gone, or was written by a transaction that is still to end.
  */
 static void
 replace_taken(MirrorHeap *heap, TakenRow *taken)
@@ -675,6 +675,7 @@ replace_taken(MirrorHeap *heap, TakenRow *taken)
 	bool *nulls = palloc(sizeof(bool) * mirror->n_keys);
 	TM_FailureData failure;
 	TM_Result result;
+	bool replaced = false;
 
 	CheckCmdReplicaIdentity(heap->rel, CMD_DELETE);
 	result = table_tuple_delete(heap->rel, &taken->tid,
@@ -683,11 +684,15 @@ replace_taken(MirrorHeap *heap, TakenRow *taken)
 	if (result != TM_Ok)
 		elog(ERROR, "unexpected result %d of deleting a row of \"%s\"",
 			 (int) result, RelationGetRelationName(heap->rel));
-	renew_snapshot(heap);
 	etl_mirror_row_key(mirror, op->row, key, nulls);
-	if (find_row(heap, key, nulls) && update_found(heap, new_version(heap, op)))
-		see_writes(heap);
-	else
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		renew_snapshot(heap);
+		if (find_row(heap, key, nulls))
+			replaced = update_found(heap, new_version(heap, op));
+	} while (!replaced && is_taken(heap, op));
+	if (!replaced)
 	{
 		EtlApplyInserter *inserter;
 
@@ -696,8 +701,33 @@ replace_taken(MirrorHeap *heap, TakenRow *taken)
 										   NULL);
 		etl_apply_inserter_add(inserter, op->row, op);
 		etl_apply_inserter_close(inserter);
-		see_writes(heap);
 	}
+	see_writes(heap);
 	pfree(key);
 	pfree(nulls);
+}
+
+/* Waits for others that write the key, and tells whether it is there then. */
+static bool
+is_taken(MirrorHeap *heap, EtlMirrorOp *op)
+{
+	ResultRelInfo *rri = heap->rri;
+	List *arbiters = list_make1_oid(heap->mirror->index);
+	ItemPointerData tid;
+	bool is_free;
+
+	for (int i = 0; i < rri->ri_NumIndices; i++)
+		if (RelationGetRelid(rri->ri_IndexRelationDescs[i]) ==
+				heap->mirror->index &&
+			rri->ri_IndexRelationInfo[i]->ii_UniqueOps == NULL)
+			BuildSpeculativeIndexInfo(rri->ri_IndexRelationDescs[i],
+									  rri->ri_IndexRelationInfo[i]);
+	ExecStoreHeapTuple(op->row, heap->whole, false);
+	heap->whole->tts_tableOid = RelationGetRelid(heap->rel);
+	ItemPointerSetInvalid(&heap->whole->tts_tid);
+	is_free = etl_check_index_constraints(rri, heap->whole, heap->estate, &tid,
+										  arbiters);
+	ExecClearTuple(heap->whole);
+	list_free(arbiters);
+	return !is_free;
 }

@@ -23,6 +23,7 @@ $node->append_conf('postgresql.conf', q{
 shared_preload_libraries = 'etl_patterns'
 wal_level = logical
 max_worker_processes = 20
+max_prepared_transactions = 5
 autovacuum = off
 fsync = off
 });
@@ -500,6 +501,95 @@ is(failed('strict'), 'duplicate key value violates unique constraint "strict_pke
 sql(q{DELETE FROM t.strict WHERE id = 4; SELECT etl_cdc_start('strict')});
 applied('strict', 'strict: goes on');
 same('SELECT * FROM strict', 'SELECT * FROM t.strict', 'strict');
+
+# Others write to the target at the same time: they are waited for.
+sql(q{
+	CREATE TABLE shared (id int PRIMARY KEY, v text);
+	CREATE TABLE t.shared (LIKE shared INCLUDING ALL);
+	INSERT INTO shared SELECT g, 'old' FROM generate_series(1, 5) g;
+	SELECT etl_cdc_create('shared');
+	SELECT etl_cdc_add_table('shared', 'public.shared', 't.shared');
+	SELECT etl_cdc_start('shared')});
+applied('shared', 'shared: copied');
+foreach my $end ('COMMIT PREPARED', 'ROLLBACK PREPARED')
+{
+	sql(q{
+		BEGIN;
+		UPDATE t.shared SET v = 'other' WHERE id = 1;
+		UPDATE t.shared SET v = 'other' WHERE id = 2;
+		DELETE FROM t.shared WHERE id = 3;
+		INSERT INTO t.shared VALUES (6, 'other');
+		PREPARE TRANSACTION 'other'});
+	sql(qq{
+		INSERT INTO shared VALUES (6, '$end');
+		UPDATE shared SET v = '$end' WHERE id IN (1, 3, 4);
+		DELETE FROM shared WHERE id = 2});
+	ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'}), "waits before $end");
+	sql("$end 'other'");
+	applied('shared', "shared: goes on after $end");
+	same('SELECT * FROM shared', 'SELECT * FROM t.shared', "after $end");
+	sql(q{DELETE FROM shared WHERE id = 6; INSERT INTO shared VALUES (2, 'old')});
+	applied('shared', 'shared: once more');
+}
+
+# Rows that the target refuses are set aside; the rest goes on.
+sql(q{
+	CREATE TABLE picky (id int PRIMARY KEY, v int);
+	CREATE TABLE t.picky (id int PRIMARY KEY, v int CHECK (v <> 13));
+	CREATE TABLE t.picky_parts (id int PRIMARY KEY, v int CHECK (v <> 13)) PARTITION BY RANGE (id);
+	CREATE TABLE t.picky_parts_1 PARTITION OF t.picky_parts DEFAULT;
+	SELECT etl_cdc_create('picky', on_error => 'dead_letter');
+	SELECT etl_cdc_add_table('picky', 'public.picky', 't.picky');
+	SELECT etl_cdc_add_table('picky', 'public.picky', 't.picky_parts');
+	SELECT etl_cdc_start('picky')});
+applied('picky', 'picky: begins');
+sql(q{INSERT INTO picky SELECT g, g % 20 FROM generate_series(1, 100) g; UPDATE picky SET v = 13 WHERE id = 50; DELETE FROM picky WHERE id = 51});
+applied('picky', 'picky: goes on');
+same(q{SELECT id, v FROM picky WHERE v <> 13 UNION ALL VALUES (50, 10)}, 'SELECT * FROM t.picky', 'what was refused is left out');
+same(q{SELECT * FROM t.picky}, 'SELECT * FROM t.picky_parts', 'of partitions, too');
+is(sql(q{SELECT count(*), min(error_code) FROM etl_patterns.dead_letter}), '12|23514', 'and is set aside');
+
+# By a role with no more rights than it needs.
+sql(q{
+	CREATE ROLE follower LOGIN REPLICATION;
+	CREATE TABLE near (id int PRIMARY KEY, v text);
+	CREATE TABLE t.near (LIKE near INCLUDING ALL);
+	CREATE FUNCTION public.shout(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT pg_catalog.upper($1)';
+	REVOKE EXECUTE ON FUNCTION shout FROM PUBLIC;
+	GRANT USAGE ON SCHEMA t TO follower;
+	GRANT SELECT ON near TO follower;
+	GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON t.near TO follower;
+	INSERT INTO near VALUES (1, 'one'), (2, 'two')});
+
+sub as_follower
+{
+	my ($sql) = @_;
+
+	return sql("SET SESSION AUTHORIZATION follower; $sql");
+}
+
+as_follower(q{SELECT etl_cdc_create('follower')});
+my ($ret, $stdout, $stderr) = $node->psql('postgres', q{SET SESSION AUTHORIZATION follower; SELECT etl_cdc_add_table('follower', 'public.near', 't.near', columns => '{"v": {"expr": "public.shout(v)"}}')});
+like($stderr, qr/permission denied for function shout/, 'functions in expressions need EXECUTE');
+sql(q{GRANT EXECUTE ON FUNCTION shout TO follower});
+as_follower(q{SELECT etl_cdc_add_table('follower', 'public.near', 't.near', columns => '{"v": {"expr": "public.shout(v)"}}', row_filter => $$id < 100$$); SELECT etl_cdc_start('follower')});
+applied('follower', 'follower: copied');
+sql(q{
+	INSERT INTO near VALUES (3, 'three'), (103, 'far');
+	UPDATE near SET id = id + 100 WHERE id = 2;
+	UPDATE near SET id = 4 WHERE id = 103});
+applied('follower', 'follower: applied');
+same('SELECT id, upper(v) FROM near WHERE id < 100', 'SELECT * FROM t.near', 'computed by a function');
+sql(q{CREATE OR REPLACE FUNCTION public.shout(text) RETURNS text IMMUTABLE LANGUAGE sql AS $$SELECT $1 || '!'$$; UPDATE near SET v = 'uno' WHERE id = 1});
+applied('follower', 'follower: with a new function');
+is(sql(q{SELECT v FROM t.near WHERE id = 1}), 'uno!', 'a function that changes is noticed');
+sql(q{REVOKE TRUNCATE ON t.near FROM follower; TRUNCATE near});
+is(failed('follower'), 'permission denied for table near', 'TRUNCATE is a right of its own');
+sql(q{GRANT TRUNCATE ON t.near TO follower; SELECT etl_cdc_start('follower')});
+applied('follower', 'follower: truncated');
+is(sql('SELECT count(*) FROM t.near'), '0', 'truncated');
+sql(q{ALTER TABLE t.near ENABLE ROW LEVEL SECURITY; INSERT INTO near VALUES (5, 'five')});
+like(failed('follower'), qr/row-level security of "near" applies/, 'a mirror must see all rows');
 
 # What is wrong is said, when a table is added or when it shows.
 sub refused
