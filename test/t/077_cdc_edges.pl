@@ -26,8 +26,9 @@ sub script
 {
 	my ($statements) = @_;
 
+	my $err;
 	IPC::Run::run([ $node->installed_command('psql'), '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres') ],
-		'<', \$statements, '>', \my $out, '2>', \my $err)
+		'<', \$statements, '>', \my $out, '2>', \$err)
 	  or die "script failed: $err";
 	return;
 }
