@@ -91,8 +91,8 @@ DECLARE
 BEGIN
 	FOR i IN 1 .. 20 LOOP
 		INSERT INTO web.orders VALUES (-i, 1, 'new', 1);
-		COMMIT;
 		started := clock_timestamp();
+		COMMIT;
 		WHILE NOT EXISTS (SELECT FROM public.order_now WHERE order_id = -i) LOOP
 			COMMIT;
 		END LOOP;

@@ -66,7 +66,7 @@ sub follow
 	sql("SELECT etl_cdc_create('$pipeline') WHERE NOT EXISTS (SELECT FROM etl_patterns.cdc_pipeline WHERE pipeline = '$pipeline')");
 	sql("SELECT etl_cdc_add_table('$pipeline', '$source', '$target'" . ($more // '') . ')');
 	sql("SELECT etl_cdc_start('$pipeline')") if sql("SELECT state = 'stopped' FROM etl_patterns.cdc_pipeline WHERE pipeline = '$pipeline'") eq 't';
-	$server->until("SELECT bool_and(t.state = 'followed') FROM etl_patterns.cdc_table t JOIN etl_patterns.cdc_pipeline USING (pipeline_id) WHERE pipeline = '$pipeline'",
+	$server->until("SELECT bool_and(t.state = 'followed') FROM etl_patterns.cdc_table t WHERE t.pipeline = '$pipeline'",
 		"$pipeline: $source is followed");
 	return;
 }
