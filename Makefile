@@ -159,6 +159,7 @@ OBJS += \
 	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_error.o \
 	src/flow/cdc_scd2.o \
+	src/flow/cdc_scd2_columns.o \
 	src/flow/cdc_changelog.o \
 	src/flow/scd2_create.o \
 	src/flow/scd2_verify.o

@@ -36,72 +36,12 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "flow/cdc_scd2.h"
 #include "flow/flow.h"
-#include "flow/merge.h"
 #include "sink/change_json.h"
 
 /* A clock that goes back by more was put back. */
 #define CLOCK_NOISE (60 * USECS_PER_SEC)
-
-/* Columns of a kept row after those of the target; no user's have a dot. */
-#define TIME_NAME	"etl_patterns.time"
-#define DELETE_NAME "etl_patterns.is_delete"
-#define STEP_NAME	"etl_patterns.step"
-#define LACKS_NAME	"etl_patterns.lacks"
-
-enum
-{
-	ROW_TIME,
-	ROW_IS_DELETE,
-	ROW_STEP,
-	ROW_LACKS,
-	ROW_EXTRA
-};
-
-typedef struct Scd2
-{
-	EtlApply *apply;
-	EtlMergeNames names; /* what the options say */
-	bool has_initial;
-	TimestampTz initial; /* when copied rows take effect */
-
-	/* the clock of the source, as far as it was seen */
-	XLogRecPtr step; /* the transaction */
-	TimestampTz time;
-	XLogRecPtr open_step; /* a part of it was merged */
-	XLogRecPtr truncated; /* it has truncated the source */
-
-	/* what rows have; made anew when the source describes itself anew */
-	MemoryContext context; /* holds it */
-	const EtlApplyMap *map;
-	uint32 number; /* of the description */
-	TupleDesc desc;
-	AttrNumber *attnums; /* of the target, for the first columns */
-	int natts;
-	AttrNumber *keys;
-	int n_keys;
-	List *key_names;
-
-	/* the row at hand, in the target's layout */
-	MemoryContext change_context;
-	Datum *values;
-	bool *nulls;
-	bool *is_set;
-	Datum *old_values;
-	bool *old_nulls;
-	bool *old_is_set;
-
-	/* the batch */
-	Tuplestorestate *rows; /* or NULL: none yet */
-	TimestampTz read_time; /* of copied rows among them, or 0 */
-} Scd2;
-
-static const char *const option_names[] = {"keys",		"tracked",
-										   "overwrite", "fixed",
-										   "previous",	"valid_from",
-										   "valid_to",	"is_current",
-										   "open_end",	"initial_effective_at",
-										   NULL};
 
 static void scd2_check(EtlApply *apply);
 static void scd2_check_source(EtlApply *apply,
@@ -111,37 +51,27 @@ static void scd2_add(EtlApply *apply, const EtlSourceXact *xact,
 					 const EtlChangeEvent *event);
 static void scd2_flush(EtlApply *apply);
 static void scd2_end(EtlApply *apply);
-static void read_options(EtlApply *apply, Scd2 *scd2);
-static const char *option_or(EtlApply *apply, const char *name,
-							 const char *otherwise);
-static void check_times(EtlApply *apply, const Scd2 *scd2);
-static void set_map(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
+static void set_map(EtlApply *apply, EtlScd2 *scd2, EtlApplyMap *map,
 					const EtlSourceRelation *relation);
-static void set_keys(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
-					 const EtlSourceRelation *relation);
-static List *default_keys(EtlApply *apply, EtlApplyMap *map,
-						  const EtlSourceRelation *relation);
-static List *primary_key(Oid relid);
-static void set_desc(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map);
-static void set_clock(Scd2 *scd2, const EtlSourceXact *xact,
+static void set_clock(EtlScd2 *scd2, const EtlSourceXact *xact,
 					  const EtlChangeEvent *event);
-static void add_new_row(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
+static void add_new_row(EtlApply *apply, EtlScd2 *scd2, EtlApplyMap *map,
 						const EtlChangeEvent *event);
-static void add_update(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
+static void add_update(EtlApply *apply, EtlScd2 *scd2, EtlApplyMap *map,
 					   const EtlChangeEvent *event);
-static void add_delete(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
+static void add_delete(EtlApply *apply, EtlScd2 *scd2, EtlApplyMap *map,
 					   const EtlChangeEvent *event);
-static void add_truncate(EtlApply *apply, Scd2 *scd2);
+static void add_truncate(EtlApply *apply, EtlScd2 *scd2);
 static void add_open_key(void *arg, TupleTableSlot *slot);
-static bool same_key(EtlApply *apply, Scd2 *scd2);
-static void refuse_missing_key(EtlApply *apply, Scd2 *scd2);
-static void take_missing(EtlApply *apply, Scd2 *scd2);
+static bool same_key(EtlApply *apply, EtlScd2 *scd2);
+static void refuse_missing_key(EtlApply *apply, EtlScd2 *scd2);
+static void take_missing(EtlApply *apply, EtlScd2 *scd2);
 static void take_row(void *arg, TupleTableSlot *slot);
-static void put_row(Scd2 *scd2, const Datum *values, const bool *nulls,
+static void put_row(EtlScd2 *scd2, const Datum *values, const bool *nulls,
 					const bool *is_set, bool is_delete);
-static bytea *lacking(const Scd2 *scd2, const bool *is_set);
-static void merge_rows(EtlApply *apply, Scd2 *scd2);
-static void merge_call(EtlApply *apply, Scd2 *scd2, EtlMergeCall *call);
+static bytea *lacking(const EtlScd2 *scd2, const bool *is_set);
+static void merge_rows(EtlApply *apply, EtlScd2 *scd2);
+static void merge_call(EtlApply *apply, EtlScd2 *scd2, EtlMergeCall *call);
 
 const EtlApplyOps etl_apply_scd2 = {
 	.name = "scd2",
@@ -155,17 +85,14 @@ const EtlApplyOps etl_apply_scd2 = {
 };
 
 /* ------------------------------------------------------------------ */
-/* options                                                              */
+/* checks                                                               */
 
 static void
 scd2_check(EtlApply *apply)
 {
-	Scd2 scd2 = {0};
+	EtlScd2 scd2 = {0};
 
-	etl_apply_check_options(apply, option_names);
-	etl_sink_check_kind(apply->target);
-	read_options(apply, &scd2);
-	check_times(apply, &scd2);
+	etl_scd2_options(apply, &scd2);
 }
 
 /* Opens a merge of nothing, which looks at all columns and their roles. */
@@ -186,105 +113,22 @@ scd2_check_source(EtlApply *apply, const EtlSourceRelation *relation)
 	etl_progress_end(run);
 }
 
-/* The parameters of etl_scd2_merge() that make sense here. */
-static void
-read_options(EtlApply *apply, Scd2 *scd2)
-{
-	EtlMergeNames *names = &scd2->names;
-	char *initial = etl_apply_option(apply, "initial_effective_at");
-	JsonbValue value;
-
-	names->keys = etl_apply_option_names(apply, "keys");
-	names->tracked_given = etl_apply_has_option(apply, "tracked");
-	names->tracked = etl_apply_option_names(apply, "tracked");
-	names->overwrite = etl_apply_option_names(apply, "overwrite");
-	names->fixed = etl_apply_option_names(apply, "fixed");
-	if (etl_apply_has_option(apply, "previous") &&
-		getKeyJsonValueFromContainer(&apply->options->root, "previous",
-									 strlen("previous"), &value) != NULL &&
-		value.type != jbvNull)
-		names->previous = JsonbValueToJsonb(&value);
-	names->valid_from = option_or(apply, "valid_from", "valid_from");
-	names->valid_to = option_or(apply, "valid_to", "valid_to");
-	names->is_current = option_or(apply, "is_current", "is_current");
-	names->open_end = etl_apply_option(apply, "open_end");
-	if (names->valid_from == NULL || names->valid_to == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("option \"%s\" must not be null",
-						names->valid_from == NULL ? "valid_from" : "valid_to")));
-	scd2->has_initial = initial != NULL;
-	if (initial != NULL)
-		scd2->initial = DatumGetTimestampTz(
-			etl_plain_value(TIMESTAMPTZOID, initial));
-	if (initial != NULL && TIMESTAMP_IS_NOEND(scd2->initial))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("option \"%s\" must not be infinity",
-							   "initial_effective_at")));
-}
-
-/* The text of an option, or what it is where it is not given. */
-static const char *
-option_or(EtlApply *apply, const char *name, const char *otherwise)
-{
-	return etl_apply_has_option(apply, name) ? etl_apply_option(apply, name) :
-											   otherwise;
-}
-
-/* Commits are told apart by microseconds. */
-static void
-check_times(EtlApply *apply, const Scd2 *scd2)
-{
-	const char *names[] = {scd2->names.valid_from, scd2->names.valid_to,
-						   scd2->names.is_current};
-
-	for (int i = 0; i < (int) lengthof(names); i++)
-	{
-		AttrNumber attnum = InvalidAttrNumber;
-		Form_pg_attribute att;
-
-		if (names[i] == NULL)
-			continue;
-		attnum = get_attnum(apply->target_relid, names[i]);
-		if (attnum <= 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("column \"%s\" of relation \"%s\" does not exist",
-							names[i], RelationGetRelationName(apply->target)),
-					 i == 2 ?
-						 errhint(
-							 "Pass {\"is_current\": null} if the table has no such column.") :
-						 errhint(
-							 "etl_scd2_create() creates a table for the versions of a source's rows.")));
-		att = TupleDescAttr(RelationGetDescr(apply->target), attnum - 1);
-		if (i < 2 &&
-			(att->atttypid != TIMESTAMPTZOID ||
-			 (att->atttypmod >= 0 && att->atttypmod < MAX_TIMESTAMP_PRECISION)))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("column \"%s\" must be of type %s", names[i],
-							format_type_be(TIMESTAMPTZOID)),
-					 errdetail(
-						 "Versions start at the commits of the source, which are told apart by microseconds.")));
-	}
-}
-
 /* ------------------------------------------------------------------ */
 /* batches                                                              */
 
 static void
 scd2_begin(EtlApply *apply)
 {
-	Scd2 *scd2 = apply->state;
+	EtlScd2 *scd2 = apply->state;
 
 	if (scd2 == NULL)
 	{
 		MemoryContext oldcontext = MemoryContextSwitchTo(apply->context);
 		int natts = RelationGetDescr(apply->target)->natts;
 
-		scd2 = palloc0(sizeof(Scd2));
+		scd2 = palloc0(sizeof(EtlScd2));
 		scd2->apply = apply;
-		read_options(apply, scd2);
+		etl_scd2_options(apply, scd2);
 		scd2->context = AllocSetContextCreate(apply->context,
 											  "etl_patterns scd2 columns",
 											  ALLOCSET_SMALL_SIZES);
@@ -297,6 +141,7 @@ scd2_begin(EtlApply *apply)
 		MemoryContextSwitchTo(oldcontext);
 		apply->state = scd2;
 	}
+	scd2->map = NULL; /* another may lie at the same place by now */
 	scd2->rows = NULL;
 	scd2->read_time = 0;
 }
@@ -304,14 +149,13 @@ scd2_begin(EtlApply *apply)
 static void
 scd2_add(EtlApply *apply, const EtlSourceXact *xact, const EtlChangeEvent *event)
 {
-	Scd2 *scd2 = apply->state;
+	EtlScd2 *scd2 = apply->state;
 	EtlApplyMap *map = etl_apply_map(apply, event->relation);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "etl_patterns scd2 change",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 
-	/* a map may be made anew where the last one was, and be much the same */
 	scd2->change_context = context;
 	if (map != scd2->map || event->relation->number != scd2->number)
 		set_map(apply, scd2, map, event->relation);
@@ -352,7 +196,7 @@ scd2_end(EtlApply *apply)
 
 /* From here on rows have the columns of this map. */
 static void
-set_map(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
+set_map(EtlApply *apply, EtlScd2 *scd2, EtlApplyMap *map,
 		const EtlSourceRelation *relation)
 {
 	MemoryContext oldcontext;
@@ -361,129 +205,10 @@ set_map(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
 	scd2->map = NULL;
 	MemoryContextReset(scd2->context);
 	oldcontext = MemoryContextSwitchTo(scd2->context);
-	set_keys(apply, scd2, map, relation);
-	set_desc(apply, scd2, map);
+	etl_scd2_columns(apply, scd2, map, relation);
 	MemoryContextSwitchTo(oldcontext);
 	scd2->map = map;
 	scd2->number = relation->number;
-}
-
-/* The columns that tell one history from another. */
-static void
-set_keys(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
-		 const EtlSourceRelation *relation)
-{
-	int n_identity;
-	AttrNumber *identity = etl_apply_keys(apply, map, &n_identity);
-	ListCell *lc;
-
-	scd2->key_names = scd2->names.keys;
-	if (scd2->key_names == NIL)
-		scd2->key_names = default_keys(apply, map, relation);
-	scd2->keys = palloc(sizeof(AttrNumber) * (list_length(scd2->key_names) + 1));
-	scd2->n_keys = 0;
-	foreach(lc, scd2->key_names)
-	{
-		AttrNumber attnum = get_attnum(apply->target_relid, lfirst(lc));
-		bool found = false;
-
-		for (int i = 0; i < n_identity; i++)
-			found |= identity[i] == attnum;
-		if (!found)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("column \"%s\" in option \"keys\" is not in the replica identity of source \"%s\"",
-							(char *) lfirst(lc), apply->source),
-					 errdetail(
-						 "Of a deleted row the source logs no more than that."),
-					 errhint(
-						 "Use ALTER TABLE ... REPLICA IDENTITY at the source.")));
-		scd2->keys[scd2->n_keys++] = attnum;
-	}
-}
-
-/*
- * The names, in the target, of the columns of the replica identity; or, if that
- * is the whole row, of the primary key, where the source is at hand.
- */
-static List *
-default_keys(EtlApply *apply, EtlApplyMap *map,
-			 const EtlSourceRelation *relation)
-{
-	bool full = relation->identity == REPLICA_IDENTITY_FULL;
-	TupleDesc target = RelationGetDescr(apply->target);
-	List *primary = full ? primary_key(apply->source_relid) : NIL;
-	List *found = NIL;
-	List *names = NIL;
-	AttrNumber *keys;
-	int n;
-
-	keys = etl_apply_keys(apply, map, &n);
-	for (int i = 0; i < n; i++)
-	{
-		const char *name = etl_apply_source_of(map, keys[i]);
-
-		if (full && (name == NULL || !etl_has_name(primary, name) ||
-					 etl_has_name(found, name)))
-			continue;
-		found = name != NULL ? lappend(found, pstrdup(name)) : found;
-		names = lappend(names,
-						pstrdup(NameStr(
-							TupleDescAttr(target, keys[i] - 1)->attname)));
-	}
-	if (names == NIL || (full && list_length(found) < list_length(primary)))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("source \"%s\" has no key that tells one history from another",
-						apply->source),
-				 errdetail("Its replica identity is the whole row."),
-				 errhint("Name the columns of the key in option \"keys\".")));
-	return names;
-}
-
-/* The names of the columns of a table's primary key. */
-static List *
-primary_key(Oid relid)
-{
-	Relation source = NULL;
-	List *names = NIL;
-	Bitmapset *columns;
-	int column = -1;
-
-	if (OidIsValid(relid))
-		source = try_table_open(relid, AccessShareLock);
-	if (source == NULL)
-		return NIL;
-	columns = RelationGetIndexAttrBitmap(source, INDEX_ATTR_BITMAP_PRIMARY_KEY);
-	while ((column = bms_next_member(columns, column)) >= 0)
-		names = lappend(names,
-						get_attname(relid,
-									column + FirstLowInvalidHeapAttributeNumber,
-									false));
-	table_close(source, AccessShareLock);
-	return names;
-}
-
-/* What a kept row has: the mapped columns of the target, then our own. */
-static void
-set_desc(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map)
-{
-	TupleDesc target = RelationGetDescr(apply->target);
-	AttrNumber *attnums = etl_apply_columns(apply, map, &scd2->natts);
-	TupleDesc desc = CreateTemplateTupleDesc(scd2->natts + ROW_EXTRA);
-	AttrNumber extra = scd2->natts + 1;
-
-	scd2->attnums = palloc(sizeof(AttrNumber) * (scd2->natts + 1));
-	for (int i = 0; i < scd2->natts; i++)
-	{
-		scd2->attnums[i] = attnums[i];
-		TupleDescCopyEntry(desc, i + 1, target, attnums[i]);
-	}
-	TupleDescInitEntry(desc, extra + ROW_TIME, TIME_NAME, TIMESTAMPTZOID, -1, 0);
-	TupleDescInitEntry(desc, extra + ROW_IS_DELETE, DELETE_NAME, BOOLOID, -1, 0);
-	TupleDescInitEntry(desc, extra + ROW_STEP, STEP_NAME, INT8OID, -1, 0);
-	TupleDescInitEntry(desc, extra + ROW_LACKS, LACKS_NAME, BYTEAOID, -1, 0);
-	scd2->desc = desc;
 }
 
 /* ------------------------------------------------------------------ */
@@ -491,7 +216,7 @@ set_desc(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map)
 
 /* When the change takes effect. */
 static void
-set_clock(Scd2 *scd2, const EtlSourceXact *xact, const EtlChangeEvent *event)
+set_clock(EtlScd2 *scd2, const EtlSourceXact *xact, const EtlChangeEvent *event)
 {
 	TimestampTz time = xact->commit_time;
 
@@ -506,7 +231,7 @@ set_clock(Scd2 *scd2, const EtlSourceXact *xact, const EtlChangeEvent *event)
 }
 
 static void
-add_new_row(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
+add_new_row(EtlApply *apply, EtlScd2 *scd2, EtlApplyMap *map,
 			const EtlChangeEvent *event)
 {
 	if (!etl_apply_filter(apply, map, event->new_row))
@@ -524,7 +249,7 @@ add_new_row(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
  * filter no more ends.
  */
 static void
-add_update(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
+add_update(EtlApply *apply, EtlScd2 *scd2, EtlApplyMap *map,
 		   const EtlChangeEvent *event)
 {
 	const bool *unchanged;
@@ -551,7 +276,7 @@ add_update(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
 }
 
 static void
-add_delete(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
+add_delete(EtlApply *apply, EtlScd2 *scd2, EtlApplyMap *map,
 		   const EtlChangeEvent *event)
 {
 	if (event->old_row == NULL)
@@ -569,7 +294,7 @@ add_delete(EtlApply *apply, Scd2 *scd2, EtlApplyMap *map,
 
 /* Deletes all keys that have an open version. */
 static void
-add_truncate(EtlApply *apply, Scd2 *scd2)
+add_truncate(EtlApply *apply, EtlScd2 *scd2)
 {
 	EtlQuery query = {0};
 	StringInfoData sql;
@@ -606,7 +331,7 @@ add_truncate(EtlApply *apply, Scd2 *scd2)
 static void
 add_open_key(void *arg, TupleTableSlot *slot)
 {
-	Scd2 *scd2 = arg;
+	EtlScd2 *scd2 = arg;
 
 	slot_getallattrs(slot);
 	for (int i = 0; i < scd2->natts; i++)
@@ -624,7 +349,7 @@ add_open_key(void *arg, TupleTableSlot *slot)
 
 /* Has the new row the key of the old one? */
 static bool
-same_key(EtlApply *apply, Scd2 *scd2)
+same_key(EtlApply *apply, EtlScd2 *scd2)
 {
 	TupleDesc desc = RelationGetDescr(apply->target);
 
@@ -644,7 +369,7 @@ same_key(EtlApply *apply, Scd2 *scd2)
 
 /* Of an old row the key at least is known. */
 static void
-refuse_missing_key(EtlApply *apply, Scd2 *scd2)
+refuse_missing_key(EtlApply *apply, EtlScd2 *scd2)
 {
 	for (int i = 0; i < scd2->n_keys; i++)
 		if (!scd2->old_is_set[scd2->keys[i] - 1])
@@ -661,7 +386,7 @@ refuse_missing_key(EtlApply *apply, Scd2 *scd2)
  * old one: that of the changes before, too, which are merged first.
  */
 static void
-take_missing(EtlApply *apply, Scd2 *scd2)
+take_missing(EtlApply *apply, EtlScd2 *scd2)
 {
 	TupleDesc target = RelationGetDescr(apply->target);
 	EtlQuery query = {0};
@@ -710,7 +435,7 @@ take_missing(EtlApply *apply, Scd2 *scd2)
 static void
 take_row(void *arg, TupleTableSlot *slot)
 {
-	Scd2 *scd2 = arg;
+	EtlScd2 *scd2 = arg;
 	MemoryContext oldcontext = MemoryContextSwitchTo(scd2->change_context);
 
 	slot_getallattrs(slot);
@@ -735,12 +460,12 @@ take_row(void *arg, TupleTableSlot *slot)
 
 /* Keeps a row for the merge. */
 static void
-put_row(Scd2 *scd2, const Datum *values, const bool *nulls, const bool *is_set,
-		bool is_delete)
+put_row(EtlScd2 *scd2, const Datum *values, const bool *nulls,
+		const bool *is_set, bool is_delete)
 {
 	int natts = scd2->natts;
-	Datum *row = palloc0(sizeof(Datum) * (natts + ROW_EXTRA));
-	bool *row_nulls = palloc0(sizeof(bool) * (natts + ROW_EXTRA));
+	Datum *row = palloc0(sizeof(Datum) * (natts + ETL_SCD2_ROW_EXTRA));
+	bool *row_nulls = palloc0(sizeof(bool) * (natts + ETL_SCD2_ROW_EXTRA));
 	bytea *lacks = is_delete ? NULL : lacking(scd2, is_set);
 	TimestampTz time = scd2->time;
 
@@ -755,11 +480,11 @@ put_row(Scd2 *scd2, const Datum *values, const bool *nulls, const bool *is_set,
 		row[i] = values[column];
 		row_nulls[i] = nulls[column] || !is_set[column];
 	}
-	row[natts + ROW_TIME] = TimestampTzGetDatum(time);
-	row[natts + ROW_IS_DELETE] = BoolGetDatum(is_delete);
-	row[natts + ROW_STEP] = Int64GetDatum((int64) scd2->step);
-	row[natts + ROW_LACKS] = PointerGetDatum(lacks);
-	row_nulls[natts + ROW_LACKS] = lacks == NULL;
+	row[natts + ETL_SCD2_ROW_TIME] = TimestampTzGetDatum(time);
+	row[natts + ETL_SCD2_ROW_IS_DELETE] = BoolGetDatum(is_delete);
+	row[natts + ETL_SCD2_ROW_STEP] = Int64GetDatum((int64) scd2->step);
+	row[natts + ETL_SCD2_ROW_LACKS] = PointerGetDatum(lacks);
+	row_nulls[natts + ETL_SCD2_ROW_LACKS] = lacks == NULL;
 	if (scd2->rows == NULL)
 	{
 		MemoryContext oldcontext;
@@ -775,7 +500,7 @@ put_row(Scd2 *scd2, const Datum *values, const bool *nulls, const bool *is_set,
 
 /* The columns of the target that have no value here, as a bitmap, or NULL. */
 static bytea *
-lacking(const Scd2 *scd2, const bool *is_set)
+lacking(const EtlScd2 *scd2, const bool *is_set)
 {
 	bytea *lacks = NULL;
 
@@ -803,7 +528,7 @@ lacking(const Scd2 *scd2, const bool *is_set)
 
 /* Merges what was kept. */
 static void
-merge_rows(EtlApply *apply, Scd2 *scd2)
+merge_rows(EtlApply *apply, EtlScd2 *scd2)
 {
 	Tuplestorestate *rows = scd2->rows;
 	MemoryContext context;
@@ -842,7 +567,7 @@ merge_rows(EtlApply *apply, Scd2 *scd2)
 }
 
 static void
-merge_call(EtlApply *apply, Scd2 *scd2, EtlMergeCall *call)
+merge_call(EtlApply *apply, EtlScd2 *scd2, EtlMergeCall *call)
 {
 	call->operation = "cdc";
 	call->target = apply->target_relid;
@@ -850,10 +575,10 @@ merge_call(EtlApply *apply, Scd2 *scd2, EtlMergeCall *call)
 	call->names.keys = scd2->key_names;
 	call->names.rows_desc = scd2->desc;
 	call->names.rows_label = apply->source;
-	call->names.sequence_by = TIME_NAME;
-	call->names.delete_when = quote_identifier(DELETE_NAME);
-	call->names.step_by = STEP_NAME;
-	call->names.lacks = LACKS_NAME;
+	call->names.sequence_by = ETL_SCD2_TIME;
+	call->names.delete_when = quote_identifier(ETL_SCD2_IS_DELETE);
+	call->names.step_by = ETL_SCD2_STEP;
+	call->names.lacks = ETL_SCD2_LACKS;
 	call->versioned = true;
 	call->decide = etl_decide_scd2;
 	call->duplicates = ETL_DUPLICATES_LAST;

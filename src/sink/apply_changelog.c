@@ -57,7 +57,8 @@ const EtlApplyOps etl_apply_changelog = {
 static void
 changelog_check(EtlApply *apply)
 {
-	static const char *const options[] = {ETL_ENVELOPE_OPTIONS, NULL};
+	static const char *const options[] = {ETL_ENVELOPE_OPTIONS, "tombstones",
+										  NULL};
 	EtlEnvelopeLayout layout;
 	bool wanted[ETL_NUM_PARTS];
 
@@ -154,6 +155,7 @@ changelog_begin(EtlApply *apply)
 		MemoryContextSwitchTo(oldcontext);
 		apply->state = log;
 	}
+	etl_envelopes_begin(log->envelopes);
 	log->rows = NIL;
 	apply->in_order = etl_apply_has_own_triggers(apply->target);
 }

@@ -66,7 +66,9 @@ struct EtlEnvelopes
 	bool tombstones;
 
 	/* the description, which is looked at when it is another */
-	MemoryContext context; /* holds what follows */
+	MemoryContext context;			   /* holds what follows */
+	const EtlSourceRelation *relation; /* in this batch, or NULL */
+	uint32 number;
 	TupleDesc desc;
 	EtlJsonRow *row;
 	bool *shows; /* these columns are shown */
@@ -84,8 +86,10 @@ static char change_op(EtlEnvelopes *envelopes, EtlApplyMap *map,
 					  const EtlChangeEvent *event, HeapTuple new_row,
 					  const bool *unchanged);
 static void set_part(EtlEnvelope *envelope, EtlEnvelopePart part, Datum value);
-static void set_json(EtlEnvelopes *envelopes, EtlEnvelope *envelope,
-					 EtlEnvelopePart part, Jsonb *jsonb);
+static void set_json(EtlEnvelope *envelope, EtlEnvelopePart part, Jsonb *jsonb);
+static void set_rows(EtlEnvelopes *envelopes, EtlEnvelope *envelope,
+					 const EtlChangeEvent *event, char op, HeapTuple new_row,
+					 const bool *unchanged);
 static Jsonb *row_json(EtlEnvelopes *envelopes,
 					   const EtlSourceRelation *relation, HeapTuple row,
 					   bool keys_only, const bool *unchanged);
@@ -252,16 +256,28 @@ etl_envelopes_create(EtlApply *apply, const bool *wanted)
 	return envelopes;
 }
 
+/* Another batch, whose descriptions may have other numbers. */
+void
+etl_envelopes_begin(EtlEnvelopes *envelopes)
+{
+	envelopes->relation = NULL;
+}
+
 /* Looks at a description, unless it is the one that was looked at. */
 void
 etl_envelopes_describe(EtlEnvelopes *envelopes,
 					   const EtlSourceRelation *relation)
 {
 	TupleDesc desc = relation->desc;
+	bool is_known = envelopes->relation == relation &&
+					envelopes->number == relation->number;
 	MemoryContext oldcontext;
 	ListCell *lc;
 
-	if (envelopes->desc != NULL && equalTupleDescs(envelopes->desc, desc))
+	envelopes->relation = relation;
+	envelopes->number = relation->number;
+	if (envelopes->desc != NULL &&
+		(is_known || equalTupleDescs(envelopes->desc, desc)))
 		return;
 	MemoryContextReset(envelopes->context);
 	envelopes->desc = NULL;
@@ -331,34 +347,43 @@ etl_envelope_make(EtlEnvelopes *envelopes, const EtlSourceXact *xact,
 	set_part(envelope, ETL_PART_TABLE,
 			 CStringGetTextDatum(
 				 quote_qualified_identifier(relation->schema, relation->name)));
-	if (event->old_row != NULL && op[0] != 'c')
-		set_json(envelopes, envelope, ETL_PART_BEFORE,
-				 row_json(envelopes, relation, event->old_row,
-						  event->old_is_key, NULL));
-	else if (op[0] == 'd') /* an update, of a row that passes no more */
-		set_json(envelopes, envelope, ETL_PART_BEFORE,
-				 row_json(envelopes, relation, new_row, true, NULL));
-	if (new_row != NULL && op[0] != 'd')
-		set_json(envelopes, envelope, ETL_PART_AFTER,
-				 row_json(envelopes, relation, new_row, false, unchanged));
-	if (event->kind != ETL_EVENT_TRUNCATE)
-		set_json(envelopes, envelope, ETL_PART_KEY,
-				 row_json(envelopes, relation,
-						  op[0] == 'd' && event->old_row != NULL ?
-							  event->old_row :
-							  new_row,
-						  true, NULL));
+	set_rows(envelopes, envelope, event, op[0], new_row, unchanged);
 	if (envelopes->wanted[ETL_PART_SOURCE])
-		set_json(envelopes, envelope, ETL_PART_SOURCE,
+		set_json(envelope, ETL_PART_SOURCE,
 				 source_json(envelopes, xact, event,
 							 op[0] == 'd' ? NULL : unchanged));
 	if (envelopes->wanted[ETL_PART_TRANSACTION] && event->kind != ETL_EVENT_READ)
-		set_json(envelopes, envelope, ETL_PART_TRANSACTION,
+		set_json(envelope, ETL_PART_TRANSACTION,
 				 transaction_json(envelopes, xact, event));
 	if (envelopes->wanted[ETL_PART_ENVELOPE])
-		set_json(envelopes, envelope, ETL_PART_ENVELOPE,
-				 whole_json(envelopes, envelope));
+		set_json(envelope, ETL_PART_ENVELOPE, whole_json(envelopes, envelope));
 	return envelope;
+}
+
+/* The old row, the new one, and the key. */
+static void
+set_rows(EtlEnvelopes *envelopes, EtlEnvelope *envelope,
+		 const EtlChangeEvent *event, char op, HeapTuple new_row,
+		 const bool *unchanged)
+{
+	const EtlSourceRelation *relation = event->relation;
+	HeapTuple key_row = new_row;
+
+	if (op == 'd' && event->old_row != NULL)
+		key_row = event->old_row;
+	if (event->old_row != NULL && op != 'c')
+		set_json(envelope, ETL_PART_BEFORE,
+				 row_json(envelopes, relation, event->old_row,
+						  event->old_is_key, NULL));
+	else if (op == 'd' && new_row != NULL) /* passes the filter no more */
+		set_json(envelope, ETL_PART_BEFORE,
+				 row_json(envelopes, relation, new_row, true, NULL));
+	if (new_row != NULL && op != 'd')
+		set_json(envelope, ETL_PART_AFTER,
+				 row_json(envelopes, relation, new_row, false, unchanged));
+	if (key_row != NULL)
+		set_json(envelope, ETL_PART_KEY,
+				 row_json(envelopes, relation, key_row, true, NULL));
 }
 
 /* What follows a delete for consumers that compact by key, or NULL. */
@@ -420,8 +445,7 @@ set_part(EtlEnvelope *envelope, EtlEnvelopePart part, Datum value)
 }
 
 static void
-set_json(EtlEnvelopes *envelopes, EtlEnvelope *envelope, EtlEnvelopePart part,
-		 Jsonb *jsonb)
+set_json(EtlEnvelope *envelope, EtlEnvelopePart part, Jsonb *jsonb)
 {
 	if (jsonb != NULL)
 		set_part(envelope, part, JsonbPGetDatum(jsonb));

@@ -70,12 +70,12 @@ typedef struct EtlEnvelopeLayout
 typedef struct EtlEnvelopes EtlEnvelopes;
 
 /* The options that they understand, for the sinks' own lists. */
-#define ETL_ENVELOPE_OPTIONS \
-	"include", "exclude", "unavailable_value", "tombstones"
+#define ETL_ENVELOPE_OPTIONS "include", "exclude", "unavailable_value"
 
 extern void etl_envelope_layout(EtlEnvelopeLayout *layout, TupleDesc desc,
 								Jsonb *columns, const char *what);
 extern EtlEnvelopes *etl_envelopes_create(EtlApply *apply, const bool *wanted);
+extern void etl_envelopes_begin(EtlEnvelopes *envelopes);
 extern void etl_envelopes_describe(EtlEnvelopes *envelopes,
 								   const EtlSourceRelation *relation);
 extern EtlEnvelope *etl_envelope_make(EtlEnvelopes *envelopes,

@@ -167,6 +167,7 @@ for my $case (
 	[ 'scd2', 'item_history', '{"late": "weave"}', 'NULL', qr/unrecognized option for apply "scd2": "late"/ ],
 	[ 'scd2', 'item_history', '{"initial_effective_at": "infinity"}', 'NULL', qr/must not be infinity/ ],
 	[ 'function', 'item_calls', '{}', 'NULL', qr/apply "function" requires option "function"/ ],
+	[ 'function', 'item_calls', '{"function": "public.take", "tombstones": true}', 'NULL', qr/unrecognized option for apply "function": "tombstones"/ ],
 	[ 'function', 'item_calls', '{"function": "take"}', 'NULL', qr/option "function" must name a schema: "take"/ ],
 	[ 'function', 'item_calls', '{"function": "public.nothing"}', 'NULL', qr/there is no function public.nothing that takes changes/ ],
 	[ 'function', 'item_calls', '{"function": "public.odd"}', 'NULL', qr/there is no function public.odd that takes changes\n.*of type jsonb/ ],
@@ -498,6 +499,11 @@ CREATE TABLE keyless_history (LIKE keyless, valid_from timestamptz, valid_to tim
 SELECT etl_cdc_create_changelog('whole_log');
 SELECT etl_cdc_add_table('people', 'public.whole', 'whole_log', 'changelog', row_filter => 'big <> ''''');
 SELECT etl_cdc_add_table('people', 'public.whole', 'whole_history', 'scd2')});
+sql(q{
+CREATE TABLE unkeyed (v text);
+ALTER TABLE unkeyed REPLICA IDENTITY NOTHING;
+SELECT etl_cdc_create_changelog('unkeyed_log');
+SELECT etl_cdc_add_table('people', 'public.unkeyed', 'unkeyed_log', 'changelog', '{"tombstones": true}')});
 fails(q{SELECT etl_cdc_add_table('people', 'public.keyless', 'keyless_history', 'scd2')}, qr/source "public.keyless" has no key that tells one history from another\n.*\n.*option "keys"/,
 	'without a key there is no history');
 applied('people', 'whole rows');
@@ -510,6 +516,11 @@ applied('people', 'whole rows change');
 is(sql(q{SELECT id, v, length(big), is_current FROM whole_history ORDER BY valid_from}), "1|a|5000|f\n1|b|5000|f\n2|b|5000|f", 'their history');
 is(sql(q{SELECT op, key ->> 'id', before ->> 'id', before ->> 'v', length(before ->> 'big'), after ->> 'id', length(after ->> 'big'), source ? 'unchanged' FROM whole_log ORDER BY change_id}),
 	join("\n", 'c|1||||1|5000|f', 'u|1|1|a|5000|1|5000|f', 'u|2|1|b|5000|2|5000|f', 'd|2|2|b|5000|||f'), 'their changelog');
+
+# Without any identity there is nothing to say of what is gone.
+sql(q{INSERT INTO unkeyed VALUES ('a'), ('b'); UPDATE unkeyed SET v = 'c' WHERE v = 'a'; DELETE FROM unkeyed});
+applied('people', 'rows without a key change');
+is(sql(q{SELECT op, before, after ->> 'v', key FROM unkeyed_log ORDER BY change_id}), join("\n", 'c||a|', 'c||b|', 'u||c|', ('d|||', '|||') x 2), 'their changelog');
 
 # ---------------------------------------------------------------------------
 # A function that fails
