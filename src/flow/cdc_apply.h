@@ -149,9 +149,10 @@ extern EtlCdcResult etl_cdc_copy(EtlCdcApplier *applier);
 typedef struct EtlRemoteTable EtlRemoteTable;
 
 extern EtlRemoteTable *etl_cdc_remote_open(const EtlCdcPipeline *pipeline,
+										   const EtlRemoteTable *beside,
 										   const char *source);
 extern EtlSourceRelation *etl_cdc_remote_relation(EtlRemoteTable *table);
-extern char *etl_cdc_remote_snapshot(EtlRemoteTable *table, XLogRecPtr *end);
+extern char *etl_cdc_remote_snapshot(List *tables, XLogRecPtr *end);
 extern void etl_cdc_remote_rows(EtlRemoteTable *table, EtlRowCall call,
 								void *arg);
 extern void etl_cdc_remote_close(EtlRemoteTable *table);

@@ -259,7 +259,7 @@ describe_source(const EtlCdcPipeline *pipeline, const EtlCdcTable *table)
 		table_close(source, NoLock);
 		return relation;
 	}
-	remote = etl_cdc_remote_open(pipeline, table->source);
+	remote = etl_cdc_remote_open(pipeline, NULL, table->source);
 	if (remote == NULL)
 		return NULL;
 	relation = etl_cdc_remote_relation(remote);

@@ -13,9 +13,11 @@
  * their commit are waited for (settle) before the snapshot is taken; those that
  * are still at work are not, however long that takes.
  *
- * The copy of a table, its snapshot and its new state are one transaction.
- * The stream waits meanwhile.  A copy that is interrupted leaves nothing, and
- * the tables that were copied before it stay.
+ * The copy of a table, its snapshot and its new state are one transaction, and
+ * so are the copies of tables whose targets foreign keys bind together: only
+ * under one snapshot do all rows have what they refer to.  The stream waits
+ * meanwhile.  A copy that is interrupted leaves nothing, and the tables that
+ * were copied before it stay.
  *
  * Locks: AccessShareLock on the source, RowExclusiveLock on the target, then
  * the row of the pipeline.
@@ -59,21 +61,25 @@ typedef struct Copy
 	EtlSourceRelation *relation;
 	AttrNumber *attnums; /* of the source: columns of the description */
 	bool is_plain;		 /* rows are in the layout of the description */
+	Relation source;	 /* here */
 	Snapshot snapshot;
+	EtlRemoteTable *remote; /* or there */
 	EtlChangeEvent event;
 } Copy;
 
 /* Of the next description. */
 static uint32 number = 0;
 
-static EtlCdcFollowed *next_new(const EtlCdcApplier *applier);
+static List *next_group(const EtlCdcApplier *applier);
 static void settle(void);
 static void wait_a_moment(void);
 static void read_source(Copy *copy, Relation source);
 static void copy_row(void *arg, TupleTableSlot *slot);
 pg_noreturn static void source_is_gone(const Copy *copy);
-static void begin_copy(Copy *copy, XLogRecPtr end);
-static EtlCdcResult finish(Copy *copy, const char *snapshot, XLogRecPtr end);
+static bool store(EtlCdcApplier *applier, const Copy *copy,
+				  const char *snapshot);
+static EtlCdcResult finish(EtlCdcApplier *applier, List *copies,
+						   const char *snapshot, XLogRecPtr end);
 
 /* ------------------------------------------------------------------ */
 /* snapshots as text                                                    */
@@ -278,19 +284,99 @@ read_source(Copy *copy, Relation source)
 /* ------------------------------------------------------------------ */
 /* a copy                                                               */
 
-static EtlCdcFollowed *
-next_new(const EtlCdcApplier *applier)
+/* The relations that foreign keys of a table refer to. */
+static List *
+references_of(Oid relid)
 {
+	Relation rel = try_table_open(relid, AccessShareLock);
+	List *referenced = NIL;
 	ListCell *lc;
 
-	foreach(lc, applier->tables)
+	if (rel == NULL)
+		return NIL;
+	foreach(lc, RelationGetFKeyList(rel))
 	{
-		EtlCdcFollowed *followed = lfirst(lc);
+		const ForeignKeyCacheInfo *key = lfirst(lc);
 
-		if (followed->table->state == ETL_CDC_TABLE_NEW)
-			return followed;
+		referenced = list_append_unique_oid(referenced, key->confrelid);
 	}
-	return NULL;
+	table_close(rel, NoLock);
+	return referenced;
+}
+
+/* Does the target of one refer to that of the other? */
+static bool
+refers_to(const EtlCdcFollowed *one, const EtlCdcFollowed *other)
+{
+	return one != other && list_member_oid(references_of(one->table->target),
+										   other->table->target);
+}
+
+/* What refers to others goes behind them, where there is no circle. */
+static List *
+in_order_of_references(List *group)
+{
+	List *ordered = NIL;
+
+	while (group != NIL)
+	{
+		EtlCdcFollowed *next = NULL;
+		ListCell *lc;
+		ListCell *lc2;
+
+		foreach(lc, group)
+		{
+			bool is_free = true;
+
+			foreach(lc2, group)
+				is_free &= !refers_to(lfirst(lc), lfirst(lc2));
+			if (!is_free)
+				continue;
+			next = lfirst(lc);
+			break;
+		}
+		if (next == NULL)
+			next = linitial(group);
+		ordered = lappend(ordered, next);
+		group = list_delete_ptr(group, next);
+	}
+	return ordered;
+}
+
+/*
+ * The tables that are to be copied next: one that is new, and with it the new
+ * ones whose targets foreign keys bind to it, which have to be copied under one
+ * snapshot.
+ */
+static List *
+next_group(const EtlCdcApplier *applier)
+{
+	List *group = NIL;
+	bool grows = true;
+	ListCell *lc;
+	ListCell *lc2;
+
+	while (grows)
+	{
+		grows = false;
+		foreach(lc, applier->tables)
+		{
+			EtlCdcFollowed *followed = lfirst(lc);
+			bool belongs = group == NIL;
+
+			if (followed->table->state != ETL_CDC_TABLE_NEW ||
+				list_member_ptr(group, followed))
+				continue;
+			foreach(lc2, group)
+				belongs |= refers_to(followed, lfirst(lc2)) ||
+						   refers_to(lfirst(lc2), followed);
+			if (!belongs)
+				continue;
+			group = lappend(group, followed);
+			grows = true;
+		}
+	}
+	return in_order_of_references(group);
 }
 
 static void
@@ -302,133 +388,203 @@ source_is_gone(const Copy *copy)
 					errhint("Remove it with etl_cdc_remove_table().")));
 }
 
-/* What the rows of a copy look like as changes; the first one may be TRUNCATE. */
+/* What the rows of copies look like as changes; the first one may be TRUNCATE. */
 static void
-begin_copy(Copy *copy, XLogRecPtr end)
+begin_copies(EtlCdcApplier *applier, List *copies, XLogRecPtr end)
 {
-	EtlCdcApplier *applier = copy->applier;
-	EtlChangeEvent *event = &copy->event;
+	ListCell *lc;
 
-	copy->relation->number = FIRST_NUMBER + number++;
 	memset(&applier->xact, 0, sizeof(EtlSourceXact));
 	applier->xact.commit_lsn = applier->xact.end_lsn = end;
 	applier->xact.commit_time = GetCurrentTimestamp();
-	event->relation = copy->relation;
-	event->lsn = end;
-	if (copy->followed->table->copied_at != 0)
+	foreach(lc, copies)
 	{
-		event->kind = ETL_EVENT_TRUNCATE;
-		etl_cdc_add(applier, copy->followed, event);
+		Copy *copy = lfirst(lc);
+		EtlChangeEvent *event = &copy->event;
+
+		copy->relation->number = FIRST_NUMBER + number++;
+		event->relation = copy->relation;
+		event->lsn = end;
+		if (copy->followed->table->copied_at != 0)
+		{
+			event->kind = ETL_EVENT_TRUNCATE;
+			etl_cdc_add(applier, copy->followed, event);
+		}
+		event->kind = ETL_EVENT_READ;
 	}
-	event->kind = ETL_EVENT_READ;
+	etl_cdc_flush(applier);
 }
 
-/* A table of this database; returns the snapshot. */
+/* Tables of this database; returns the snapshot. */
 static char *
-copy_local(Copy *copy, XLogRecPtr *end)
+copy_local(EtlCdcApplier *applier, List *copies, XLogRecPtr *end)
 {
-	Relation source = try_table_open(copy->followed->table->source_relid,
-									 AccessShareLock);
+	Snapshot snapshot;
+	ListCell *lc;
 	char *text;
 
-	if (source == NULL)
-		source_is_gone(copy);
-	copy->relation = etl_cdc_describe(source, &copy->attnums);
-	copy->is_plain = copy->relation->desc->natts ==
-					 RelationGetDescr(source)->natts;
+	foreach(lc, copies)
+	{
+		Copy *copy = lfirst(lc);
+
+		copy->source = try_table_open(copy->followed->table->source_relid,
+									  AccessShareLock);
+		if (copy->source == NULL)
+			source_is_gone(copy);
+		copy->relation = etl_cdc_describe(copy->source, &copy->attnums);
+		copy->is_plain = copy->relation->desc->natts ==
+						 RelationGetDescr(copy->source)->natts;
+	}
 	settle();
-	copy->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	*end = GetXLogInsertRecPtr();
-	PushActiveSnapshot(copy->snapshot);
+	PushActiveSnapshot(snapshot);
 	text = DatumGetCString(
 		DirectFunctionCall1(pg_snapshot_out,
 							DirectFunctionCall1(pg_current_snapshot, (Datum) 0)));
 	PopActiveSnapshot();
-	begin_copy(copy, *end);
-	read_source(copy, source);
-	UnregisterSnapshot(copy->snapshot);
-	table_close(source, NoLock);
+	begin_copies(applier, copies, *end);
+	foreach(lc, copies)
+	{
+		Copy *copy = lfirst(lc);
+
+		copy->snapshot = snapshot;
+		read_source(copy, copy->source);
+		etl_cdc_flush(applier);
+		table_close(copy->source, NoLock);
+	}
+	UnregisterSnapshot(snapshot);
 	return text;
 }
 
-/* A table of another server. */
+/* Tables of another server. */
 static char *
-copy_remote(Copy *copy, XLogRecPtr *end)
+copy_remote(EtlCdcApplier *applier, List *copies, XLogRecPtr *end)
 {
-	EtlRemoteTable *table = etl_cdc_remote_open(copy->applier->pipeline,
-												copy->followed->table->source);
+	List *tables = NIL;
+	EtlRemoteTable *first = NULL;
+	ListCell *lc;
 	char *text;
 
-	if (table == NULL)
-		source_is_gone(copy);
-	copy->relation = etl_cdc_remote_relation(table);
-	copy->is_plain = true;
-	text = etl_cdc_remote_snapshot(table, end);
-	begin_copy(copy, *end);
-	etl_cdc_remote_rows(table, copy_row, copy);
-	etl_cdc_remote_close(table);
+	foreach(lc, copies)
+	{
+		Copy *copy = lfirst(lc);
+
+		copy->remote = etl_cdc_remote_open(applier->pipeline, first,
+										   copy->followed->table->source);
+		if (copy->remote == NULL)
+			source_is_gone(copy);
+		copy->relation = etl_cdc_remote_relation(copy->remote);
+		copy->is_plain = true;
+		first = first == NULL ? copy->remote : first;
+		tables = lappend(tables, copy->remote);
+	}
+	text = etl_cdc_remote_snapshot(tables, end);
+	begin_copies(applier, copies, *end);
+	foreach(lc, copies)
+	{
+		Copy *copy = lfirst(lc);
+
+		etl_cdc_remote_rows(copy->remote, copy_row, copy);
+		etl_cdc_flush(applier);
+	}
+	etl_cdc_remote_close(first);
 	return text;
 }
 
-/* Copy the next table that is new, between two batches. */
+/* Copy the next tables that are new, between two batches. */
 EtlCdcResult
 etl_cdc_copy(EtlCdcApplier *applier)
 {
-	Copy copy = {.applier = applier, .followed = next_new(applier)};
 	XLogRecPtr end = InvalidXLogRecPtr;
+	List *copies = NIL;
+	List *group;
 	char *text = NULL;
+	ListCell *lc;
 
-	if (copy.followed == NULL)
-		return ETL_CDC_NOTHING;
 	etl_cdc_begin(applier, ETL_CDC_COPIES);
+	group = next_group(applier);
+	if (group == NIL)
+	{
+		etl_cdc_commit(applier);
+		return ETL_CDC_NOTHING;
+	}
+	foreach(lc, group)
+	{
+		Copy *copy = palloc0(sizeof(Copy));
+
+		copy->applier = applier;
+		copy->followed = lfirst(lc);
+		copies = lappend(copies, copy);
+	}
 	if (applier->pipeline->snapshot)
-		text = applier->pipeline->server == NULL ? copy_local(&copy, &end) :
-												   copy_remote(&copy, &end);
-	return finish(&copy, text, end);
+		text = applier->pipeline->server == NULL ?
+				   copy_local(applier, copies, &end) :
+				   copy_remote(applier, copies, &end);
+	return finish(applier, copies, text, end);
 }
 
-/* Store that the table is followed from now on, and commit. */
-static EtlCdcResult
-finish(Copy *copy, const char *snapshot, XLogRecPtr end)
+/* Write what has become of a table; false if it is not what it was. */
+static bool
+store(EtlCdcApplier *applier, const Copy *copy, const char *snapshot)
 {
-	EtlCdcApplier *applier = copy->applier;
-	EtlCdcFollowed *followed = copy->followed;
+	const EtlCdcTable *known = copy->followed->table;
+	ListCell *lc;
+
+	foreach(lc, etl_cdc_tables(applier->pipeline_id))
+	{
+		EtlCdcTable *row = lfirst(lc);
+
+		if (row->target != known->target ||
+			strcmp(row->source, known->source) != 0 ||
+			row->state != ETL_CDC_TABLE_NEW)
+			continue;
+		row->state = ETL_CDC_TABLE_FOLLOWED;
+		row->copy_snapshot = snapshot;
+		row->rows_copied = copy->event.ordinal;
+		if (snapshot != NULL)
+			row->copied_at = GetCurrentTimestamp();
+		etl_cdc_table_update(row);
+		return true;
+	}
+	return false;
+}
+
+/* Store that the tables are followed from now on, and commit. */
+static EtlCdcResult
+finish(EtlCdcApplier *applier, List *copies, const char *snapshot,
+	   XLogRecPtr end)
+{
 	EtlCdcPipeline *pipeline = etl_cdc_finish(applier);
-	EtlCdcTable *row = NULL;
+	bool stored = pipeline != NULL;
 	MemoryContext context;
 	ListCell *lc;
 
-	if (pipeline != NULL)
-		foreach(lc, etl_cdc_tables(applier->pipeline_id))
-		{
-			EtlCdcTable *table = lfirst(lc);
-
-			if (table->target == followed->table->target &&
-				strcmp(table->source, followed->table->source) == 0 &&
-				table->state == ETL_CDC_TABLE_NEW)
-				row = table;
-		}
-	if (row == NULL)
+	foreach(lc, copies)
+		stored = stored && store(applier, lfirst(lc), snapshot);
+	if (!stored)
 	{
-		/* somebody has removed the table, or changed the pipeline */
+		/* somebody has removed a table, or changed the pipeline */
 		etl_cdc_applier_abort(applier);
 		return ETL_CDC_CHANGED;
 	}
-	row->state = ETL_CDC_TABLE_FOLLOWED;
-	row->copy_snapshot = snapshot;
-	row->rows_copied = copy->event.ordinal;
-	if (snapshot != NULL)
-		row->copied_at = GetCurrentTimestamp();
-	etl_cdc_table_update(row);
 	etl_cdc_store_progress(applier, pipeline);
 
 	context = MemoryContextSwitchTo(applier->table_context);
-	followed->table->copy_snapshot = snapshot == NULL ? NULL : pstrdup(snapshot);
-	followed->copy = snapshot == NULL ? NULL : etl_copy_snapshot_parse(snapshot);
+	foreach(lc, copies)
+	{
+		EtlCdcFollowed *followed = ((Copy *) lfirst(lc))->followed;
+
+		if (snapshot != NULL)
+		{
+			followed->table->copy_snapshot = pstrdup(snapshot);
+			followed->copy = etl_copy_snapshot_parse(snapshot);
+		}
+		followed->copy_end = end;
+		followed->table->state = ETL_CDC_TABLE_FOLLOWED;
+	}
 	MemoryContextSwitchTo(context);
 	etl_cdc_commit(applier);
-	followed->copy_end = end;
-	followed->table->state = ETL_CDC_TABLE_FOLLOWED;
 	applier->copies_alone = false;
 	return ETL_CDC_DONE;
 }

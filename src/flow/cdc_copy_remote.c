@@ -111,9 +111,13 @@ type_here(const char *type_there)
 			   TEXTOID;
 }
 
-/* Connect, and see what the table is like; NULL if it is not there. */
+/*
+ * See what a table is like, over a connection of its own or that of another
+ * table; NULL if it is not there.
+ */
 EtlRemoteTable *
-etl_cdc_remote_open(const EtlCdcPipeline *pipeline, const char *source)
+etl_cdc_remote_open(const EtlCdcPipeline *pipeline,
+					const EtlRemoteTable *beside, const char *source)
 {
 	EtlRemoteTable *table = palloc0(sizeof(EtlRemoteTable));
 	EtlSourceRelation *relation = palloc0(sizeof(EtlSourceRelation));
@@ -121,7 +125,7 @@ etl_cdc_remote_open(const EtlCdcPipeline *pipeline, const char *source)
 	char **values;
 	int n;
 
-	table->remote = etl_cdc_connect(pipeline);
+	table->remote = beside != NULL ? beside->remote : etl_cdc_connect(pipeline);
 	table->literal = quote_literal_cstr(source);
 	initStringInfo(&sql);
 	appendStringInfo(&sql, SESSION_SETTINGS DESCRIBE_TABLE, table->literal);
@@ -188,21 +192,29 @@ settle(EtlRemoteTable *table)
 }
 
 /*
- * Take the snapshot there, which sees all that may have been read before.
- * Returns it as text, and where the WAL ended then.
+ * Take the snapshot there, which sees all that may have been read before of
+ * these tables, which have one connection.  Returns it as text, and where the
+ * WAL ended then.
  */
 char *
-etl_cdc_remote_snapshot(EtlRemoteTable *table, XLogRecPtr *end)
+etl_cdc_remote_snapshot(List *tables, XLogRecPtr *end)
 {
+	EtlRemoteTable *table = linitial(tables);
+	StringInfoData sql;
 	char **values;
+	ListCell *lc;
 	int n;
 
-	settle(table);
-	etl_remote_query(table->remote,
-					 psprintf("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
-							  " LOCK TABLE %s IN ACCESS SHARE MODE",
-							  table->rows.from),
-					 PGRES_COMMAND_OK);
+	initStringInfo(&sql);
+	appendStringInfoString(&sql,
+						   "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+	foreach(lc, tables)
+	{
+		settle(lfirst(lc));
+		appendStringInfo(&sql, "; LOCK TABLE %s IN ACCESS SHARE MODE",
+						 ((EtlRemoteTable *) lfirst(lc))->rows.from);
+	}
+	etl_remote_query(table->remote, sql.data, PGRES_COMMAND_OK);
 	etl_remote_clear(table->remote);
 	values = ask(table->remote,
 				 "SELECT pg_current_snapshot(),"

@@ -384,22 +384,29 @@ check_rights(const EtlCdcPipeline *pipeline, Oid relid, char **facts,
 					 "The changes of a table are followed whole. Let the owner of the table, or a role with BYPASSRLS, have the pipeline.")));
 }
 
-/* Sinks that find the rows that were changed need to know which those are. */
+/*
+ * Sinks that find the rows that were changed need to know which those are.
+ * And a server refuses to update or delete rows of a table that it publishes
+ * if they have no identity: users there must not be hindered.
+ */
 static void
 check_identity(const EtlCdcTable *table, char **facts, bool is_remote)
 {
 	const char *name = facts[FACT_NOT_IDENTIFIED];
+	bool finds_rows = strcmp(table->apply, "mirror") == 0 ||
+					  strcmp(table->apply, "scd2") == 0;
 
-	if (name == NULL || strcmp(table->apply, "append") == 0 ||
-		strcmp(table->apply, "function") == 0 ||
-		strcmp(table->apply, "changelog") == 0)
+	if (name == NULL || (!finds_rows && !is_remote))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("table %s has neither a primary key nor a replica identity",
 					name),
-			 errdetail("apply '%s' must know which row was updated or deleted.",
-					   table->apply),
+			 finds_rows ?
+				 errdetail("apply '%s' must know which row was updated or deleted.",
+						   table->apply) :
+				 errdetail(
+					 "To follow it, its server has to publish it, and would then refuse to update and delete its rows."),
 			 errhint("Add a primary key%s, or use ALTER TABLE %s REPLICA IDENTITY FULL.",
 					 is_remote ? " on that server" : "", name)));
 }

@@ -455,8 +455,9 @@ leave_slot(const EtlCdcPipeline *pipeline)
 			(errmsg("replication slot \"%s\" was left on server \"%s\"",
 					pipeline->slot_name, pipeline->server),
 			 errdetail("It keeps that server's WAL until it is dropped."),
-			 errhint("There: SELECT pg_drop_replication_slot('%s').",
-					 pipeline->slot_name)));
+			 errhint("There: SELECT pg_drop_replication_slot('%s'); and DROP PUBLICATION IF EXISTS %s.",
+					 pipeline->slot_name,
+					 quote_identifier(pipeline->slot_name))));
 }
 
 /* etl_cdc_drop(pipeline, force): the targets stay as they are. */

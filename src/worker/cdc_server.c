@@ -130,7 +130,8 @@ etl_cdc_check_owner(const EtlCdcPipeline *pipeline)
 	if (reason != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("CDC pipeline \"%s\" cannot run: %s", pipeline->name, reason),
+				 errmsg("CDC pipeline \"%s\" cannot run: %s", pipeline->name,
+						reason),
 				 errhint("The process of a pipeline connects as its owner.")));
 	role = GetUserNameFromId(pipeline->role, false);
 	if (pipeline->server == NULL && !superuser_arg(pipeline->role) &&

@@ -234,6 +234,46 @@ caught_up('orders');
 is(sql('SELECT bool_and(copy_snapshot IS NULL) FROM etl_patterns.cdc_table'), 't', 'snapshots of copies are forgotten');
 
 # ----------------------------------------------------------------------
+# targets with foreign keys between them
+
+sql(q{
+CREATE TABLE z_parent (id int PRIMARY KEY);
+CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES z_parent);
+CREATE TABLE z_parent_copy (id int PRIMARY KEY);
+CREATE TABLE child_copy (id int PRIMARY KEY, parent int REFERENCES z_parent_copy);
+INSERT INTO z_parent SELECT n FROM generate_series(1, 100) n;
+INSERT INTO child SELECT n, n FROM generate_series(1, 100) n;
+});
+my $keys_writer = start_session(join('', map { "BEGIN; INSERT INTO z_parent VALUES ($_); INSERT INTO child VALUES ($_, $_); COMMIT;\n" } 101 .. 1500));
+sql(q{
+BEGIN;
+SELECT etl_cdc_add_table('orders', 'child', 'child_copy');
+SELECT etl_cdc_add_table('orders', 'z_parent', 'z_parent_copy');
+COMMIT;
+});
+$keys_writer->finish;
+sql(q{
+BEGIN;
+INSERT INTO z_parent VALUES (9001);
+INSERT INTO child VALUES (9001, 9001);
+DELETE FROM child WHERE id = 1;
+DELETE FROM z_parent WHERE id = 1;
+UPDATE child SET parent = 9001 WHERE id = 2;
+DELETE FROM z_parent WHERE id = 2;
+COMMIT;
+TRUNCATE child, z_parent;
+INSERT INTO z_parent VALUES (1);
+INSERT INTO child VALUES (1, 1);
+});
+caught_up('orders');
+is_equal('z_parent', 'z_parent_copy', 'what is referred to is copied and followed');
+is_equal('child', 'child_copy', 'and so is what refers to it');
+is(sql("SELECT count(DISTINCT copied_at::date), count(*) FROM etl_patterns.cdc_table WHERE rows_copied >= 100 AND source IN ('public.child', 'public.z_parent')"), '1|2', 'both were copied');
+my $log = PostgreSQL::Test::Utils::slurp_file($node->logfile);
+unlike($log, qr/violates foreign key constraint/, 'without an attempt that failed');
+sql(q{SELECT etl_cdc_remove_table('orders', 'child'), etl_cdc_remove_table('orders', 'z_parent')});
+
+# ----------------------------------------------------------------------
 # a change that fails
 
 sql(q{
@@ -340,4 +380,26 @@ is(sql("SELECT count(*) FROM pg_replication_slots"), '0', 'no slot is left');
 $server->until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'etl_patterns cdc%'", 'and no process');
 
 $node->stop;
+
+# ----------------------------------------------------------------------
+# no worker is free: said, and tried again
+
+my $small = JobServer->new('cdc_small', "wal_level = logical\nmax_worker_processes = 5\n");
+$small->sql(q{
+CREATE TABLE a (id int PRIMARY KEY);
+CREATE TABLE b (id int);
+CREATE TABLE c (id int);
+SELECT etl_cdc_create('first'), etl_cdc_add_table('first', 'a', 'b', apply => 'append');
+SELECT etl_cdc_create('second'), etl_cdc_add_table('second', 'a', 'c', apply => 'append');
+SELECT etl_cdc_start('first');
+});
+$small->until("SELECT state = 'running' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'first'", 'the first pipeline has the last two workers');
+$small->sql("SELECT etl_cdc_start('second')");
+$small->until("SELECT error_message ~ 'no background worker is free' AND error_hint ~ 'max_worker_processes' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'second'",
+	'the second one says that there is none');
+$small->sql("SELECT etl_cdc_stop('first'); INSERT INTO a VALUES (1)");
+$small->until("SELECT state = 'running' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'second'", 'when there are it runs');
+is($small->sql("SELECT etl_cdc_wait('second', timeout => '60s')"), 't', 'and follows');
+is($small->sql('SELECT id FROM c'), '1', 'its table');
+$small->{node}->stop;
 done_testing();

@@ -152,6 +152,21 @@ sql(q{SELECT etl_cdc_remove_table('sales', 'lines'); DELETE FROM lines WHERE id 
 equal('sales', 'orders', 'orders_copy', 'a table was removed: the others');
 is(sql('SELECT count(*) FROM lines_copy WHERE id = 1000'), '1', 'a table that was removed is left as it is');
 
+# Definitions are changed while batches are applied: nobody waits in a circle.
+my $writer = $node->background_psql($db);
+$writer->query_until(qr/begun/, q{
+	\echo begun
+	DO $$ BEGIN FOR i IN 10001..12000 LOOP INSERT INTO orders VALUES (i, i); COMMIT; END LOOP; END $$;
+});
+for my $i (1 .. 20)
+{
+	sql("SELECT etl_cdc_alter_table('sales', 'orders', 'orders_copy', row_filter => 'id > -$i')");
+}
+sql(q{SELECT etl_cdc_alter_table('sales', 'orders', 'orders_copy', row_filter => '')});
+$writer->quit;
+equal('sales', 'orders', 'orders_copy', 'altered again and again');
+unlike(slurp_file($node->logfile), qr/deadlock detected/, 'without a deadlock');
+
 # ----------------------------------------------------------------------
 # pause, skip
 
@@ -256,6 +271,59 @@ sql(q{SELECT etl_cdc_drop('sales')}, 'twin');
 is(sql('SELECT count(DISTINCT database) FROM pg_replication_slots'), '2', 'who drops a copy does not drop the original\'s slot');
 sql(q{SELECT etl_cdc_start('sales')});
 equal('sales', 'orders', 'orders_copy', 'the original goes on once more');
+
+# ----------------------------------------------------------------------
+# another server
+
+my $far = PostgreSQL::Test::Cluster->new('cdc_far');
+$far->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
+$far->append_conf('postgresql.conf', "wal_level = replica\nautovacuum = off\n");
+$far->start;
+$far->safe_psql('postgres', q{
+	CREATE ROLE reader LOGIN;
+	CREATE SCHEMA app;
+	GRANT USAGE ON SCHEMA app TO reader;
+	CREATE TABLE app.thing (id int PRIMARY KEY, item text);
+	CREATE TABLE app.keyless (id int, item text);
+	CREATE TABLE app.secret (id int PRIMARY KEY, item text);
+	CREATE TABLE app.hidden (id int PRIMARY KEY, item text);
+	ALTER TABLE app.hidden ENABLE ROW LEVEL SECURITY;
+	CREATE VIEW app.seen AS TABLE app.thing;
+	CREATE UNLOGGED TABLE app.unlogged (id int PRIMARY KEY);
+	GRANT SELECT ON app.thing, app.keyless, app.hidden, app.seen, app.unlogged TO reader;
+	ALTER ROLE reader SET search_path = app;
+});
+my ($host, $port) = ($far->host, $far->port);
+my ($own_host, $own_port) = ($node->host, $node->port);
+sql(qq{
+	CREATE EXTENSION postgres_fdw;
+	CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname 'postgres');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER far OPTIONS (user 'reader');
+	CREATE SERVER back FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$own_host', port '$own_port', dbname 'shop');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER back;
+	CREATE TABLE thing (id int PRIMARY KEY, item text);
+	SELECT etl_cdc_create('far', server => 'far');
+	SELECT etl_cdc_create('back', server => 'back');
+});
+fails(q{SELECT etl_cdc_add_table('back', 'public.orders', 'thing')}, qr/server "back" leads to this database/, 'a server that leads back');
+fails(q{SELECT etl_cdc_add_table('far', 'nothing', 'thing')}, qr/source nothing does not exist on server "far"/, 'no such table there');
+fails(q{SELECT etl_cdc_add_table('far', 'app.secret', 'thing')}, qr/permission denied for source app.secret\nDETAIL:  The role that logs in to server "far" needs SELECT/, 'no right there');
+fails(q{SELECT etl_cdc_add_table('far', 'app.hidden', 'thing')}, qr/row security hides rows of source app.hidden\nDETAIL:  Policies of the table apply to the role that logs in to server "far"/, 'policies there');
+fails(q{SELECT etl_cdc_add_table('far', 'app.seen', 'thing')}, qr/source app.seen cannot be followed\nDETAIL:  It is no table/, 'a view there');
+fails(q{SELECT etl_cdc_add_table('far', 'app.unlogged', 'thing')}, qr/The changes of unlogged table app.unlogged are not in the WAL/, 'an unlogged table there');
+fails(q{SELECT etl_cdc_add_table('far', 'app.keyless', 'thing')}, qr/table app.keyless has neither a primary key nor a replica identity.*\nHINT:  Add a primary key on that server/s, 'a table without a key there');
+fails(q{SELECT etl_cdc_add_table('far', 'app.keyless', 'thing', 'append')}, qr/its server has to publish it, and would then refuse/, 'nor can it be published');
+fails(q{SELECT etl_cdc_add_table('far', 'app.thing', 'thing', row_filter => 'nothing > 1')}, qr/column "nothing" of source "app.thing" does not exist/, 'a filter that does not fit');
+sql(q{SELECT etl_cdc_add_table('far', 'thing', 'thing')});
+is(sql(q{SELECT source, source_relation IS NULL FROM etl_patterns.cdc_table WHERE pipeline = 'far'}), 'app.thing|t', 'names are those that are seen there');
+fails(q{SELECT etl_cdc_add_table('far', 'app.thing', 'thing')}, qr/has table app.thing to this target already/, 'by whatever name');
+sql(q{SELECT etl_cdc_alter_table('far', 'thing', 'thing', row_filter => 'id > 0')});
+fails(q{SELECT etl_cdc_start('far')}, qr/"wal_level" must be "logical" on server "far"\nHINT:  There: ALTER SYSTEM SET wal_level = 'logical'/, 'wal_level there');
+$far->append_conf('postgresql.conf', 'wal_level = logical');
+$far->restart;
+fails(q{SELECT etl_cdc_start('far')}, qr/permission denied to follow the changes of server "far"\nDETAIL:  Role "reader" of that server has no REPLICATION privilege/, 'no REPLICATION there');
+sql(q{SELECT etl_cdc_remove_table('far', 'app.thing'); SELECT etl_cdc_drop('far'); SELECT etl_cdc_drop('back')});
+$far->stop;
 
 # ----------------------------------------------------------------------
 # the end
