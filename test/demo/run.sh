@@ -91,6 +91,23 @@ kill_a_load()
 	wait_for "SELECT 'recovered' WHERE NOT pg_is_in_recovery()" >/dev/null
 }
 
+# Kills the process that applies changes, while the shop writes.
+kill_a_pipeline()
+{
+	local pid
+
+	psql -q -d "$db" -c 'CALL demo.sell(100000)' >"$data/shop" 2>&1 &
+	wait_for "SELECT 'behind' FROM etl_patterns.cdc_status WHERE inserts > 1500" >/dev/null
+	pid=$(wait_for "SELECT pid FROM etl_patterns.cdc_status WHERE pid IS NOT NULL")
+	kill -9 "$pid"
+	echo
+	echo "-- kill -9 $pid, which is the process that applies, while the shop sells:"
+	wait || true
+	cat "$data/shop"
+	wait_for "SELECT 'recovered' WHERE NOT pg_is_in_recovery()" >/dev/null
+	psql -q -d "$db" -c 'CALL demo.sell(300)'
+}
+
 echo
 echo "etl_patterns: a shop's product returns, from files to daily metrics"
 [ -r "$oui" ] || { echo "demo: $oui is missing (Debian package ieee-data)" >&2; exit 1; }
@@ -108,6 +125,9 @@ kill_a_load
 part crash_rerun.sql
 mkdir "$data/inbox"
 part jobs.sql
+part cdc.sql
+kill_a_pipeline
+part cdc_after.sql
 part sum.sql
 
 echo

@@ -1,4 +1,4 @@
--- Section 11 of the demo: the counts.
+-- Section 12 of the demo: the counts.
 
 \set ECHO none
 \pset footer off
@@ -6,7 +6,7 @@
 \set ECHO queries
 
 \echo
-\echo '=== 11. The sum'
+\echo '=== 12. The sum'
 \echo
 \echo 'Every run left a row with what it read and what became of it. Nothing is lost: each row that'
 \echo 'was read is in the table, or a dead letter says why it is not.'
