@@ -151,7 +151,7 @@ my @cases = (
 				"INSERT INTO typed VALUES ('$m', $k, '{1,$k}', 1.0, 'v') ON CONFLICT DO NOTHING",
 				"UPDATE typed SET v = v || '+' WHERE m = '$m'",
 				"UPDATE typed SET n = 1.00 WHERE m = '$m' AND c = $k",
-				"UPDATE typed SET l = l || $k WHERE m = '$m' AND c = $k AND cardinality(l) < 5",
+				"UPDATE typed SET l = l || (random() * 1000000)::int WHERE m = '$m' AND c = $k AND cardinality(l) < 5",
 				"DELETE FROM typed WHERE m = '$m' AND c = $k");
 		},
 	},
