@@ -69,6 +69,7 @@ struct EtlRemoteTable
 	EtlSourceRelation *relation;
 	EtlRemoteRows rows;
 	char *literal; /* its name, for SQL */
+	const char *slot_name;
 };
 
 static char **ask(EtlRemote *remote, const char *sql, int natts, int *nrows);
@@ -110,6 +111,7 @@ etl_cdc_remote_open(const EtlCdcPipeline *pipeline, const char *source)
 
 	table->remote = etl_cdc_connect(pipeline);
 	table->literal = quote_literal_cstr(source);
+	table->slot_name = pipeline->slot_name;
 	initStringInfo(&sql);
 	appendStringInfo(&sql, SESSION_SETTINGS DESCRIBE_TABLE, table->literal);
 	values = ask(table->remote, sql.data, 7, &n);
@@ -186,6 +188,7 @@ etl_cdc_remote_snapshot(EtlRemoteTable *table, XLogRecPtr *end)
 	int n;
 
 	settle(table);
+	etl_publication_touch(table->remote, table->slot_name);
 	etl_remote_query(table->remote,
 					 psprintf("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"
 							  " LOCK TABLE %s IN ACCESS SHARE MODE",
