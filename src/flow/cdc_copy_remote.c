@@ -69,6 +69,7 @@ struct EtlRemoteTable
 	EtlSourceRelation *relation;
 	EtlRemoteRows rows;
 	char *literal; /* its name, for SQL */
+	const char *slot_name;
 };
 
 static char **ask(EtlRemote *remote, const char *sql, int natts, int *nrows);
@@ -114,6 +115,7 @@ etl_cdc_remote_open(const EtlCdcPipeline *pipeline,
 
 	table->remote = beside != NULL ? beside->remote : etl_cdc_connect(pipeline);
 	table->literal = quote_literal_cstr(source);
+	table->slot_name = pipeline->slot_name;
 	initStringInfo(&sql);
 	appendStringInfo(&sql, SESSION_SETTINGS DESCRIBE_TABLE, table->literal);
 	values = ask(table->remote, sql.data, 7, &n);
@@ -202,6 +204,7 @@ etl_cdc_remote_snapshot(List *tables, XLogRecPtr *end)
 		appendStringInfo(&sql, "; LOCK TABLE %s IN ACCESS SHARE MODE",
 						 ((EtlRemoteTable *) lfirst(lc))->rows.from);
 	}
+	etl_publication_touch(table->remote, table->slot_name);
 	etl_remote_query(table->remote, sql.data, PGRES_COMMAND_OK);
 	etl_remote_clear(table->remote);
 	values = ask(table->remote,

@@ -27,6 +27,9 @@
 
 #define SHARED_NAME "etl_patterns"
 
+/* Servers that publish TRUNCATE. */
+#define VERSION_OF_TRUNCATE 110000
+
 /* Servers that know partitions above a publication's tables. */
 #define VERSION_OF_ROOTS 130000
 
@@ -240,17 +243,20 @@ alter(EtlRemote *remote, const char *name, List *published)
 					 psprintf("ALTER PUBLICATION %s SET TABLE %s",
 							  quote_identifier(name), list_of_tables(published)),
 					 PGRES_COMMAND_OK);
+	etl_publication_touch(remote, name);
 	if (PQserverVersion(remote->conn) >= VERSION_OF_ROOTS)
 		etl_remote_query(remote,
-						 psprintf("ALTER PUBLICATION %s SET (publish ="
-								  " 'insert, update, delete, truncate',"
-								  " publish_via_partition_root = true)",
+						 psprintf("ALTER PUBLICATION %s SET"
+								  " (publish_via_partition_root = true)",
 								  quote_identifier(name)),
 						 PGRES_COMMAND_OK);
 	etl_remote_clear(remote);
 }
 
-/* The name of the publication that has the tables. */
+/*
+ * The name of the publication that has the tables.  Without is_lost nothing is
+ * changed, and it only throws what somebody has to do before it can be.
+ */
 const char *
 etl_publication(EtlRemote *remote, const char *own_name, List *published,
 				bool is_new, bool *is_lost)
@@ -261,9 +267,9 @@ etl_publication(EtlRemote *remote, const char *own_name, List *published,
 	look_at(remote, &own, published);
 	if (own.exists)
 	{
-		if (!own.is_exact && own.is_ours)
+		if (!own.is_exact && own.is_ours && is_lost != NULL)
 			alter(remote, own_name, published);
-		else if (!own.is_complete)
+		else if (!own.is_complete && !own.is_ours)
 			refuse_incomplete(remote, &own, published);
 		return own_name;
 	}
@@ -272,14 +278,49 @@ etl_publication(EtlRemote *remote, const char *own_name, List *published,
 		return SHARED_NAME;
 	if (is_new && may_create(remote, published))
 	{
-		create(remote, own_name, published);
+		if (is_lost != NULL)
+			create(remote, own_name, published);
 		return own_name;
 	}
 	if (shared.exists)
 		refuse_incomplete(remote, &shared, published);
+	if (!is_new && is_lost == NULL)
+		return own_name;
 	if (!is_new)
 		refuse_lost(remote, own_name, is_lost);
 	refuse_none(remote, published);
+}
+
+/*
+ * Servers before the releases of May 2025 may keep an old idea of what is
+ * published, got from a transaction that was open when a table was added.  When
+ * all of those have ended, any change of the publication makes them look anew.
+ */
+void
+etl_publication_touch(EtlRemote *remote, const char *own_name)
+{
+	PGresult *result;
+	bool exists;
+
+	result = ask(remote,
+				 psprintf("SELECT count(*) > 0 FROM pg_publication"
+						  " WHERE pubname = %s"
+						  " AND pg_has_role(pubowner, 'USAGE')",
+						  quote_literal_cstr(own_name)),
+				 1);
+	exists = is_true(result, 0);
+	etl_remote_clear(remote);
+	if (!exists)
+		return;
+	etl_remote_query(remote,
+					 psprintf("ALTER PUBLICATION %s SET (publish ="
+							  " 'insert, update, delete%s')",
+							  quote_identifier(own_name),
+							  PQserverVersion(remote->conn) < VERSION_OF_TRUNCATE ?
+								  "" :
+								  ", truncate"),
+					 PGRES_COMMAND_OK);
+	etl_remote_clear(remote);
 }
 
 /* Drop the pipeline's own publication, if there is one. */

@@ -33,6 +33,7 @@ extern void etl_remote_settle(EtlRemote *remote);
 extern List *etl_published_tables(EtlRemote *remote, List *tables);
 extern const char *etl_publication(EtlRemote *remote, const char *own_name,
 								   List *published, bool is_new, bool *is_lost);
+extern void etl_publication_touch(EtlRemote *remote, const char *own_name);
 extern void etl_publication_drop(EtlRemote *remote, const char *own_name);
 
 /*

@@ -20,6 +20,7 @@
 
 #include "etl_patterns.h"
 #include "flow/cdc_check.h"
+#include "source/wal_remote.h"
 #include "worker/cdc_control.h"
 #include "worker/job.h"
 #include "worker/shared.h"
@@ -29,6 +30,7 @@
 
 static int free_slots(void);
 static int used_workers(void);
+static void check_publication(const EtlCdcPipeline *pipeline, EtlRemote *remote);
 
 /* ------------------------------------------------------------------ */
 /* settings                                                             */
@@ -147,6 +149,29 @@ etl_cdc_check_owner(const EtlCdcPipeline *pipeline)
 /* ------------------------------------------------------------------ */
 /* the other server                                                     */
 
+/* Is there a publication with the tables there, or can one be made? */
+static void
+check_publication(const EtlCdcPipeline *pipeline, EtlRemote *remote)
+{
+	List *tables = NIL;
+	ListCell *lc;
+
+	foreach(lc, etl_cdc_tables(pipeline->pipeline_id))
+	{
+		const EtlCdcTable *row = lfirst(lc);
+		List *names = etl_qualified_names(row->source);
+		EtlWalTable *table = palloc0(sizeof(EtlWalTable));
+
+		table->schema = strVal(linitial(names));
+		table->name = strVal(llast(names));
+		tables = lappend(tables, table);
+	}
+	etl_remote_settle(remote);
+	(void) etl_publication(remote, pipeline->slot_name,
+						   etl_published_tables(remote, tables),
+						   !pipeline->has_slot, NULL);
+}
+
 /* Can it be reached, and does it let its changes be followed? */
 void
 etl_cdc_check_remote(const EtlCdcPipeline *pipeline)
@@ -179,5 +204,7 @@ etl_cdc_check_remote(const EtlCdcPipeline *pipeline)
 						   PQgetvalue(result, 0, 2)),
 				 errhint(
 					 "There: ALTER ROLE ... REPLICATION, for the role of the user mapping.")));
+	etl_remote_clear(remote);
+	check_publication(pipeline, remote);
 	etl_remote_disconnect(remote);
 }

@@ -159,6 +159,17 @@ etl_cdc_disown_slots(void)
 }
 
 /*
+ * May there be something of a pipeline's on its server?  One that has never
+ * been started has no need to ask: its server need not be there.
+ */
+static bool
+may_have_left(const EtlCdcPipeline *pipeline)
+{
+	return pipeline->server == NULL || pipeline->has_slot ||
+		   pipeline->state != ETL_CDC_STOPPED || pipeline->error_at != 0;
+}
+
+/*
  * Drop the slot of a pipeline when the transaction commits, unless the
  * pipeline has one again by then.  Here there may be one that its row does not
  * know of, from a process that was about to write that.
@@ -170,8 +181,7 @@ etl_cdc_drop_slot_at_commit(const EtlCdcPipeline *pipeline)
 	MemoryContext context;
 	Pending *slot;
 
-	if (!etl_cdc_owns_slot(pipeline) ||
-		(pipeline->server != NULL && !pipeline->has_slot))
+	if (!etl_cdc_owns_slot(pipeline) || !may_have_left(pipeline))
 		return;
 	if (!registered)
 	{

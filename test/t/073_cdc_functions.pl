@@ -277,7 +277,7 @@ equal('sales', 'orders', 'orders_copy', 'the original goes on once more');
 
 my $far = PostgreSQL::Test::Cluster->new('cdc_far');
 $far->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
-$far->append_conf('postgresql.conf', "wal_level = replica\nautovacuum = off\n");
+$far->append_conf('postgresql.conf', "wal_level = replica\nmax_wal_senders = 4\nmax_replication_slots = 4\nautovacuum = off\n");
 $far->start;
 $far->safe_psql('postgres', q{
 	CREATE ROLE reader LOGIN;
@@ -322,7 +322,41 @@ fails(q{SELECT etl_cdc_start('far')}, qr/"wal_level" must be "logical" on server
 $far->append_conf('postgresql.conf', 'wal_level = logical');
 $far->restart;
 fails(q{SELECT etl_cdc_start('far')}, qr/permission denied to follow the changes of server "far"\nDETAIL:  Role "reader" of that server has no REPLICATION privilege/, 'no REPLICATION there');
-sql(q{SELECT etl_cdc_remove_table('far', 'app.thing'); SELECT etl_cdc_drop('far'); SELECT etl_cdc_drop('back')});
+$far->safe_psql('postgres', q{
+	ALTER ROLE reader REPLICATION;
+	CREATE PUBLICATION etl_patterns FOR TABLE app.thing WITH (publish_via_partition_root = true);
+	INSERT INTO app.thing VALUES (1, 'one'), (2, 'two');
+});
+sql(q{SELECT etl_cdc_start('far')});
+is(sql(q{SELECT etl_cdc_wait('far', timeout => '20 s')}), 't', 'another server is copied');
+$far->safe_psql('postgres', q{UPDATE app.thing SET item = 'three' WHERE id = 2; INSERT INTO app.thing VALUES (4, 'four')});
+is(sql(q{SELECT etl_cdc_wait('far', timeout => '20 s')}), 't', 'and followed');
+is(sql(q{SELECT string_agg(id || item, ' ' ORDER BY id) FROM thing}), '1one 2three 4four', 'with its changes');
+is(status('state, reads, inserts, updates, wal_lsn IS NOT NULL, pid IS NOT NULL, reader_pid IS NOT NULL, retained_bytes', 'far'),
+	'running|2|1|1|t|t|t|', 'the status knows what the processes know');
+is($far->safe_psql('postgres', q{SELECT count(*) FROM pg_replication_slots WHERE slot_name ~ '^etl_\d+_\d+_\d+$'}), '1', 'it has a slot there');
+
+# That slot must not be left behind in silence.
+my $before = sql('SELECT clock_timestamp()');
+wait_until("SELECT heartbeat > '$before'::timestamptz + '1 s' FROM etl_scheduler_status() WHERE database = 'shop'", 'the scheduler has looked');
+fails('DROP DATABASE shop', qr/CDC pipelines of database "shop" have 1 replication slot on another server\nDETAIL:  Their names begin with "etl_\d+_"/, 'DROP DATABASE', 'postgres');
+fails('DROP EXTENSION etl_patterns', qr/These have: (?:"far", "sales"|"sales", "far")\./, 'DROP EXTENSION names both');
+$far->stop;
+fails(q{SELECT etl_cdc_drop('far')}, qr/could not connect to server "far".*\nHINT:  etl_cdc_drop\(\.\.\., force => true\) drops the pipeline and leaves that slot/s, 'a drop needs the server');
+is(sql(q{SELECT has_slot FROM etl_patterns.cdc_pipeline WHERE pipeline = 'far'}), 't', 'or has done nothing');
+($rc, $out, $err) = $node->psql($db, q{SELECT etl_cdc_drop('far', force => true)});
+like($err, qr/NOTICE:  replication slot "etl_\d+_\d+_\d+" was left on server "far"/, 'with force it is left there, and named');
+$far->start;
+my ($left) = $err =~ /HINT:  There: (.*?;)/;
+is($far->safe_psql('postgres', "$left SELECT count(*) FROM pg_replication_slots"), "\n0", 'where it is dropped as the hint says');
+
+# What can be reached is cleaned up.
+sql(q{SELECT etl_cdc_create('far', server => 'far'); SELECT etl_cdc_add_table('far', 'app.thing', 'thing'); SELECT etl_cdc_start('far'); });
+is(sql(q{SELECT etl_cdc_wait('far', timeout => '20 s')}), 't', 'a new pipeline');
+sql(q{SELECT etl_cdc_resync('far')});
+is(sql(q{SELECT etl_cdc_wait('far', timeout => '20 s')}), 't', 'begins anew');
+sql(q{SELECT etl_cdc_drop('far'); SELECT etl_cdc_drop('back')});
+is($far->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots'), '0', 'and goes with its slot there');
 $far->stop;
 
 # ----------------------------------------------------------------------

@@ -117,7 +117,7 @@ my $writers = start_writers(q{
 	insert into event (account, amount, kind) values (:id, :v / 100.0, 'new');
 	delete from account where id = :v % 2500;
 	end;
-}, '-T', 15, '-R', 150);
+}, '-T', 9, '-R', 150);
 
 here(q{
 	SELECT etl_cdc_create('shop', 'shop');
@@ -145,5 +145,149 @@ is(left_there(), '1|1', 'it has a slot and a publication there');
 
 here("SELECT etl_cdc_drop('shop')");
 is(left_there(), '0|0', 'and leaves none');
+
+# ---------------------------------------------------------------------------
+# Kinds of values, of tables and of changes
+# ---------------------------------------------------------------------------
+
+my $types = q{
+	CREATE TYPE mood AS ENUM ('sad', 'happy');
+	CREATE TYPE pair AS (x int, y text);
+	CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+};
+my $kinds = q{
+	CREATE TABLE kinds (id int PRIMARY KEY, b bool, f float8, n numeric, d date, tz timestamptz, iv interval, u uuid, t text, vc varchar(9),
+		bc char(5), by bytea, jb jsonb, ia int[], ta text[], nr int4range, nmr int4multirange, m mood, ma mood[], p pair, pos positive,
+		ip inet, bi bit(3), tv tsvector, "odd ""name" text %s);
+	CREATE TABLE wide (id int PRIMARY KEY, a int, large text, other text);
+	CREATE TABLE whole (a int, b text, large text);
+	CREATE TABLE parted (id int PRIMARY KEY, v text) %s;
+};
+there($types . sprintf($kinds, ', doubled int GENERATED ALWAYS AS (id * 2) STORED', 'PARTITION BY RANGE (id)') . q{
+	ALTER TABLE whole REPLICA IDENTITY FULL;
+	CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (100);
+	CREATE TABLE parted_2 (v text, gone int, id int NOT NULL);
+	ALTER TABLE parted_2 DROP COLUMN gone;
+	ALTER TABLE parted ATTACH PARTITION parted_2 FOR VALUES FROM (100) TO (200);
+	CREATE FUNCTION fill(i int) RETURNS void LANGUAGE sql AS $$
+		INSERT INTO kinds VALUES (i, true, '-infinity', 'NaN', '2024-02-29', '2024-01-01 10:00:00.5+05', '1 mon -2 days 3.5 s',
+			'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 'grüße', 'vc', 'ab', '\x00ff', '{"b": [1, "ü"]}', '{{1,2},{3,NULL}}', '{a,NULL,"b ü"}',
+			'[1,5)', '{[1,3),[5,7)}', 'happy', '{sad,happy}', '(1,"a b")', 5, '10.1.2.3/8', B'101', 'a:1 b:2', 'odd');
+		INSERT INTO kinds (id) VALUES (i + 1) $$;
+	CREATE FUNCTION large(seed text) RETURNS text LANGUAGE sql AS $$
+		SELECT string_agg(md5(seed || i), '') FROM generate_series(1, 500) i $$;
+	SELECT fill(1);
+	INSERT INTO wide VALUES (1, 1, large('1'), large('x')), (2, 2, large('2'), 'short');
+	INSERT INTO whole VALUES (1, 'same', large('3')), (1, 'same', large('3'));
+	INSERT INTO parted SELECT i, 'old' FROM generate_series(10, 190, 20) i;
+});
+here($types . sprintf($kinds, '', ''));
+my @kinds = ('kinds', 'wide', 'whole', 'parted');
+here("SELECT etl_cdc_create('kinds', 'shop')");
+here("SELECT etl_cdc_add_table('kinds', 'public.$_', '$_')") foreach @kinds;
+here("SELECT etl_cdc_start('kinds')");
+
+sub kinds_are_equal
+{
+	my ($what) = @_;
+
+	caught_up('kinds');
+	is_equal('SELECT id, b, f, n, d, tz, iv, u, t, vc, bc, by, jb, ia, ta, nr, nmr, m, ma, p, pos, ip, bi, tv, "odd ""name" FROM kinds', "$what: kinds");
+	is_equal("SELECT * FROM $_", "$what: $_") foreach 'wide', 'whole', 'parted';
+	return;
+}
+kinds_are_equal('copy');
+there(q{
+	SELECT fill(3);
+	UPDATE kinds SET m = 'sad', ma = '{}', p = NULL, t = '' WHERE id = 1;
+	UPDATE wide SET a = a + 10;
+	UPDATE wide SET id = 5, other = 'moved' WHERE id = 1;
+	UPDATE whole SET b = 'changed' WHERE ctid = (SELECT min(ctid) FROM whole);
+	INSERT INTO parted VALUES (1, 'new'), (101, 'new');
+	UPDATE parted SET v = 'u' || id;
+	UPDATE parted SET id = id + 65 WHERE id IN (70, 90);
+	DELETE FROM parted WHERE id = 110;
+	DELETE FROM kinds WHERE id = 2;
+	BEGIN; INSERT INTO wide VALUES (50, 1); SAVEPOINT s; INSERT INTO wide VALUES (51, 1); ROLLBACK TO s; COMMIT;
+	BEGIN; INSERT INTO wide VALUES (52, 1); ROLLBACK;
+});
+kinds_are_equal('changes');
+there(q{TRUNCATE wide, parted; INSERT INTO wide VALUES (7, 7, large('7'), NULL)});
+kinds_are_equal('truncate');
+
+# the source changes
+here('ALTER TABLE wide ADD added text');
+there(q{ALTER TABLE wide ADD added mood; INSERT INTO wide VALUES (8, 8, 'x', 'y', 'happy'); UPDATE wide SET a = 0 WHERE id = 7});
+kinds_are_equal('a new column');
+here('ALTER TABLE wide DROP other');
+there(q{ALTER TABLE wide DROP other; ALTER TABLE wide ALTER a TYPE bigint; INSERT INTO wide VALUES (9, 9, 'z', 'sad')});
+kinds_are_equal('a column less, and another type');
+
+# a table more, beside a transaction that is open and has written to it
+there('CREATE TABLE later (id int PRIMARY KEY, v text)');
+here('CREATE TABLE later (id int PRIMARY KEY, v text)');
+my $open = IPC::Run::start([ 'psql', '-X', '-d', $source->connstr('shop'), '-c', "BEGIN; INSERT INTO later VALUES (1, 'before');
+	SELECT pg_sleep(3); INSERT INTO later VALUES (2, 'while'); COMMIT" ], '>', \my $open_out, '2>', \my $open_err);
+$source->poll_query_until('shop', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+here("SELECT etl_cdc_add_table('kinds', 'public.later', 'later')");
+$server->until("SELECT state = 'copying' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'kinds'", 'a new table is copied');
+there("INSERT INTO later VALUES (3, 'beside')");
+$open->finish;
+caught_up('kinds');
+is_equal('SELECT * FROM later', 'what was open when it was added is here');
+
+# ---------------------------------------------------------------------------
+# The server goes, and comes back
+# ---------------------------------------------------------------------------
+
+$source->stop('fast');
+usleep(1_500_000);
+is(here(q{SELECT state, error_code ~ '^08' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'kinds'}), 'running|t',
+	'without its server a pipeline tries again');
+$source->start;
+there(q{INSERT INTO wide VALUES (20, 20)});
+kinds_are_equal('after a while');
+$source->restart;
+there(q{INSERT INTO wide VALUES (21, 21)});
+kinds_are_equal('after a restart');
+
+# a transaction that takes longer to apply than the server waits
+my $sender = there('SELECT pid FROM pg_stat_replication');
+my $blocker = IPC::Run::start([ 'psql', '-X', '-d', $node->connstr('postgres'), '-c', 'BEGIN; LOCK TABLE wide; SELECT pg_sleep(9)' ],
+	'>', \my $blocker_out, '2>', \my $blocker_err);
+there(q{INSERT INTO wide SELECT i, i, repeat('x', 100) FROM generate_series(1000, 200000) i});
+$blocker->finish;
+caught_up('kinds');
+is_equal('SELECT count(*), sum(a) FROM wide', 'a large transaction, though nothing was taken for a while');
+is(there('SELECT pid FROM pg_stat_replication'), $sender, 'over the same connection');
+there('DELETE FROM wide WHERE id >= 1000');
+kinds_are_equal('a large delete');
+
+# a slot follows what is of no interest, too
+there('CREATE TABLE other AS SELECT i FROM generate_series(1, 100000) i');
+my $position = there('SELECT pg_current_wal_lsn()');
+ok( $source->poll_query_until('shop', "SELECT confirmed_flush_lsn >= '$position' FROM pg_replication_slots"),
+	'the slot moves on past other tables');
+
+# what the pipeline needs is gone
+here("SELECT etl_cdc_stop('kinds')");
+there('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots');
+here("SELECT etl_cdc_start('kinds')");
+state_is('kinds', 'lost');
+like(here("SELECT error_message FROM etl_patterns.cdc_pipeline WHERE pipeline = 'kinds'"), qr/does not exist on server "shop" any more/,
+	'a slot that is gone is lost');
+there("INSERT INTO wide VALUES (30, 30); DELETE FROM wide WHERE id = 20");
+here("SELECT etl_cdc_resync('kinds')");
+state_is('kinds', 'running');
+kinds_are_equal('resync');
+here("SELECT etl_cdc_stop('kinds')");
+there('DROP PUBLICATION "' . there("SELECT pubname FROM pg_publication") . '"');
+here("SELECT etl_cdc_start('kinds')");
+state_is('kinds', 'lost');
+here("SELECT etl_cdc_resync('kinds')");
+state_is('kinds', 'running');
+kinds_are_equal('resync without a publication');
+here("SELECT etl_cdc_drop('kinds')");
+is(left_there(), '0|0', 'dropped');
 
 done_testing();
