@@ -69,7 +69,8 @@ static void take_commit(EtlCdcApplier *applier);
 static bool is_full(const EtlCdcApplier *applier);
 static bool is_for(const EtlCdcFollowed *followed, const EtlSourceXact *xact);
 static bool commit_batch(EtlCdcApplier *applier);
-static void keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed);
+static void keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
+					   const EtlChangeEvent *event);
 static Size batch_bytes(const EtlCdcApplier *applier);
 static void forget_copies(EtlCdcApplier *applier);
 
@@ -368,7 +369,7 @@ etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 	if (!followed->is_in_batch)
 		etl_cdc_begin_table(applier, followed);
 	if (applier->any_order)
-		keep_order(applier, followed);
+		keep_order(applier, followed, event);
 	followed->is_pending = true;
 	MemoryContextSwitchTo(apply->batch_context);
 	apply->ops->add(apply, &applier->xact, event);
@@ -385,7 +386,8 @@ etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 
 /* Flush what a change of this table must not pass. */
 static void
-keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed)
+keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
+		   const EtlChangeEvent *event)
 {
 	ListCell *lc;
 
@@ -396,6 +398,9 @@ keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed)
 		if (other == followed || !other->is_pending ||
 			!(other->apply->in_order || followed->apply->in_order))
 			continue;
+		if (event->kind == ETL_EVENT_TRUNCATE &&
+			other->apply->truncated_at == event->lsn)
+			continue; /* by the same command */
 		etl_cdc_flush(applier);
 		break;
 	}

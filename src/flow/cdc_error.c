@@ -324,6 +324,7 @@ hint_to_go_on(EtlCdcApplier *applier, EtlCdcPipeline *pipeline, const char *hint
 /*
  * Write why the pipeline does not go on, in a transaction of the caller's; the
  * batch is forgotten.  What was found of the change at fault is written, too.
+ * ETL_CDC_RUNNING: it is to go on by itself, in the state that it has.
  */
 void
 etl_cdc_write_error(EtlCdcApplier *applier, const ErrorData *error,
@@ -333,7 +334,8 @@ etl_cdc_write_error(EtlCdcApplier *applier, const ErrorData *error,
 
 	if (!etl_cdc_is_wanted(pipeline))
 		return;
-	pipeline->state = state;
+	if (state != ETL_CDC_RUNNING)
+		pipeline->state = state;
 	pipeline->error_code = pstrdup(unpack_sql_state(error->sqlerrcode));
 	pipeline->error_message = error->message;
 	pipeline->error_hint = error->hint;

@@ -94,6 +94,7 @@ struct EtlApply
 	EtlApplyMap *map;			 /* of apply_map.c */
 	bool truncates;				 /* the batch does, before all that is left */
 	bool restarts_sequences;	 /* and so */
+	XLogRecPtr truncated_at;	 /* if nothing has come since */
 };
 
 extern const EtlApplyOps etl_apply_mirror;

@@ -141,6 +141,7 @@ mirror_begin(EtlApply *apply)
 	apply->defers_triggers = false;
 	apply->truncates = false;
 	apply->restarts_sequences = false;
+	apply->truncated_at = InvalidXLogRecPtr;
 	forget_ops(mirror);
 }
 
@@ -176,6 +177,7 @@ mirror_add(EtlApply *apply, const EtlSourceXact *xact,
 		mirror_flush(apply);
 		use_map(mirror, map);
 	}
+	apply->truncated_at = InvalidXLogRecPtr;
 	switch (event->kind)
 	{
 		case ETL_EVENT_INSERT:
@@ -357,6 +359,7 @@ add_truncate(EtlMirror *mirror, const EtlChangeEvent *event)
 		}
 	forget_ops(mirror);
 	apply->truncates = true;
+	apply->truncated_at = event->lsn;
 	apply->restarts_sequences |= event->restart_sequences;
 	apply->counts.truncated++;
 }

@@ -32,6 +32,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -51,7 +52,7 @@
 typedef enum MirrorVerb
 {
 	VERB_DELETE,
-	VERB_UPDATE,	 /* the key stays */
+	VERB_UPDATE,	 /* the key stays equal */
 	VERB_UPDATE_KEY, /* all columns */
 	VERB_EXISTS
 } MirrorVerb;
@@ -520,11 +521,15 @@ append_assignments(StringInfo buf, EtlMirror *mirror, MirrorVerb verb,
 {
 	TupleDesc desc = RelationGetDescr(mirror->apply->target);
 	const bool *sets = is_set != NULL ? is_set : mirror->sets;
+	bool is_view = mirror->apply->target->rd_rel->relkind == RELKIND_VIEW;
 	bool any = false;
 
 	for (int i = 0; i < desc->natts; i++)
 	{
-		if (!sets[i] || (verb == VERB_UPDATE && is_key(mirror, i + 1)))
+		/* What cannot be set need not be; of a view that is not known. */
+		if (!sets[i] || (verb == VERB_UPDATE && is_key(mirror, i + 1) &&
+						 (is_view || TupleDescAttr(desc, i)->attidentity ==
+										 ATTRIBUTE_IDENTITY_ALWAYS)))
 			continue;
 		appendStringInfo(buf, "%s%s = e.c%d", any ? ", " : "",
 						 quote_identifier(

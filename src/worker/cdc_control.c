@@ -277,6 +277,7 @@ etl_cdc_wait(PG_FUNCTION_ARGS)
 	bool reached;
 
 	etl_refuse_null(fcinfo, 0, "pipeline");
+	PreventCommandDuringRecovery("etl_cdc_wait()");
 	if (!PG_ARGISNULL(2))
 	{
 		etl_job_check_interval(PG_GETARG_INTERVAL_P(2), "timeout");

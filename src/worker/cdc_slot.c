@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "replication/slot.h"
@@ -187,6 +188,18 @@ etl_cdc_drop_slot_at_commit(const EtlCdcPipeline *pipeline)
 	MemoryContextSwitchTo(context);
 }
 
+/* Is a slot still to go?  The extension may have gone with the pipeline. */
+static bool
+is_unwanted(const Pending *slot)
+{
+	EtlCdcPipeline *pipeline;
+
+	if (!OidIsValid(get_extension_oid("etl_patterns", true)))
+		return true;
+	pipeline = etl_cdc_by_id(slot->pipeline_id, false);
+	return pipeline == NULL || !pipeline->has_slot;
+}
+
 /* Drops are done before the commit, and forgotten with the transaction. */
 static void
 at_transaction_event(XactEvent event, void *arg)
@@ -198,14 +211,8 @@ at_transaction_event(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 			foreach(lc, slots)
-			{
-				Pending *slot = lfirst(lc);
-				EtlCdcPipeline *pipeline = etl_cdc_by_id(slot->pipeline_id,
-														 false);
-
-				if (pipeline == NULL || !pipeline->has_slot)
-					drop_slot(slot);
-			}
+				if (is_unwanted(lfirst(lc)))
+					drop_slot(lfirst(lc));
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			if (slots != NIL)

@@ -139,6 +139,23 @@ my @cases = (
 		},
 	},
 	{
+		name => 'typed',    # keys of types of the user's, and equal ones that look different
+		ddl => q{
+			CREATE TABLE typed (m mood, c percent, l int[], n numeric, v text, PRIMARY KEY (m, c, l, n));
+			CREATE TABLE t.typed (LIKE typed INCLUDING ALL)},
+		want => 'SELECT m, c::int, l, n::text, v FROM typed',
+		have => 'SELECT m, c::int, l, n::text, v FROM t.typed',
+		changes => sub {
+			my ($k, $m) = (1 + int(rand(4)), pick('sad', 'ok', 'happy'));
+			return pick(
+				"INSERT INTO typed VALUES ('$m', $k, '{1,$k}', 1.0, 'v') ON CONFLICT DO NOTHING",
+				"UPDATE typed SET v = v || '+' WHERE m = '$m'",
+				"UPDATE typed SET n = 1.00 WHERE m = '$m' AND c = $k",
+				"UPDATE typed SET l = l || $k WHERE m = '$m' AND c = $k AND cardinality(l) < 5",
+				"DELETE FROM typed WHERE m = '$m' AND c = $k");
+		},
+	},
+	{
 		name => 'heap',    # no key: the whole row is the identity
 		ddl => q{
 			CREATE TABLE heap (a int, b text, j json);
@@ -446,6 +463,32 @@ same(q{SELECT row_number() OVER (ORDER BY n), op, id, v FROM watch_log WHERE sid
 	q{SELECT row_number() OVER (ORDER BY n), op, id, v FROM watch_log WHERE side = 't'},
 	'triggers fire in the order of the source');
 sql(q{SELECT etl_cdc_drop('all')});
+
+# Tables that refer to each other and have triggers are truncated together.
+sql(q{
+	CREATE TABLE boss (id int PRIMARY KEY);
+	CREATE TABLE staff (id int PRIMARY KEY, boss int REFERENCES boss);
+	CREATE TABLE t.boss (LIKE boss INCLUDING ALL);
+	CREATE TABLE t.staff (id int PRIMARY KEY, boss int REFERENCES t.boss ON DELETE CASCADE);
+	SELECT etl_cdc_create('staff');
+	SELECT etl_cdc_add_table('staff', 'public.boss', 't.boss');
+	SELECT etl_cdc_add_table('staff', 'public.staff', 't.staff');
+	SELECT etl_cdc_start('staff')});
+applied('staff', 'staff: begins');
+sql(q{
+	BEGIN;
+	INSERT INTO boss SELECT generate_series(1, 10);
+	INSERT INTO staff SELECT g, g % 10 + 1 FROM generate_series(1, 100) g;
+	DELETE FROM staff WHERE boss = 3;
+	DELETE FROM boss WHERE id = 3;
+	INSERT INTO boss VALUES (3);
+	INSERT INTO staff VALUES (101, 3);
+	COMMIT});
+applied('staff', 'staff: cascades');
+same('SELECT * FROM staff', 'SELECT * FROM t.staff', 'what cascades does so before what comes next');
+sql(q{BEGIN; INSERT INTO boss VALUES (11); TRUNCATE boss, staff; INSERT INTO boss VALUES (12); INSERT INTO staff VALUES (1, 12); COMMIT});
+applied('staff', 'staff: truncated');
+same('SELECT * FROM staff', 'SELECT * FROM t.staff', 'truncated together');
 
 # A large batch of inserts, updates and deletes of many keys.
 sql(q{

@@ -330,10 +330,42 @@ $far->stop;
 
 sql('DROP DATABASE restored', 'postgres');
 is(sql('SELECT count(*) FROM pg_replication_slots'), '1', 'a database goes with the slots of its pipelines');
-sql(q{SELECT etl_cdc_drop('sales')});
+sql(q{BEGIN; SELECT etl_cdc_drop('sales'); DROP EXTENSION etl_patterns; ROLLBACK});
+equal('sales', 'orders', 'orders_copy', 'all of that was rolled back');
+sql(q{BEGIN; SELECT etl_cdc_drop('sales'); DROP EXTENSION etl_patterns; COMMIT});
 is(sql('SELECT count(*) FROM pg_replication_slots'), '0', 'a pipeline goes with its slot');
 is(sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'etl_patterns cdc%'}), '0', 'and its processes');
-sql('DROP EXTENSION etl_patterns');
+$node->stop;
 
+# ----------------------------------------------------------------------
+# Too few processes: two launchers and a scheduler leave one place of four.
+
+$node = PostgreSQL::Test::Cluster->new('cdc_few');
+$node->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
+$node->append_conf('postgresql.conf', q{
+wal_level = logical
+shared_preload_libraries = 'etl_patterns'
+max_worker_processes = 4
+autovacuum = off
+});
+$node->start;
+$db = 'postgres';
+sql(q{
+	CREATE EXTENSION etl_patterns;
+	CREATE TABLE orders (id int PRIMARY KEY);
+	CREATE TABLE orders_copy (LIKE orders INCLUDING ALL);
+	INSERT INTO orders VALUES (1);
+	SELECT etl_cdc_create('sales');
+	SELECT etl_cdc_add_table('sales', 'orders', 'orders_copy');
+});
+wait_until(q{SELECT count(*) = 1 FROM etl_scheduler_status() WHERE state = 'running'}, 'there is a scheduler');
+($rc, $out, $err) = $node->psql($db, q{SELECT etl_cdc_start('sales')});
+like($err, qr/WARNING:  there are too few background workers for CDC pipeline "sales"\nDETAIL:  It takes 2\. 3 of 4 \("max_worker_processes"\) are in use\./, 'a start warns');
+wait_until(q{SELECT reason LIKE '%worker%' AND hint LIKE '%max_worker_processes%' FROM etl_patterns.cdc_status}, 'the status says what it waits for');
+is(status('state, error_code', 'sales'), 'starting|53400', 'it still is to run');
+sql(q{ALTER SYSTEM SET max_worker_processes = 8});
+$node->restart;
+equal('sales', 'orders', 'orders_copy', 'with more places it runs by itself');
+sql(q{SELECT etl_cdc_drop('sales')});
 $node->stop;
 done_testing();
