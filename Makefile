@@ -66,7 +66,9 @@ OBJS += \
 	src/source/wal_tables.o \
 	src/source/wal_decode.o \
 	src/source/wal_local.o \
-	src/source/wal_remote.o
+	src/source/wal_remote.o \
+	src/source/wal_publication.o \
+	src/source/wal_pgoutput.o
 
 # sink: how rows land
 OBJS += \

@@ -9,6 +9,7 @@
 #define ETL_BASE_H
 
 #include "compat.h"
+#include "datatype/timestamp.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
 
@@ -92,6 +93,7 @@ extern char etl_option_char(const char *parameter, const char *value);
 extern int etl_plain_text_enter(void);
 extern void etl_plain_text_leave(int level);
 extern char *etl_plain_text(Oid type, Datum value);
+extern char *etl_plain_time(TimestampTz time);
 extern char *etl_plain_literal(Oid type, const char *text);
 extern Datum etl_plain_value(Oid type, const char *text);
 

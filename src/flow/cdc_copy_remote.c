@@ -30,7 +30,7 @@
 
 #include "flow/cdc_apply.h"
 #include "flow/cdc_check.h"
-#include "source/remote.h"
+#include "source/wal_remote.h"
 
 /* What is sent does not depend on what the role has set there. */
 #define SESSION_SETTINGS                                            \
@@ -72,7 +72,6 @@ struct EtlRemoteTable
 };
 
 static char **ask(EtlRemote *remote, const char *sql, int natts, int *nrows);
-static Oid type_here(const char *type_there);
 
 /* All values of a query, row by row; texts are in the encoding of here. */
 static char **
@@ -97,18 +96,6 @@ ask(EtlRemote *remote, const char *sql, int natts, int *nrows)
 		}
 	etl_remote_clear(remote);
 	return values;
-}
-
-/* The type of a column of changes: what is not built in comes as text. */
-static Oid
-type_here(const char *type_there)
-{
-	Oid type = (Oid) strtoul(type_there, NULL, 10);
-
-	return type < FirstGenbkiObjectId && OidIsValid(type) &&
-				   get_typisdefined(type) ?
-			   type :
-			   TEXTOID;
 }
 
 /*
@@ -142,10 +129,11 @@ etl_cdc_remote_open(const EtlCdcPipeline *pipeline,
 	for (int i = 0; i < n; i++)
 	{
 		char **column = &values[7 * i];
-		Oid type = type_here(column[4]);
+		Oid type_there = atooid(column[4]);
+		Oid type = etl_type_of_remote(type_there);
 
 		TupleDescInitEntry(relation->desc, (AttrNumber) (i + 1), column[3],
-						   type, type == TEXTOID ? -1 : atoi(column[5]), 0);
+						   type, type == type_there ? atoi(column[5]) : -1, 0);
 		relation->is_key[i] = column[6][0] == 't';
 		table->rows.columns[i] = pstrdup(quote_identifier(column[3]));
 	}

@@ -103,15 +103,8 @@ void
 etl_cdc_check_server(const char *server, Oid role)
 {
 	ForeignServer *found = GetForeignServerByName(server, false);
-	ForeignDataWrapper *wrapper = GetForeignDataWrapper(found->fdwid);
-	Oid extension = InvalidOid;
-	char *name;
 
-	if (OidIsValid(wrapper->fdwhandler))
-		extension = getExtensionOfObject(ProcedureRelationId,
-										 wrapper->fdwhandler);
-	name = OidIsValid(extension) ? get_extension_name(extension) : NULL;
-	if (name == NULL || strcmp(name, "postgres_fdw") != 0)
+	if (!etl_is_postgres_fdw(found->fdwid))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("server \"%s\" is no server of postgres_fdw", server),

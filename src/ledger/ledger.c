@@ -28,6 +28,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
@@ -36,6 +37,10 @@
 
 /* An error quotes no more than so many bytes. */
 #define MAX_QUOTED_LEN (64 * 1024)
+
+/* State tables that were found to be as they should be. */
+static Oid checked[16];
+static int nchecked = 0;
 
 static void check_index(Oid indexoid, const char *table);
 
@@ -51,17 +56,45 @@ etl_ledger_relid(const char *name)
 	return relid;
 }
 
-/*
- * Open a state table, which has natts columns; the lock is kept until the
- * transaction ends.
- *
- * Rows are formed by column number and index entries are made without an
- * executor, so a superuser's change to the table could crash us.
- */
-Relation
-etl_ledger_open(const char *name, int natts, LOCKMODE lockmode)
+/* A state table has changed: it is looked at again. */
+static void
+forget_checked(Datum arg, Oid relid)
 {
-	Relation rel = table_open(etl_ledger_relid(name), lockmode);
+	for (int i = 0; i < nchecked; i++)
+		if (!OidIsValid(relid) || checked[i] == relid)
+			nchecked = 0;
+}
+
+/* Was this table found to be as it should be, and has not changed since? */
+static bool
+is_checked(Oid relid)
+{
+	for (int i = 0; i < nchecked; i++)
+		if (checked[i] == relid)
+			return true;
+	return false;
+}
+
+static void
+remember_checked(Oid relid)
+{
+	static bool registered = false;
+
+	if (!registered)
+		CacheRegisterRelcacheCallback(forget_checked, (Datum) 0);
+	registered = true;
+	if (nchecked < (int) lengthof(checked))
+		checked[nchecked++] = relid;
+}
+
+/*
+ * Is the table as we made it?  Rows are formed by column number and index
+ * entries are made without an executor, so a superuser's change to the table
+ * could crash us.
+ */
+static void
+check_table(Relation rel, const char *name, int natts)
+{
 	TupleDesc desc = etl_ledger_desc(rel);
 	bool altered = desc->natts != natts;
 	List *indexes = RelationGetIndexList(rel);
@@ -79,6 +112,22 @@ etl_ledger_open(const char *name, int natts, LOCKMODE lockmode)
 	foreach(lc, indexes)
 		check_index(lfirst_oid(lc), name);
 	list_free(indexes);
+}
+
+/*
+ * Open a state table, which has natts columns; the lock is kept until the
+ * transaction ends.
+ */
+Relation
+etl_ledger_open(const char *name, int natts, LOCKMODE lockmode)
+{
+	Relation rel = table_open(etl_ledger_relid(name), lockmode);
+
+	if (!is_checked(RelationGetRelid(rel)))
+	{
+		check_table(rel, name, natts);
+		remember_checked(RelationGetRelid(rel));
+	}
 	return rel;
 }
 

@@ -24,6 +24,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
@@ -419,8 +420,12 @@ map_plain(EtlApply *apply, EtlApplyMap *map, int att, int source)
 	Form_pg_attribute to = TupleDescAttr(RelationGetDescr(apply->target), att);
 	Form_pg_attribute from = TupleDescAttr(map->desc, source);
 	MapColumn *column = &map->columns[att];
+	CoercionContext context = COERCION_ASSIGNMENT;
 	Node *expr;
 
+	/* a type of another server that is not known here comes as text */
+	if (!OidIsValid(apply->source_relid) && from->atttypid == TEXTOID)
+		context = COERCION_EXPLICIT;
 	column->is_set = true;
 	column->is_constant = true;
 	column->source = source;
@@ -432,7 +437,7 @@ map_plain(EtlApply *apply, EtlApplyMap *map, int att, int source)
 	expr = coerce_to_target_type(NULL,
 								 (Node *) etl_apply_param(map->desc, source),
 								 from->atttypid, to->atttypid, to->atttypmod,
-								 COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+								 context, COERCE_IMPLICIT_CAST, -1);
 	if (expr == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),

@@ -67,7 +67,8 @@ typedef struct EtlSourceXact
 {
 	TransactionId xid;
 	XLogRecPtr commit_lsn;
-	XLogRecPtr end_lsn; /* applied up to here means: this one, too */
+	XLogRecPtr end_lsn; /* applied up to here means: this one, too; at the
+						 * BEGIN of another server's: some position in it */
 	TimestampTz commit_time;
 } EtlSourceXact;
 
@@ -127,6 +128,8 @@ typedef struct EtlChangeWriter EtlChangeWriter;
  * old_row if it has them, else they are unchanged for the side that applies.
  */
 extern EtlChangeWriter *etl_change_writer_open(shm_mq_handle *queue);
+extern void etl_change_writer_on_full(EtlChangeWriter *writer,
+									  void (*on_full)(void));
 extern bool etl_change_write_relation(EtlChangeWriter *writer,
 									  const EtlSourceRelation *relation);
 extern bool etl_change_write_begin(EtlChangeWriter *writer,

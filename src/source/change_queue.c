@@ -115,6 +115,7 @@ struct EtlChangeWriter
 	Size used;
 	Size size;
 	bool detached; /* nobody takes items any more */
+	void (*on_full)(void);
 };
 
 /* A description that has come, with all that it points to. */
@@ -180,6 +181,13 @@ etl_change_writer_open(shm_mq_handle *queue)
 	return writer;
 }
 
+/* What to do, again and again, while the queue is full; it is to wait. */
+void
+etl_change_writer_on_full(EtlChangeWriter *writer, void (*on_full)(void))
+{
+	writer->on_full = on_full;
+}
+
 /* Forgets what was not flushed. */
 void
 etl_change_writer_close(EtlChangeWriter *writer)
@@ -205,8 +213,10 @@ etl_change_writer_flush(EtlChangeWriter *writer)
 
 	if (writer->used == 0 || writer->detached)
 		return !writer->detached;
-	result = shm_mq_send(writer->queue, writer->used, writer->buffer, false,
-						 true);
+	while ((result = shm_mq_send(writer->queue, writer->used, writer->buffer,
+								 writer->on_full != NULL, true)) ==
+		   SHM_MQ_WOULD_BLOCK)
+		writer->on_full();
 	if (result != SHM_MQ_SUCCESS)
 		writer->detached = true;
 	writer->used = 0;

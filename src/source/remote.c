@@ -89,29 +89,39 @@ const EtlSiteOps etl_site_remote_ops = {
 };
 
 /*
- * Is it a foreign table of postgres_fdw, whatever its wrapper is called?  A
- * foreign table with children is read with their rows, which may be anywhere.
+ * Is a wrapper that of postgres_fdw, whatever it is called?  Its own checks of
+ * options are what the rules about passwords rest on.
+ */
+bool
+etl_is_postgres_fdw(Oid fdwid)
+{
+	ForeignDataWrapper *wrapper = GetForeignDataWrapper(fdwid);
+	Oid extension;
+	char *name;
+
+	if (!OidIsValid(wrapper->fdwhandler))
+		return false;
+	extension = getExtensionOfObject(ProcedureRelationId, wrapper->fdwhandler);
+	name = OidIsValid(extension) ? get_extension_name(extension) : NULL;
+	return name != NULL && strcmp(name, "postgres_fdw") == 0;
+}
+
+/*
+ * Is it a foreign table of postgres_fdw?  A foreign table with children is read
+ * with their rows, which may be anywhere.
  */
 static bool
 remote_serves(Relation source)
 {
 	Oid relid = RelationGetRelid(source);
-	ForeignDataWrapper *wrapper;
-	Oid extension;
-	char *name;
 
 	if (source->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
 		return false;
 	if (find_inheritance_children(relid, NoLock) != NIL)
 		return false;
 
-	wrapper = GetForeignDataWrapper(
+	return etl_is_postgres_fdw(
 		GetForeignServer(GetForeignTable(relid)->serverid)->fdwid);
-	if (!OidIsValid(wrapper->fdwhandler))
-		return false;
-	extension = getExtensionOfObject(ProcedureRelationId, wrapper->fdwhandler);
-	name = OidIsValid(extension) ? get_extension_name(extension) : NULL;
-	return name != NULL && strcmp(name, "postgres_fdw") == 0;
 }
 
 static EtlSite *

@@ -26,6 +26,7 @@ typedef struct EtlRemote
 	char *buffer;	  /* the last piece of a COPY, or NULL */
 	char *server;	  /* its name */
 	bool has_fd;	  /* counted as a file descriptor */
+	bool streams;	  /* changes: that ends with the connection */
 	ResourceOwner owner;
 	struct EtlRemote *next;
 } EtlRemote;
@@ -68,15 +69,22 @@ struct EtlRemoteColumn
 
 /* in remote.c */
 extern void etl_remote_begin(EtlSite *site);
+extern bool etl_is_postgres_fdw(Oid fdwid);
 
 /* in remote_connection.c */
 extern EtlRemote *etl_remote_connect(ForeignServer *server,
 									 UserMapping *mapping);
+extern EtlRemote *etl_remote_connect_stream(ForeignServer *server,
+											UserMapping *mapping);
 extern void etl_remote_disconnect(EtlRemote *remote);
 extern PGresult *etl_remote_query(EtlRemote *remote, const char *sql,
 								  ExecStatusType expected);
 extern void etl_remote_clear(EtlRemote *remote);
 extern int etl_remote_copy_data(EtlRemote *remote);
+extern int etl_remote_stream_data(EtlRemote *remote);
+extern void etl_remote_stream_wait(EtlRemote *remote, long timeout);
+extern bool etl_remote_stream_send(EtlRemote *remote, const char *data,
+								   int len);
 
 /* Rows to be copied from a server. */
 typedef struct EtlRemoteRows

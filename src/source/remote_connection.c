@@ -50,9 +50,11 @@ typedef struct Settings
 
 static EtlRemote *open_remotes = NULL;
 
+static EtlRemote *connect_as(ForeignServer *server, UserMapping *mapping,
+							 bool replicates);
 static EtlRemote *register_remote(const char *server);
 static void settings_of(Settings *settings, ForeignServer *server,
-						UserMapping *mapping);
+						UserMapping *mapping, bool replicates);
 static void add_options(Settings *settings, PQconninfoOption *known,
 						List *options);
 static bool is_for_us(PQconninfoOption *known, const char *name);
@@ -80,10 +82,23 @@ static bool host_answers(PGconn *conn);
 EtlRemote *
 etl_remote_connect(ForeignServer *server, UserMapping *mapping)
 {
+	return connect_as(server, mapping, false);
+}
+
+/* The same, for the replication protocol, which takes SQL, too. */
+EtlRemote *
+etl_remote_connect_stream(ForeignServer *server, UserMapping *mapping)
+{
+	return connect_as(server, mapping, true);
+}
+
+static EtlRemote *
+connect_as(ForeignServer *server, UserMapping *mapping, bool replicates)
+{
 	EtlRemote *remote;
 	Settings settings;
 
-	settings_of(&settings, server, mapping);
+	settings_of(&settings, server, mapping, replicates);
 	check_password_given(&settings, mapping);
 
 	remote = register_remote(server->servername);
@@ -130,9 +145,10 @@ register_remote(const char *server)
  * of several values for one name counts, but for the fallback.
  */
 static void
-settings_of(Settings *settings, ForeignServer *server, UserMapping *mapping)
+settings_of(Settings *settings, ForeignServer *server, UserMapping *mapping,
+			bool replicates)
 {
-	int most = list_length(server->options) + list_length(mapping->options) + 3;
+	int most = list_length(server->options) + list_length(mapping->options) + 4;
 	PQconninfoOption *known = PQconndefaults();
 
 	if (known == NULL)
@@ -156,6 +172,11 @@ settings_of(Settings *settings, ForeignServer *server, UserMapping *mapping)
 	settings->values[settings->n++] = "etl_patterns";
 	settings->names[settings->n] = "client_encoding";
 	settings->values[settings->n++] = GetDatabaseEncodingName();
+	if (replicates)
+	{
+		settings->names[settings->n] = "replication";
+		settings->values[settings->n++] = "database";
+	}
 }
 
 static void
@@ -422,6 +443,73 @@ etl_remote_copy_data(EtlRemote *remote)
 	return -1;
 }
 
+/*
+ * The next piece of a stream of changes, into the buffer; 0 if there is none
+ * now.  Throws when the server ends the stream.
+ */
+int
+etl_remote_stream_data(EtlRemote *remote)
+{
+	PGresult *result;
+	int len;
+
+	if (remote->buffer != NULL)
+		PQfreemem(remote->buffer);
+	remote->buffer = NULL;
+	len = PQgetCopyData(remote->conn, &remote->buffer, 1);
+	if (len == 0)
+	{
+		if (!PQconsumeInput(remote->conn))
+			throw_remote(remote);
+		len = PQgetCopyData(remote->conn, &remote->buffer, 1);
+	}
+	if (len >= 0)
+		return len;
+	if (len == -1)
+	{
+		etl_remote_clear(remote);
+		result = next_result(remote);
+		remote->result = result;
+		if (!is_error(result))
+			ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE),
+							errmsg("server \"%s\" has ended the stream of "
+								   "changes",
+								   remote->server)));
+	}
+	throw_remote(remote);
+}
+
+/* Waits until there may be more, or the latch is set; answers to cancel. */
+void
+etl_remote_stream_wait(EtlRemote *remote, long timeout)
+{
+	int events = WL_SOCKET_READABLE;
+	int rc = PQflush(remote->conn);
+
+	if (rc < 0)
+		throw_remote(remote);
+	if (rc > 0)
+		events |= WL_SOCKET_WRITEABLE;
+	(void) wait_for(remote, events, timeout);
+}
+
+/*
+ * Sends a message of ours on the stream, or as much of it as the socket takes
+ * now; returns false if what was sent before is still on its way.
+ */
+bool
+etl_remote_stream_send(EtlRemote *remote, const char *data, int len)
+{
+	int rc = PQflush(remote->conn);
+
+	if (rc > 0)
+		return false;
+	if (rc < 0 || PQputCopyData(remote->conn, data, len) < 0 ||
+		PQflush(remote->conn) < 0)
+		throw_remote(remote);
+	return true;
+}
+
 /* Sends what libpq has kept back. */
 static void
 flush_query(EtlRemote *remote)
@@ -543,7 +631,8 @@ etl_remote_disconnect(EtlRemote *remote)
 	etl_remote_clear(remote);
 	if (remote->conn != NULL)
 	{
-		cancel_query(remote->conn);
+		if (!remote->streams)
+			cancel_query(remote->conn);
 		PQfinish(remote->conn);
 	}
 	if (remote->has_fd)

@@ -40,6 +40,7 @@ typedef struct EtlWalControl
 	XLogRecPtr read;	   /* the reader has read up to here */
 	XLogRecPtr wal_end;	   /* there is WAL up to here */
 	XLogRecPtr consistent; /* of a new slot, once it is there: where it begins */
+	bool reports; /* remote: all that begins now in the tables will come */
 	TimestampTz read_time;
 	bool stop;
 	Latch *reader_latch;
@@ -76,6 +77,8 @@ extern EtlWalLink *etl_wal_link_start(const EtlWalControl *settings,
 extern EtlWalControl *etl_wal_link_control(EtlWalLink *link);
 extern EtlChangeReader *etl_wal_link_changes(EtlWalLink *link);
 extern void etl_wal_link_flushed(EtlWalLink *link, XLogRecPtr position);
+/* Is the reader gone?  There may be items still. */
+extern bool etl_wal_link_has_ended(EtlWalLink *link);
 /* After the end of the stream: throws why. */
 pg_noreturn extern void etl_wal_link_throw(EtlWalLink *link);
 /* The reader is gone when this returns, and the slot is free. */

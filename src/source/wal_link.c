@@ -22,6 +22,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -87,6 +88,7 @@ static void reader_detach(int code, Datum arg);
 static void read_changes(EtlWalControl *control, shm_mq_handle *queue,
 						 List *tables);
 static void keep_error(EtlWalControl *control);
+static const char *whole_message(const ErrorData *error);
 static void keep_text(char *place, const char *text);
 
 /* ------------------------------------------------------------------ */
@@ -223,6 +225,14 @@ etl_wal_link_flushed(EtlWalLink *link, XLogRecPtr position)
 	if (position > control->flushed)
 		control->flushed = position;
 	SpinLockRelease(&control->mutex);
+}
+
+bool
+etl_wal_link_has_ended(EtlWalLink *link)
+{
+	pid_t pid;
+
+	return GetBackgroundWorkerPid(link->worker, &pid) == BGWH_STOPPED;
 }
 
 /* After the end of the stream: throw the error that the reader ended with. */
@@ -438,11 +448,29 @@ keep_error(EtlWalControl *control)
 	ErrorData *error = CopyErrorData();
 
 	MemoryContextSwitchTo(old);
-	keep_text(control->error, error->message);
+	keep_text(control->error, whole_message(error));
 	keep_text(control->error_hint, error->hint);
 	pg_write_barrier();
 	control->error_code = error->sqlerrcode;
 	FreeErrorData(error);
+}
+
+/* The message, with what else is there to say. */
+static const char *
+whole_message(const ErrorData *error)
+{
+	StringInfoData text;
+
+	if (error->message == NULL ||
+		(error->detail == NULL && error->context == NULL))
+		return error->message;
+	initStringInfo(&text);
+	appendStringInfoString(&text, error->message);
+	if (error->detail != NULL)
+		appendStringInfo(&text, ": %s", error->detail);
+	if (error->context != NULL)
+		appendStringInfo(&text, " (%s)", error->context);
+	return text.data;
 }
 
 /* As much of a text as there is room for, in whole characters. */

@@ -61,6 +61,7 @@ static bool load(void);
 static void set_state(EtlCdcState state);
 static void begin_stream(void);
 static bool has_slot(void);
+static bool is_reported(void);
 static void copy_tables(void);
 static void apply(void);
 static void stop_reader(void);
@@ -262,6 +263,8 @@ begin_stream(void)
 
 	while (!applier->pipeline->has_slot && !has_slot())
 		wait_for_changes();
+	while (settings.is_remote && !is_reported())
+		wait_for_changes();
 	etl_cdc_applier_follow(applier, etl_wal_link_changes(pair));
 }
 
@@ -278,9 +281,7 @@ has_slot(void)
 	SpinLockRelease(&control->mutex);
 	if (consistent == InvalidXLogRecPtr)
 	{
-		/* nothing comes before, except the end */
-		if (etl_change_reader_next(etl_wal_link_changes(pair), false) ==
-			ETL_STREAM_END)
+		if (etl_wal_link_has_ended(pair))
 			etl_wal_link_throw(pair);
 		return false;
 	}
@@ -302,6 +303,21 @@ has_slot(void)
 	applier->pipeline->has_slot = true;
 	applier->applied = applier->saved = consistent;
 	return true;
+}
+
+/* Does another server send what happens to the tables?  Copies rely on it. */
+static bool
+is_reported(void)
+{
+	EtlWalControl *control = etl_wal_link_control(pair);
+	bool reports;
+
+	SpinLockAcquire(&control->mutex);
+	reports = control->reports;
+	SpinLockRelease(&control->mutex);
+	if (!reports && etl_wal_link_has_ended(pair))
+		etl_wal_link_throw(pair);
+	return reports;
 }
 
 /* Copy what is new. */
@@ -341,7 +357,11 @@ apply(void)
 		serve_signals();
 		result = etl_cdc_apply(applier);
 		if (result == ETL_CDC_ENDED)
+		{
+			/* what went wrong is not the fault of a change */
+			etl_cdc_applier_abort(applier);
 			etl_wal_link_throw(pair);
+		}
 		reload |= result == ETL_CDC_CHANGED ||
 				  !etl_cdc_save(applier,
 								applier->pipeline->error_message != NULL &&

@@ -78,21 +78,54 @@ etl_job_set_next_slot(EtlJob *job, TimestampTz after)
 /* ------------------------------------------------------------------ */
 /* a claim                                                              */
 
-/* What there is of the job that has not ended. */
+/* What slots have made of the job, and has not ended. */
 static void
-look_at_unfinished(Claim *claim)
+look_at_predecessors(Claim *claim)
 {
-	EtlJobRunScan *scan = etl_job_run_scan_unfinished_of(claim->job->job_id);
+	EtlJobRunScan *scan = etl_job_run_scan_unfinished_from(claim->job->job_id,
+														   ETL_ORIGIN_SCHEDULE,
+														   ETL_ORIGIN_SCHEDULE);
 	EtlJobRun *run;
 
 	while ((run = etl_job_run_scan_next(scan)) != NULL)
 	{
-		if (run->status == ETL_RUN_WAITING && run->origin != ETL_ORIGIN_BACKFILL)
+		if (run->status == ETL_RUN_WAITING)
 			claim->waiting++;
-		if (run->origin == ETL_ORIGIN_SCHEDULE)
-			claim->predecessors = lappend(claim->predecessors, run);
+		claim->predecessors = lappend(claim->predecessors, run);
 	}
 	etl_job_run_scan_end(scan);
+}
+
+/* Count what else of the job waits, as far as it matters. */
+static void
+count_waiting(Claim *claim, EtlRunOrigin first, EtlRunOrigin last)
+{
+	EtlJobRunScan *scan;
+	EtlJobRun *run;
+
+	if (claim->waiting >= MAX_WAITING)
+		return;
+	scan = etl_job_run_scan_unfinished_from(claim->job->job_id, first, last);
+	while (claim->waiting < MAX_WAITING &&
+		   (run = etl_job_run_scan_next(scan)) != NULL)
+	{
+		if (run->status == ETL_RUN_WAITING)
+			claim->waiting++;
+		pfree(run);
+	}
+	etl_job_run_scan_end(scan);
+}
+
+/*
+ * What there is of the job that has not ended.  Backfills, of which there may
+ * be very many, are not read: their word is between these.
+ */
+static void
+look_at_unfinished(Claim *claim)
+{
+	look_at_predecessors(claim);
+	count_waiting(claim, ETL_ORIGIN_EVENT, ETL_ORIGIN_MANUAL);
+	count_waiting(claim, ETL_ORIGIN_AFTER, ETL_ORIGIN_AFTER);
 }
 
 /* Go on to the next slot. */
@@ -367,7 +400,11 @@ void
 etl_job_break(EtlJob *job, const char *reason)
 {
 	if (job->state == ETL_JOB_BROKEN)
+	{
+		/* runs that were inserted by who did not see that yet */
+		etl_run_skip_waiting(job->job_id, "broken");
 		return;
+	}
 	job->state = ETL_JOB_BROKEN;
 	job->reason = reason;
 	job->next_slot = 0;

@@ -120,6 +120,7 @@ etl_dispatch_adopt(void)
 		places[i].seen = *etl_shared_slot(i);
 	}
 	LWLockRelease(etl_shared->lock);
+	start_failed_at = 0;
 
 	for (int i = 0; i < etl_shared->nslots; i++)
 	{

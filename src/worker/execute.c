@@ -102,7 +102,10 @@ etl_execute(const char *command, EtlExecuteEnd end, void *arg)
 		MemoryContextSwitchTo(context);
 	}
 	finish_command(&execution);
+	/* It is done: who cancels now cannot mean it any more. */
+	HOLD_INTERRUPTS();
 	report_duration(&execution);
+	RESUME_INTERRUPTS();
 	debug_query_string = NULL;
 }
 

@@ -11,7 +11,9 @@
  *
  * Runs are deleted in batches; within a batch the row of each job is locked,
  * in the order of their numbers, before its runs are.  For a scheduler no lock
- * is waited for: what somebody holds stays until the next time.
+ * is waited for: what somebody holds stays until the next time.  And it goes
+ * on where it stopped: what is old and stays is looked at once an hour, not
+ * once for each thousand that go.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,6 +32,9 @@
 
 /* So many runs are deleted under one set of locks. */
 #define BATCH_RUNS 10000
+
+/* A scheduler looks at so many at a time: most of the oldest may be to stay. */
+#define MAX_LOOKS 10000
 
 #define NUM_STATUS (ETL_RUN_STOPPED + 1)
 
@@ -50,7 +55,11 @@ typedef struct Victim
 
 typedef struct Purge
 {
+	TimestampTz from; /* how far this is */
+	TimestampTz start;
 	TimestampTz before;
+	int64 looks;	/* at runs, that are left */
+	bool more;		/* runs to look at */
 	int64 job_id;	/* 0: all jobs */
 	bool only_ours; /* the caller's, and locks are waited for */
 	HTAB *kept;
@@ -225,6 +234,14 @@ delete_victims(Purge *purge)
 	return deleted;
 }
 
+/* Is it time to pause?  Only if that is farther than where it began. */
+static bool
+has_looked_enough(Purge *purge, const EtlJobRun *run)
+{
+	purge->from = run->finished_at;
+	return purge->looks-- <= 0 && purge->from > purge->start;
+}
+
 /* Collect the next runs to be deleted, at most so many; false at the end. */
 static bool
 collect_victims(Purge *purge, EtlJobRunScan *scan, int64 limit)
@@ -238,6 +255,8 @@ collect_victims(Purge *purge, EtlJobRunScan *scan, int64 limit)
 	while (purge->nvictims < limit && (run = etl_job_run_scan_next(scan)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (purge->job_id == 0 && has_looked_enough(purge, run))
+			break;
 		if (is_victim(purge, run))
 		{
 			Victim *victim = &purge->victims[purge->nvictims++];
@@ -265,19 +284,21 @@ delete_history(Purge *purge, int64 limit)
 					   .hcxt = context};
 	int64 deleted = 0;
 	EtlJobRunScan *scan;
-	bool more = true;
 
+	purge->more = true;
 	purge->kept = hash_create("etl kept runs", 256, &control,
 							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	purge->victims = palloc(sizeof(Victim) * BATCH_RUNS);
 	purge->nvictims = 0;
 	purge->row_context = AllocSetContextCreate(context, "etl history row",
 											   ALLOCSET_DEFAULT_SIZES);
-	scan = purge->job_id == 0 ? etl_job_run_scan_finished(purge->before) :
-								etl_job_run_scan_job(purge->job_id);
-	while (more && deleted < limit)
+	scan = purge->job_id == 0 ?
+			   etl_job_run_scan_finished(purge->start, purge->before) :
+			   etl_job_run_scan_job(purge->job_id);
+	while (purge->more && purge->looks >= 0 && deleted < limit)
 	{
-		more = collect_victims(purge, scan, Min(limit - deleted, BATCH_RUNS));
+		purge->more = collect_victims(purge, scan,
+									  Min(limit - deleted, BATCH_RUNS));
 		deleted += delete_victims(purge);
 	}
 	etl_job_run_scan_end(scan);
@@ -288,16 +309,22 @@ delete_history(Purge *purge, int64 limit)
 }
 
 /*
- * Delete at most so many runs of a job, or of all jobs (0), that ended before
- * a time, whoever's they are, and the alerts that are as old.  Returns the
- * number of runs.  Waits for nobody.
+ * Delete at most so many runs that ended at *from or later and before a time,
+ * whoever's they are, and the alerts that are as old.  Returns whether there
+ * is more to be done, from *from on.  Waits for nobody.
  */
-int64
-etl_history_purge(TimestampTz before, int64 job_id, int64 limit)
+bool
+etl_history_purge(TimestampTz *from, TimestampTz before, int64 limit)
 {
-	Purge purge = {.before = before, .job_id = job_id};
+	Purge purge = {.start = *from,
+				   .from = *from,
+				   .before = before,
+				   .looks = MAX_LOOKS};
+	int64 deleted = delete_history(&purge, limit);
 
-	return delete_history(&purge, limit);
+	*from = purge.from;
+	/* what somebody has locked, and nothing else, is for the next time */
+	return purge.more && (deleted > 0 || purge.from > purge.start);
 }
 
 /* etl_job_history_purge(older_than, job): the caller's own history. */
@@ -305,7 +332,7 @@ Datum
 etl_job_history_purge(PG_FUNCTION_ARGS)
 {
 	TimestampTz now = etl_job_now();
-	Purge purge = {.only_ours = true};
+	Purge purge = {.start = DT_NOBEGIN, .looks = PG_INT64_MAX, .only_ours = true};
 
 	PreventCommandIfReadOnly("etl_job_history_purge()");
 	etl_refuse_null(fcinfo, 0, "older_than");

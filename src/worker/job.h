@@ -90,6 +90,7 @@ typedef struct EtlJob
 	const char *schedule;
 	const char *timezone;
 	const char *command;
+	bool has_new_command; /* it is to be stored with an update */
 	EtlOverlap overlap;
 	EtlCatchup catchup;
 	int max_attempts;
@@ -140,7 +141,11 @@ typedef struct EtlJobRun
 	ItemPointerData place;
 } EtlJobRun;
 
-/* How a row is read: as it is, or locked for update, waiting or not. */
+/*
+ * How a row is read: as it is, or locked for update, waiting or not.  In a
+ * process that must not wait for others the second is an error if somebody
+ * holds the row (etl_job_rows_nowait).
+ */
 typedef enum EtlRowLock
 {
 	ETL_ROW_READ,
@@ -160,6 +165,9 @@ typedef struct EtlJobScan EtlJobScan;
 extern Snapshot etl_job_snapshot(void);
 extern void etl_job_snapshot_end(Snapshot snapshot);
 
+extern void etl_job_rows_nowait(bool nowait);
+extern HeapTuple etl_job_lock_row(Relation rel, HeapTuple tuple,
+								  EtlRowLock lock);
 extern EtlJob *etl_job_by_id(int64 job_id, EtlRowLock lock);
 extern EtlJob *etl_job_by_name(const char *name, EtlRowLock lock);
 extern EtlJob *etl_job_of_caller(const char *name, EtlRowLock lock);
@@ -183,13 +191,18 @@ extern const char *const etl_run_status_words[];
 typedef struct EtlJobRunScan EtlJobRunScan;
 
 extern EtlJobRun *etl_job_run_by_id(int64 job_run_id, EtlRowLock lock);
+extern EtlJobRun *etl_job_run_again(const EtlJobRun *seen);
 extern EtlJobRunScan *etl_job_run_scan_unfinished(void);
 extern EtlJobRunScan *etl_job_run_scan_unfinished_of(int64 job_id);
+extern EtlJobRunScan *etl_job_run_scan_unfinished_from(int64 job_id,
+													   EtlRunOrigin first,
+													   EtlRunOrigin last);
 extern bool etl_job_run_exists(int64 job_id, TimestampTz slot);
 extern EtlJobRunScan *etl_job_run_scan_job(int64 job_id);
 extern EtlJobRunScan *etl_job_run_scan_slots(int64 job_id, TimestampTz from,
 											 TimestampTz to);
-extern EtlJobRunScan *etl_job_run_scan_finished(TimestampTz before);
+extern EtlJobRunScan *etl_job_run_scan_finished(TimestampTz from,
+												TimestampTz before);
 extern EtlJobRun *etl_job_run_scan_next(EtlJobRunScan *scan);
 extern EtlJobRun *etl_job_run_scan_previous(EtlJobRunScan *scan);
 extern void etl_job_run_scan_end(EtlJobRunScan *scan);
@@ -314,6 +327,7 @@ extern void etl_files_forget(int64 job_id);
 /* ------------------------------------------------------------------ */
 /* in history.c                                                         */
 
-extern int64 etl_history_purge(TimestampTz before, int64 job_id, int64 limit);
+extern bool etl_history_purge(TimestampTz *from, TimestampTz before,
+							  int64 limit);
 
 #endif /* ETL_JOB_H */

@@ -40,6 +40,9 @@
 #define LOCK_REFERENCE 0xFFF2
 #define LOCK_CHAINS	   0xFFF3
 
+/* Who claims slots reads the command with the job, and works for all roles. */
+#define MAX_COMMAND_LEN (1024 * 1024)
+
 /* Longer ones are mistakes, and could not be added to a time. */
 #define MAX_INTERVAL_YEARS 100
 
@@ -147,6 +150,13 @@ etl_job_check_command(const char *command)
 	List *statements;
 	ListCell *lc;
 
+	if (strlen(command) > MAX_COMMAND_LEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("parameter \"%s\" is too long", "command"),
+				 errdetail("A command has at most %d bytes, this one has %zu.",
+						   MAX_COMMAND_LEN, strlen(command)),
+				 errhint("Put it into a procedure, and let the job CALL that.")));
 	callback.callback = show_command_position;
 	callback.arg = unconstify(char *, command);
 	callback.previous = error_context_stack;

@@ -103,7 +103,10 @@ set_columns(FunctionCallInfo fcinfo, EtlJob *job, int start_arg)
 	if (!PG_ARGISNULL(ARG_SCHEDULE))
 		job->schedule = etl_arg_text(fcinfo, ARG_SCHEDULE);
 	if (!PG_ARGISNULL(ARG_COMMAND))
+	{
 		job->command = etl_arg_text(fcinfo, ARG_COMMAND);
+		job->has_new_command = true;
+	}
 	if (!PG_ARGISNULL(ARG_TIMEZONE))
 		job->timezone = etl_arg_text(fcinfo, ARG_TIMEZONE);
 	if (!PG_ARGISNULL(ARG_OVERLAP))

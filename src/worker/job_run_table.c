@@ -13,6 +13,9 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
+#include "executor/tuptable.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
@@ -180,15 +183,40 @@ etl_job_run_scan_unfinished_of(int64 job_id)
 					  AccessShareLock);
 }
 
-/* The runs that ended before a time, those that ended first before others. */
+/*
+ * Likewise those whose origin is one from first to last, in the order of their
+ * words.
+ */
 EtlJobRunScan *
-etl_job_run_scan_finished(TimestampTz before)
+etl_job_run_scan_unfinished_from(int64 job_id, EtlRunOrigin first,
+								 EtlRunOrigin last)
 {
-	ScanKeyData key;
+	ScanKeyData keys[4];
 
-	ScanKeyInit(&key, RUN_FINISHED_AT + 1, BTLessStrategyNumber,
+	ScanKeyEntryInitialize(&keys[0], SK_ISNULL | SK_SEARCHNULL,
+						   RUN_FINISHED_AT + 1, InvalidStrategy, InvalidOid,
+						   InvalidOid, InvalidOid, (Datum) 0);
+	ScanKeyInit(&keys[1], RUN_JOB_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(job_id));
+	ScanKeyInit(&keys[2], RUN_ORIGIN + 1, BTGreaterEqualStrategyNumber,
+				F_TEXT_GE, CStringGetTextDatum(etl_origin_words[first]));
+	ScanKeyInit(&keys[3], RUN_ORIGIN + 1, BTLessEqualStrategyNumber, F_TEXT_LE,
+				CStringGetTextDatum(etl_origin_words[last]));
+	return begin_scan("job_run_finished_at_idx", keys, 4, false,
+					  AccessShareLock);
+}
+
+/* The runs that ended in [from, before), those that ended first first. */
+EtlJobRunScan *
+etl_job_run_scan_finished(TimestampTz from, TimestampTz before)
+{
+	ScanKeyData keys[2];
+
+	ScanKeyInit(&keys[0], RUN_FINISHED_AT + 1, BTGreaterEqualStrategyNumber,
+				F_TIMESTAMPTZ_GE, TimestampTzGetDatum(from));
+	ScanKeyInit(&keys[1], RUN_FINISHED_AT + 1, BTLessStrategyNumber,
 				F_TIMESTAMPTZ_LT, TimestampTzGetDatum(before));
-	return begin_scan("job_run_finished_at_idx", &key, 1, false,
+	return begin_scan("job_run_finished_at_idx", keys, 2, false,
 					  AccessShareLock);
 }
 
@@ -272,14 +300,53 @@ etl_job_run_by_id(int64 job_run_id, EtlRowLock lock)
 	scan = begin_scan("job_run_pkey", &key, 1, true,
 					  lock == ETL_ROW_READ ? AccessShareLock : RowExclusiveLock);
 	tuple = systable_getnext_ordered(scan->scan, ForwardScanDirection);
-	if (HeapTupleIsValid(tuple) && lock != ETL_ROW_READ)
-		tuple = etl_ledger_lock(scan->rel, tuple,
-								lock == ETL_ROW_LOCK ? LockWaitBlock :
-													   LockWaitSkip);
+	if (HeapTupleIsValid(tuple))
+		tuple = etl_job_lock_row(scan->rel, tuple, lock);
 	if (HeapTupleIsValid(tuple))
 		run = run_from_tuple(scan->rel, tuple);
 	etl_job_run_scan_end(scan);
 	return run;
+}
+
+/* The run that was seen at its place, if it is there; locked. */
+static EtlJobRun *
+lock_in_place(Relation rel, const EtlJobRun *seen)
+{
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ItemPointerData place = seen->place;
+	EtlJobRun *run = NULL;
+	bool null;
+
+	/* the table may have been rewritten since */
+	if (ItemPointerGetBlockNumber(&place) < RelationGetNumberOfBlocks(rel) &&
+		table_tuple_fetch_row_version(rel, &place, snapshot, slot) &&
+		DatumGetInt64(slot_getattr(slot, RUN_ID + 1, &null)) == seen->job_run_id)
+	{
+		HeapTuple tuple = etl_job_lock_row(rel, ExecCopySlotHeapTuple(slot),
+										   ETL_ROW_LOCK);
+
+		if (HeapTupleIsValid(tuple))
+			run = run_from_tuple(rel, tuple);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	return run;
+}
+
+/*
+ * A run that was read or written before, locked and as it is now; NULL if it
+ * is gone.  The index is not read unless the row has moved: in a serializable
+ * transaction that would be a conflict with all others in which a run ends.
+ */
+EtlJobRun *
+etl_job_run_again(const EtlJobRun *seen)
+{
+	Relation rel = etl_ledger_open("job_run", RUN_NATTS, RowExclusiveLock);
+	EtlJobRun *run = lock_in_place(rel, seen);
+
+	table_close(rel, NoLock);
+	return run != NULL ? run : etl_job_run_by_id(seen->job_run_id, ETL_ROW_LOCK);
 }
 
 /*

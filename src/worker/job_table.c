@@ -13,8 +13,11 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
+#include "executor/tuptable.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 
@@ -238,6 +241,35 @@ etl_job_scan_end(EtlJobScan *scan)
 /* ------------------------------------------------------------------ */
 /* one row                                                              */
 
+/*
+ * Is a row that somebody holds an error?  Who works for all roles must not wait
+ * for the transaction of one.
+ */
+static bool rows_nowait = false;
+
+void
+etl_job_rows_nowait(bool nowait)
+{
+	rows_nowait = nowait;
+}
+
+/* A row of a job or run that was found, locked or as it is. */
+HeapTuple
+etl_job_lock_row(Relation rel, HeapTuple tuple, EtlRowLock lock)
+{
+	switch (lock)
+	{
+		case ETL_ROW_READ:
+			break;
+		case ETL_ROW_LOCK:
+			return etl_ledger_lock(rel, tuple,
+								   rows_nowait ? LockWaitError : LockWaitBlock);
+		case ETL_ROW_LOCK_SKIP:
+			return etl_ledger_lock(rel, tuple, LockWaitSkip);
+	}
+	return tuple;
+}
+
 /* The only row that a scan key finds, locked or not; NULL without one. */
 static EtlJob *
 find_job(const char *index, ScanKey key, EtlRowLock lock)
@@ -248,10 +280,8 @@ find_job(const char *index, ScanKey key, EtlRowLock lock)
 	HeapTuple tuple = systable_getnext(scan->scan);
 	EtlJob *job = NULL;
 
-	if (HeapTupleIsValid(tuple) && lock != ETL_ROW_READ)
-		tuple = etl_ledger_lock(scan->rel, tuple,
-								lock == ETL_ROW_LOCK ? LockWaitBlock :
-													   LockWaitSkip);
+	if (HeapTupleIsValid(tuple))
+		tuple = etl_job_lock_row(scan->rel, tuple, lock);
 	if (HeapTupleIsValid(tuple))
 		job = job_from_tuple(scan->rel, tuple);
 	etl_job_scan_end(scan);
@@ -319,6 +349,24 @@ etl_job_insert(EtlJob *job)
 	table_close(rel, NoLock);
 }
 
+/*
+ * The command as it is stored.  It may be long: written anew with each claim it
+ * would be most of what a claim does.
+ */
+static Datum
+stored_command(Relation rel, EtlJob *job)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Datum command;
+	bool null;
+
+	if (!table_tuple_fetch_row_version(rel, &job->place, SnapshotAny, slot))
+		elog(ERROR, "job " INT64_FORMAT " is not where it was", job->job_id);
+	command = datumCopy(slot_getattr(slot, JOB_COMMAND + 1, &null), false, -1);
+	ExecDropSingleTupleTableSlot(slot);
+	return command;
+}
+
 /* Store what was changed in a job that was read with a lock. */
 void
 etl_job_update(EtlJob *job)
@@ -328,6 +376,8 @@ etl_job_update(EtlJob *job)
 	bool nulls[JOB_NATTS];
 
 	job_to_values(job, values, nulls);
+	if (!job->has_new_command)
+		values[JOB_COMMAND] = stored_command(rel, job);
 	etl_ledger_replace(rel, &job->place, values, nulls);
 	table_close(rel, NoLock);
 }

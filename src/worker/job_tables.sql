@@ -43,7 +43,7 @@ CREATE TABLE etl_patterns.job_run (
     role regrole NOT NULL,
     slot timestamptz NOT NULL,
     attempt int NOT NULL,
-    origin text NOT NULL CHECK (origin IN
+    origin text COLLATE pg_catalog."C" NOT NULL CHECK (origin IN
         ('schedule', 'manual', 'backfill', 'after', 'event', 'file')),
     status text NOT NULL CHECK (status IN
         ('waiting', 'running', 'succeeded', 'failed', 'skipped', 'lost', 'stopped')),
@@ -65,8 +65,9 @@ CREATE TABLE etl_patterns.job_run (
 ) WITH (fillfactor = 90);
 COMMENT ON TABLE etl_patterns.job_run IS
     'one row per attempt at a slot of a job, and per slot that was skipped';
--- Runs that have not ended are found by their NULL, of all jobs or of one.
-CREATE INDEX job_run_finished_at_idx ON etl_patterns.job_run (finished_at, job_id);
+-- Runs that have not ended are found by their NULL, of all jobs or of one; and
+-- by origin, so that a claim need not read what a backfill has made.
+CREATE INDEX job_run_finished_at_idx ON etl_patterns.job_run (finished_at, job_id, origin);
 
 CREATE TABLE etl_patterns.alert (
     alert_id bigint PRIMARY KEY,

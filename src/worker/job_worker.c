@@ -236,16 +236,16 @@ wait_for_run(int64 *job_run_id)
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (!take_run(job_run_id, is_late))
-			return false;
-		if (*job_run_id != 0)
-			return true;
-
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
+		if (!take_run(job_run_id, is_late))
+			return false;
+		if (*job_run_id != 0)
+			return true;
+
 		if (catchupInterruptPending)
 			ProcessCatchupInterrupt();
 		timeout =
@@ -298,7 +298,10 @@ reset_session(void)
 	discard->target = DISCARD_ALL;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	/* temporary tables are dropped: that reads catalogs */
+	PushActiveSnapshot(GetTransactionSnapshot());
 	DiscardCommand(discard, true);
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 	pfree(discard);
 	set_ps_display("idle");
@@ -330,6 +333,8 @@ start_transaction(void)
 	StartTransactionCommand();
 	XactReadOnly = false;
 	XactIsoLevel = XACT_READ_COMMITTED;
+	(void) set_config_option("lock_timeout", "0", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
 	MemoryContextSwitchTo(run_context);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	set_local("lock_timeout", "0");

@@ -169,6 +169,7 @@ etl_run_due_jobs(PG_FUNCTION_ARGS)
 	PG_FINALLY();
 	{
 		is_calling = false;
+		etl_job_rows_nowait(false);
 		debug_query_string = query;
 		if (!IsTransactionState())
 			StartTransactionCommand();
@@ -431,6 +432,18 @@ find_jobs(DueCall *call)
 	etl_due_find_jobs(call->due);
 }
 
+/* A step that leaves alone what another session has locked. */
+static ErrorData *
+do_step_nowait(DueCall *call, Step step)
+{
+	ErrorData *error;
+
+	etl_job_rows_nowait(true);
+	error = do_step(call, step, false);
+	etl_job_rows_nowait(false);
+	return error;
+}
+
 /* A step for each row, so that one that fails does not stop the others. */
 static void
 do_for_each(DueCall *call, const EtlIds *ids, Step step, const char *what)
@@ -439,7 +452,7 @@ do_for_each(DueCall *call, const EtlIds *ids, Step step, const char *what)
 	{
 		CHECK_FOR_INTERRUPTS();
 		call->id = ids->ids[i];
-		complain(call, do_step(call, step, false), what);
+		complain(call, do_step_nowait(call, step), what);
 		MemoryContextReset(call->step);
 	}
 }
@@ -479,10 +492,10 @@ claim_all(DueCall *call)
 	{
 		CHECK_FOR_INTERRUPTS();
 		call->id = call->due->claims.ids[i];
-		call->error = do_step(call, claim, false);
+		call->error = do_step_nowait(call, claim);
 		complain(call, call->error, "could not claim slots of a job");
 		if (call->error != NULL && !etl_error_is_retried(call->error->sqlerrcode))
-			complain(call, do_step(call, break_job, false),
+			complain(call, do_step_nowait(call, break_job),
 					 "could not mark a job as broken");
 		MemoryContextReset(call->step);
 	}

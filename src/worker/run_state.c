@@ -18,9 +18,10 @@
 
 #include <signal.h>
 
-#include "catalog/pg_type.h"
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/ipc.h"
 #include "utils/guc.h"
 
 #include "etl_patterns.h"
@@ -88,17 +89,70 @@ try_lock(const EtlStayingLock *lock)
 	return false;
 }
 
+/* The slot of the worker that has a run; NULL without one.  Caller has the lock. */
+static EtlSharedSlot *
+find_slot(int64 job_run_id)
+{
+	for (int i = 0; i < etl_shared->nslots; i++)
+	{
+		EtlSharedSlot *slot = etl_shared_slot(i);
+
+		if (slot->state == ETL_SLOT_BUSY && slot->database == MyDatabaseId &&
+			slot->job_run_id == job_run_id)
+			return slot;
+	}
+	return NULL;
+}
+
+/* Has a worker the run, whatever its command has done to its locks? */
+static bool
+worker_has(int64 job_run_id)
+{
+	bool found;
+
+	if (etl_shared == NULL)
+		return false;
+	LWLockAcquire(etl_shared->lock, LW_SHARED);
+	found = find_slot(job_run_id) != NULL;
+	LWLockRelease(etl_shared->lock);
+	return found;
+}
+
 /* Does nobody have the lock of a run? */
 static bool
 lock_is_free(int64 job_run_id)
 {
 	EtlStayingLock lock;
 
+	if (worker_has(job_run_id))
+		return false;
 	set_lock(&lock, "job_run", job_run_id);
 	if (!try_lock(&lock))
 		return false;
 	unlock(&lock);
 	return true;
+}
+
+/*
+ * The server gives back locks of a session at its exit only by aborting a
+ * transaction, and between two of a run's there is none.
+ */
+static void
+release_at_exit(int code, Datum arg)
+{
+	AbortOutOfAnyTransaction();
+	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
+}
+
+/* From now on this process may have locks that stay. */
+static void
+prepare_exit(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		before_shmem_exit(release_at_exit, (Datum) 0);
+	registered = true;
 }
 
 /* Give back what etl_run_begin() has locked; after the end was committed. */
@@ -117,9 +171,9 @@ etl_run_unlock(EtlActiveRun *active)
 /* the beginning                                                        */
 
 static EtlRunBegin
-begin_locked(EtlActiveRun *active, int64 job_run_id)
+begin_locked(EtlActiveRun *active, const EtlJobRun *seen)
 {
-	EtlJobRun *run = etl_job_run_by_id(job_run_id, ETL_ROW_LOCK);
+	EtlJobRun *run = etl_job_run_again(seen);
 
 	if (run == NULL || run->status != ETL_RUN_WAITING)
 		return ETL_BEGIN_GONE;
@@ -155,9 +209,16 @@ etl_run_begin(EtlActiveRun *active, int64 job_run_id)
 		(void) etl_run_skip_one(job_run_id, "dropped");
 		return ETL_BEGIN_GONE;
 	}
+	if (active->job->state == ETL_JOB_BROKEN)
+	{
+		/* likewise, since its job was broken */
+		(void) etl_run_skip_one(job_run_id, "broken");
+		return ETL_BEGIN_GONE;
+	}
 	if (active->job->state == ETL_JOB_PAUSED && run->origin != ETL_ORIGIN_MANUAL)
 		return ETL_BEGIN_BUSY;
 
+	prepare_exit();
 	set_lock(&active->run_lock, "job_run", job_run_id);
 	set_lock(&active->job_lock, "job", run->job_id);
 	active->run_locked = try_lock(&active->run_lock);
@@ -169,7 +230,7 @@ etl_run_begin(EtlActiveRun *active, int64 job_run_id)
 		if (!active->job_locked)
 			return ETL_BEGIN_BUSY;
 	}
-	return begin_locked(active, job_run_id);
+	return begin_locked(active, run);
 }
 
 static void
@@ -184,8 +245,7 @@ etl_run_set_variables(const EtlActiveRun *active)
 {
 	const EtlJobRun *run = active->run;
 
-	set_variable(ETL_SCHEMA ".logical_time",
-				 etl_plain_text(TIMESTAMPTZOID, TimestampTzGetDatum(run->slot)));
+	set_variable(ETL_SCHEMA ".logical_time", etl_plain_time(run->slot));
 	set_variable(ETL_SCHEMA ".job_run_id",
 				 psprintf(INT64_FORMAT, run->job_run_id));
 	set_variable(ETL_SCHEMA ".event_payload",
@@ -197,12 +257,12 @@ etl_run_set_variables(const EtlActiveRun *active)
 
 /*
  * The scheduler hears of the end of its workers' runs by shared memory; of
- * others' it is told.
+ * others' it is told, background workers that call etl_run_due_jobs() included.
  */
 static void
 tell_end(const EtlJobRun *run)
 {
-	if (MyBackendType != B_BG_WORKER)
+	if (!worker_has(run->job_run_id))
 		etl_tell_scheduler(ETL_NEWS_RUN, run->job_run_id);
 }
 
@@ -210,7 +270,7 @@ tell_end(const EtlJobRun *run)
 static EtlJobRun *
 lock_own(const EtlActiveRun *active)
 {
-	EtlJobRun *run = etl_job_run_by_id(active->run->job_run_id, ETL_ROW_LOCK);
+	EtlJobRun *run = etl_job_run_again(active->run);
 
 	if (run == NULL || run->status != ETL_RUN_RUNNING ||
 		run->pid != MyProcPid || run->backend_start != MyStartTimestamp)
@@ -305,21 +365,6 @@ is_cancel(const ErrorData *error)
 	return error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
 		   error->message_id != NULL &&
 		   strcmp(error->message_id, CANCEL_MESSAGE) == 0;
-}
-
-/* The slot of the worker that has a run; NULL without one.  Caller has the lock. */
-static EtlSharedSlot *
-find_slot(int64 job_run_id)
-{
-	for (int i = 0; i < etl_shared->nslots; i++)
-	{
-		EtlSharedSlot *slot = etl_shared_slot(i);
-
-		if (slot->state == ETL_SLOT_BUSY && slot->database == MyDatabaseId &&
-			slot->job_run_id == job_run_id)
-			return slot;
-	}
-	return NULL;
 }
 
 /* Why a run is being ended from outside, if anybody has said so. */
@@ -550,27 +595,47 @@ leave_reason(int64 job_run_id, const char *reason)
 }
 
 /*
+ * Cancel the command of a run that a worker has.  Under the lock the process
+ * cannot go on to another run.  It is found also between two transactions.
+ */
+static bool
+cancel_worker(int64 job_run_id, EtlEnding ending)
+{
+	EtlSharedDatabase *entry;
+	EtlSharedSlot *slot;
+	bool told = false;
+
+	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
+	slot = find_slot(job_run_id);
+	if (slot != NULL)
+	{
+		if (slot->ending == ETL_ENDING_NONE)
+		{
+			slot->ending = ending;
+			slot->since = GetCurrentTimestamp();
+		}
+		told = kill(slot->pid, SIGINT) == 0;
+		entry = etl_shared_find_database(MyDatabaseId);
+		if (entry != NULL && entry->latch != NULL)
+			SetLatch(entry->latch);
+	}
+	LWLockRelease(etl_shared->lock);
+	return told;
+}
+
+/*
  * Cancel the command of a run; false if nobody runs it.  A scheduler sees why,
  * and terminates a process that does not obey.
  */
 bool
 etl_run_cancel(int64 job_run_id, EtlEnding ending)
 {
-	int pid = etl_run_pid(job_run_id);
-	EtlSharedSlot *slot = NULL;
+	int pid;
 
-	if (etl_shared != NULL)
-	{
-		LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
-		slot = find_slot(job_run_id);
-		if (slot != NULL && slot->ending == ETL_ENDING_NONE)
-		{
-			slot->ending = ending;
-			slot->since = GetCurrentTimestamp();
-		}
-		LWLockRelease(etl_shared->lock);
-	}
-	if (pid != 0 && slot == NULL)
+	if (etl_shared != NULL && cancel_worker(job_run_id, ending))
+		return true;
+	pid = etl_run_pid(job_run_id);
+	if (pid != 0)
 		leave_reason(job_run_id, ending_word(ending));
 	return pid != 0 && kill(pid, SIGINT) == 0;
 }

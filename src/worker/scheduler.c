@@ -14,6 +14,9 @@
  * more after a crash, so commits need not wait for the disk: what a worker
  * commits later makes them durable, too.
  *
+ * Locks: of rows only those that are free.  What somebody else holds is left
+ * for later, since a transaction of one role must not stop the jobs of all.
+ *
  * Errors: what concerns one job or run is tried in a transaction of its own
  * and does not stop the others.  Any other error ends the process, and the
  * launcher starts a new one, which reads everything anew.  Runs go on
@@ -46,6 +49,9 @@
 #define REVIEW_INTERVAL	   (60 * USECS_PER_SEC)
 #define FILES_INTERVAL	   (1 * USECS_PER_SEC)
 #define PURGE_INTERVAL	   (SECS_PER_HOUR * USECS_PER_SEC)
+
+/* Farther than this the clock goes back only if somebody sets it. */
+#define CLOCK_STEP (1 * USECS_PER_SEC)
 
 /* With more runs than this they are counted once per heartbeat. */
 #define MAX_COUNTED 1000
@@ -144,6 +150,8 @@ start_up(int index)
 										  ALLOCSET_DEFAULT_SIZES);
 	row_context = AllocSetContextCreate(TopMemoryContext, "etl_patterns row",
 										ALLOCSET_DEFAULT_SIZES);
+	/* nor may a row that a session has locked keep all others waiting */
+	etl_job_rows_nowait(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	leave_if_extension_is_gone();
 	etl_scheduler_serve();
@@ -192,11 +200,14 @@ etl_scheduler_try(void (*work)(void *), void *arg)
 	return error;
 }
 
-/* To the log, since nobody else sees it. */
+/*
+ * To the log, since nobody else sees it.  That somebody has a row locked is no
+ * trouble: what was to be done with it is tried again.
+ */
 void
 etl_scheduler_report(const ErrorData *error, const char *what)
 {
-	ereport(WARNING,
+	ereport(error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ? DEBUG1 : WARNING,
 			(errcode(error->sqlerrcode), errmsg("%s: %s", what, error->message),
 			 error->detail == NULL ? 0 : errdetail_internal("%s", error->detail),
 			 error->hint == NULL ? 0 : errhint("%s", error->hint)));
@@ -242,7 +253,11 @@ run_round(void)
 	int64 nstarved;
 
 	if (now < last_round) /* the clock was set back */
+	{
 		next_heartbeat = next_review = next_files = 0;
+		/* what was put off by the old clock would be far away */
+		must_load |= now < last_round - CLOCK_STEP;
+	}
 	last_round = now;
 	heartbeat = now >= next_heartbeat;
 
@@ -272,7 +287,7 @@ run_round(void)
 		next_files = now + FILES_INTERVAL;
 	}
 	nstarved = is_armed ? etl_work_deadlines(now, is_on()) : 0;
-	if (is_armed && now >= next_purge && !etl_work_purge(now))
+	if (is_armed && now >= next_purge && !etl_work_purge())
 		next_purge = now + PURGE_INTERVAL;
 
 	/* what was done here may be news by now */

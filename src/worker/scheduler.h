@@ -138,7 +138,7 @@ extern void etl_work_returned(int64 job_run_id, bool worker_is_gone,
 extern void etl_work_foreign(void);
 extern int64 etl_work_deadlines(TimestampTz now, bool is_on);
 extern void etl_work_files(TimestampTz now);
-extern bool etl_work_purge(TimestampTz now);
+extern bool etl_work_purge(void);
 
 /* ------------------------------------------------------------------ */
 /* in dispatch.c                                                        */

@@ -171,13 +171,17 @@ claim_alone(Claim *claim)
 	ErrorData *error;
 
 	claim->job = NULL;
+	claim->is_gone = false;
 	claim->runs = NIL;
 	error = etl_scheduler_try(claim_one_only, claim);
 	if (error == NULL)
 		return;
 	claim->job = NULL;
+	claim->is_gone = false;
 	claim->runs = NIL;
-	claim->delay = CLAIM_DELAY;
+	claim->delay = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ?
+					   LOCKED_DELAY :
+					   CLAIM_DELAY;
 	etl_scheduler_report(error,
 						 psprintf("could not claim slots of job " INT64_FORMAT,
 								  claim->job_id));
@@ -209,11 +213,14 @@ accept_claim(Claim *claim)
 
 	if (job == NULL)
 		return;
+	if (claim->is_gone)
+	{
+		etl_known_job_forget(claim->job_id);
+		return;
+	}
 	if (claim->job == NULL)
 	{
-		etl_known_claim_at(job,
-						   claim->now + (claim->reason == NULL ? LOCKED_DELAY :
-																 CLAIM_DELAY));
+		etl_known_claim_at(job, claim->now + claim->delay);
 		return;
 	}
 	etl_known_job_set(claim->job);
@@ -267,7 +274,14 @@ etl_work_foreign(void)
 		ids = lappend(ids, id);
 	}
 	foreach(lc, ids)
-		end_gone(*(int64 *) lfirst(lc), ETL_ENDING_NONE);
+	{
+		int64 job_run_id = *(int64 *) lfirst(lc);
+		EtlKnownRun *run = etl_known_run(job_run_id);
+
+		/* one of ours whose row was locked when its worker ended */
+		if (run != NULL)
+			end_gone(job_run_id, run->ending);
+	}
 }
 
 /* What keeps a run from running may be one that we do not know. */
@@ -526,27 +540,37 @@ etl_work_files(TimestampTz now)
 	}
 }
 
+typedef struct PurgeState
+{
+	TimestampTz from; /* how far this is */
+	bool more;
+} PurgeState;
+
 static void
 purge(void *arg)
 {
-	TimestampTz now = etl_job_now();
-	int64 *npurged = arg;
+	PurgeState *state = arg;
 
-	*npurged = etl_history_purge(now - etl_job_history * USECS_PER_DAY, 0,
-								 MAX_PURGED);
+	state->more = etl_history_purge(&state->from,
+									etl_job_now() -
+										etl_job_history * USECS_PER_DAY,
+									MAX_PURGED);
 }
 
 /* Forget some of what is too old; true if there may be more. */
 bool
-etl_work_purge(TimestampTz now)
+etl_work_purge(void)
 {
-	int64 npurged = 0;
+	static PurgeState state = {.from = DT_NOBEGIN};
 	ErrorData *error;
 
 	if (etl_job_history < 0)
 		return false;
-	error = etl_scheduler_try(purge, &npurged);
+	state.more = false;
+	error = etl_scheduler_try(purge, &state);
 	if (error != NULL)
 		etl_scheduler_report(error, "could not purge the history of jobs");
-	return npurged >= MAX_PURGED;
+	if (error != NULL || !state.more)
+		state.from = DT_NOBEGIN;
+	return error == NULL && state.more;
 }

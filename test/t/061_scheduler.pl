@@ -207,7 +207,7 @@ $client = $node->background_psql('postgres');
 $jobs->sql(q{ALTER SYSTEM SET etl_patterns.scheduler = off; SELECT pg_reload_conf()});
 $jobs->until(q{SELECT current_setting('etl_patterns.scheduler') = 'off' AND NOT EXISTS (SELECT FROM etl_patterns.job_run WHERE status = 'running')}, 'switched off');
 $jobs->sql(q{SELECT etl_job_run('survivor')});
-$client->query_until(qr/started/, "\\echo started\nCALL etl_run_due_jobs(1);\n");
+$client->query_until(qr/started/, "\\echo started\nCALL etl_run_due_jobs(2);\n");
 $jobs->wait_for('survivor', 'running');
 $jobs->sql(q{SELECT etl_job_run('survivor'); ALTER SYSTEM RESET etl_patterns.scheduler; SELECT pg_reload_conf()});
 $jobs->until(q{SELECT count(*) > 0 FROM etl_scheduler_status() WHERE state = 'running'}, 'and on again');
