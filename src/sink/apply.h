@@ -120,7 +120,8 @@ extern void etl_apply_truncate(List *applies);
 /* in apply_map.c: from the source's columns to the target's            */
 
 /*
- * The map of a description; kept until the description changes.  Columns go by
+ * The map of a description; kept until the description changes, and then until
+ * it changes again, for the sink to write what waits.  Columns go by
  * name unless the pipeline says otherwise; values are assigned as INSERT would,
  * with a cast where types differ.  The columns are looked at when they are
  * first asked for, so that a sink of other columns may filter, too.

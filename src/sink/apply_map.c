@@ -50,7 +50,8 @@ typedef struct MapColumn
 
 struct EtlApplyMap
 {
-	MemoryContext context; /* holds all of this */
+	MemoryContext context;		/* holds all of this */
+	struct EtlApplyMap *former; /* or NULL: what waits may be of that */
 	EtlApply *apply;
 	const EtlSourceRelation *relation; /* to be compared, not followed */
 	uint32 number;
@@ -126,9 +127,18 @@ etl_apply_map(EtlApply *apply, const EtlSourceRelation *relation)
 		map->checked = MyProc->lxid;
 		return map;
 	}
-	if (map != NULL)
-		MemoryContextDelete(map->context);
-	return make_map(apply, relation);
+
+	/*
+	 * The sink sees that the map is another one, and writes what waits, by what
+	 * it knows of the former one.
+	 */
+	if (map != NULL && map->former != NULL)
+	{
+		MemoryContextDelete(map->former->context);
+		map->former = NULL;
+	}
+	make_map(apply, relation)->former = map;
+	return apply->map;
 }
 
 /* Have us told of changes that matter, once in each process. */

@@ -122,15 +122,8 @@ COMMIT;
 paused('ddl', qr/column "d" of source .* has no column/, 'a column that is renamed');
 sql(q{SELECT etl_cdc_alter_table('ddl', 'ddl', 'ddl_copy', columns => '{"c": "d"}')});
 sql(q{SELECT etl_cdc_start('ddl')});
-$server->until("SELECT state = 'paused' OR EXISTS (SELECT FROM ddl_copy WHERE id = 9) FROM etl_patterns.cdc_pipeline WHERE pipeline = 'ddl'", 'it is tried again');
-SKIP:
-{
-	skip 'not paused again', 1 unless sql("SELECT state FROM etl_patterns.cdc_pipeline WHERE pipeline = 'ddl'") eq 'paused';
-
-	# the transaction has rows of both names
-	sql(q{SELECT etl_cdc_resync('ddl', 'ddl')});
-	ok(1, 'a transaction with both names: copied anew');
-}
+paused('ddl', qr/column "d" of source "public.ddl" does not exist/, 'a transaction with rows of both names');
+sql(q{SELECT etl_cdc_resync('ddl', 'ddl'); SELECT etl_cdc_start('ddl')});
 caught_up('ddl');
 same('SELECT id, a, d FROM ddl', 'SELECT id, a, c FROM ddl_copy', 'with another mapping it goes on');
 
@@ -489,7 +482,7 @@ SELECT etl_cdc_add_table('copies', 'c' || i, ('c' || i || '_log')::regclass, 'ap
 });
 my ($in, $answer, $error) = ('', '', '');
 my $session = IPC::Run::start([ $node->installed_command('psql'), '-X', '-q', '-A', '-t', '-d', $node->connstr('postgres') ], '<', \$in, '>', \$answer, '2>', \$error);
-$in .= "BEGIN; LOCK TABLE c3_log;\n\\echo ready\n";
+$in .= "BEGIN; LOCK TABLE c3_log IN SHARE MODE;\n\\echo ready\n";
 $session->pump until $answer =~ /ready/;
 sql(q{SELECT etl_cdc_start('copies')});
 $server->until(q{SELECT count(*) FILTER (WHERE state = 'followed') = 2 FROM etl_patterns.cdc_table}, 'two tables are copied, the third waits');
@@ -512,7 +505,7 @@ same("SELECT id FROM c$_", "SELECT id FROM c${_}_log", "c$_: nothing lost, nothi
 # no worker is free
 
 sql(q{SELECT etl_cdc_drop('copies')});
-$node->append_conf('postgresql.conf', 'max_worker_processes = 4');
+$node->append_conf('postgresql.conf', 'max_worker_processes = 6');
 $node->restart;
 $server->served;
 sql(q{
@@ -526,8 +519,8 @@ foreach my $n (1 .. 3)
 $server->until(q{SELECT count(*) > 0 FROM etl_patterns.cdc_status WHERE state <> 'running' AND concat(reason, hint) ~ 'worker'}, 'the status says that no worker is free')
   or diag(sql('SELECT pipeline, state, reason, hint FROM etl_patterns.cdc_status'));
 note(sql('SELECT pipeline, state, reason, hint FROM etl_patterns.cdc_status ORDER BY 1'));
+$server->until(q{SELECT count(*) > 0 FROM etl_patterns.cdc_status WHERE state = 'running'}, 'one of them runs');
 my $running = sql(q{SELECT min(pipeline) FROM etl_patterns.cdc_status WHERE state = 'running'});
-isnt($running, '', 'one runs');
 sql("SELECT etl_cdc_stop('$running')");
 $server->until("SELECT count(*) = 1 FROM etl_patterns.cdc_status WHERE state = 'running' AND pipeline <> '$running'", 'when it ends another one takes its place');
 sql(q{SELECT etl_cdc_drop(pipeline) FROM etl_patterns.cdc_pipeline});
