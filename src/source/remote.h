@@ -83,8 +83,7 @@ extern void etl_remote_clear(EtlRemote *remote);
 extern int etl_remote_copy_data(EtlRemote *remote);
 extern int etl_remote_stream_data(EtlRemote *remote);
 extern void etl_remote_stream_wait(EtlRemote *remote, long timeout);
-extern bool etl_remote_stream_send(EtlRemote *remote, const char *data,
-								   int len);
+extern bool etl_remote_stream_send(EtlRemote *remote, const char *data, int len);
 
 /* Rows to be copied from a server. */
 typedef struct EtlRemoteRows

@@ -70,7 +70,7 @@ my %pipelines = (
 	far_upsert => [ 'orders', qq{cursor_column => 'updated_at', apply => 'upsert', safety => 'horizon', $deletes} ]);
 
 # What a session may hear when it is killed or out of time.
-my $expected_error = join '|', 'terminating connection due to administrator command', 'canceling statement due to statement timeout',
+my $expected_error = join '|', 'has never run', 'terminating connection due to administrator command', 'canceling statement due to statement timeout',
   'connection to server "here" was lost', 'current transaction is aborted';
 
 # ---------------------------------------------------------------------------
