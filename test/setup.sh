@@ -161,6 +161,8 @@ optional_missing()
 		echo "postgresql-VERSION-mysql-fdw: mysql_fdw"
 	[ -f "$($pg_config --pkglibdir)/pg_cron.so" ] ||
 		echo "postgresql-VERSION-cron: pg_cron"
+	[ -f "$($pg_config --pkglibdir)/pglogical.so" ] ||
+		echo "postgresql-VERSION-pglogical: pglogical"
 	PATH=$PATH:/usr/sbin command -v mariadbd >/dev/null ||
 		echo "mariadb-server-core: MariaDB's server"
 	command -v mariadb >/dev/null ||
