@@ -46,6 +46,7 @@ typedef struct PublicationFound
 
 static PGresult *ask(EtlRemote *remote, const char *sql, int nfields);
 static bool is_true(PGresult *result, int field);
+static void check_partitions(EtlRemote *remote, List *published);
 static char *list_of_tables(List *published);
 static char *array_of_numbers(List *published);
 static void look_at(EtlRemote *remote, PublicationFound *publication,
@@ -114,7 +115,42 @@ etl_published_tables(EtlRemote *remote, List *tables)
 		etl_remote_clear(remote);
 		published = lappend(published, entry);
 	}
+	check_partitions(remote, published);
 	return published;
+}
+
+/*
+ * Changes of partitions come as those of the table, which says what identifies
+ * a row; but the partition is what decides which old values are sent.
+ */
+static void
+check_partitions(EtlRemote *remote, List *published)
+{
+	PGresult *result;
+
+	if (PQserverVersion(remote->conn) < VERSION_OF_ROOTS)
+		return;
+	result = ask(remote,
+				 psprintf("SELECT min(l.oid::regclass::text)"
+						  " FROM pg_class c, pg_partition_tree(c.oid) t, pg_class l"
+						  " WHERE c.oid = ANY (%s) AND c.relkind = 'p'"
+						  " AND t.isleaf AND l.oid = t.relid"
+						  " AND l.relreplident <> c.relreplident",
+						  array_of_numbers(published)),
+				 1);
+	if (!PQgetisnull(result, 0, 0))
+	{
+		char *name = pstrdup(PQgetvalue(result, 0, 0));
+
+		pg_verifymbstr(name, (int) strlen(name), false);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition %s on server \"%s\" has another replica identity than its table",
+						name, remote->server),
+				 errhint(
+					 "There, use ALTER TABLE ... REPLICA IDENTITY so that it is the same for the table and all its partitions.")));
+	}
+	etl_remote_clear(remote);
 }
 
 static char *

@@ -456,7 +456,7 @@ leave_slot(const EtlCdcPipeline *pipeline)
 			(errmsg("replication slot \"%s\" was left on server \"%s\"",
 					pipeline->slot_name, pipeline->server),
 			 errdetail("It keeps that server's WAL until it is dropped."),
-			 errhint("There: SELECT pg_drop_replication_slot('%s'); and DROP PUBLICATION IF EXISTS %s.",
+			 errhint("There: SELECT pg_drop_replication_slot('%s'); DROP PUBLICATION IF EXISTS %s;",
 					 pipeline->slot_name,
 					 quote_identifier(pipeline->slot_name))));
 }
@@ -473,8 +473,11 @@ etl_cdc_drop(PG_FUNCTION_ARGS)
 		etl_cdc_table_delete(lfirst(lc));
 	etl_cdc_delete(pipeline);
 	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
-	if (pipeline->server != NULL && pipeline->has_slot && etl_arg_bool(fcinfo, 1))
-		leave_slot(pipeline);
+	if (pipeline->server != NULL && etl_arg_bool(fcinfo, 1))
+	{
+		if (pipeline->has_slot)
+			leave_slot(pipeline);
+	}
 	else
 		etl_cdc_drop_slot_at_commit(pipeline);
 	PG_RETURN_VOID();

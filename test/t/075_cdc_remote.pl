@@ -11,6 +11,7 @@ use IPC::Run;
 use JobServer;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Proxy;
 use Test::More;
 use Time::HiRes qw(usleep);
 
@@ -289,5 +290,143 @@ state_is('kinds', 'running');
 kinds_are_equal('resync without a publication');
 here("SELECT etl_cdc_drop('kinds')");
 is(left_there(), '0|0', 'dropped');
+
+# ---------------------------------------------------------------------------
+# Who may
+# ---------------------------------------------------------------------------
+
+there(qq{
+	CREATE ROLE joe LOGIN REPLICATION PASSWORD '$password';
+	CREATE ROLE reader LOGIN REPLICATION PASSWORD '$password';
+	CREATE ROLE plain LOGIN PASSWORD '$password';
+	CREATE TABLE mine (id int PRIMARY KEY, v text);
+	CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY LIST (id);
+	CREATE TABLE parts_1 PARTITION OF parts DEFAULT;
+	ALTER TABLE mine OWNER TO joe;
+	ALTER TABLE parts OWNER TO joe;
+	GRANT CREATE ON DATABASE shop TO joe;
+	GRANT SELECT ON mine, parts TO reader, plain;
+	INSERT INTO mine VALUES (1, 'old');
+});
+here(q{
+	CREATE ROLE alice LOGIN;
+	CREATE TABLE mine (id int PRIMARY KEY, v text);
+	CREATE TABLE parts (id int PRIMARY KEY, v text);
+	ALTER TABLE mine OWNER TO alice;
+	ALTER TABLE parts OWNER TO alice;
+	GRANT USAGE ON FOREIGN SERVER shop TO alice;
+	CREATE USER MAPPING FOR alice SERVER shop OPTIONS (user 'reader');
+	SET ROLE alice;
+	SELECT etl_cdc_create('alice', 'shop');
+});
+
+sub mapping
+{
+	my ($user) = @_;
+
+	here("DROP USER MAPPING FOR alice SERVER shop; CREATE USER MAPPING FOR alice SERVER shop OPTIONS (user '$user', password '$password')");
+	return;
+}
+
+sub as_alice { return error_of("SET ROLE alice; $_[0]") }
+
+my $add = "SELECT etl_cdc_add_table('alice', 'public.mine', 'mine'); SELECT etl_cdc_add_table('alice', 'public.parts', 'parts')";
+my $start = "SELECT etl_cdc_start('alice')";
+like(as_alice($add), qr/password is required/, 'a role needs a password of its own');
+mapping('postgres');
+like(as_alice($add), qr/password is required.*without asking/s, 'and that server must ask for it');
+mapping('plain');
+like(as_alice($add), qr/no error/, 'who may read may be asked');
+like(as_alice($start), qr/Role "plain" of that server has no REPLICATION privilege/, 'but must replicate');
+mapping('reader');
+like(as_alice($start), qr/there is no publication "etl_patterns".*CREATE PUBLICATION etl_patterns FOR TABLE public.mine, public.parts WITH \(publish_via_partition_root = true\);/s,
+	'without a publication, the command');
+there('CREATE PUBLICATION etl_patterns FOR TABLE mine');
+like(as_alice($start), qr/does not have table public.parts.*ALTER PUBLICATION etl_patterns ADD TABLE public.parts;/s, 'without a table, too');
+there('DROP PUBLICATION etl_patterns; CREATE PUBLICATION etl_patterns FOR ALL TABLES');
+like(as_alice($start), qr/does not have table public.parts/, 'or with its partitions');
+there(q{ALTER PUBLICATION etl_patterns SET (publish_via_partition_root = true, publish = 'insert')});
+like(as_alice($start), qr/does not have all changes/, 'or with less than all');
+there(q{ALTER PUBLICATION etl_patterns SET (publish = 'insert, update, delete, truncate'); ALTER TABLE parts_1 REPLICA IDENTITY FULL});
+like(as_alice($start), qr/partition public.parts_1 .*has another replica identity/, 'identities of partitions must be alike');
+there('ALTER TABLE parts_1 REPLICA IDENTITY DEFAULT');
+like(as_alice($start), qr/no error/, 'with all that it runs');
+there(q{INSERT INTO parts VALUES (1, 'a'), (2, 'b'); UPDATE parts SET v = 'c' WHERE id = 2; UPDATE mine SET v = 'new'; INSERT INTO wide VALUES (60, 60)});
+caught_up('alice');
+is_equal("SELECT * FROM $_", "$_ by a publication of all") foreach 'mine', 'parts';
+here("SELECT etl_cdc_stop('alice')");
+there('DROP PUBLICATION etl_patterns');
+here("SELECT etl_cdc_start('alice')");
+state_is('alice', 'lost');
+mapping('joe');
+here("TRUNCATE parts; SELECT etl_cdc_resync('alice')");
+state_is('alice', 'running');
+caught_up('alice');
+is_equal("SELECT * FROM $_", "$_ by one of its own") foreach 'mine', 'parts';
+is(there('SELECT pg_get_userbyid(pubowner) FROM pg_publication'), 'joe', 'that the owner of the tables has made');
+there('ALTER ROLE joe NOREPLICATION; SELECT pg_terminate_backend(pid) FROM pg_stat_replication');
+$server->until("SELECT error_message ~ 'replication' AND state = 'running' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'alice'",
+	'a right that is taken away is missed');
+there('ALTER ROLE joe REPLICATION');
+here("REVOKE USAGE ON FOREIGN SERVER shop FROM alice");
+$server->until("SELECT error_message ~ 'permission denied for foreign server' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'alice'",
+	'so is one here');
+here("GRANT USAGE ON FOREIGN SERVER shop TO alice");
+like(as_alice("SELECT etl_cdc_drop('alice')"), qr/no error/, 'and can drop');
+is(left_there(), '0|0', 'with all that it has made');
+
+here(qq{SELECT etl_cdc_create('never', 'shop'); SELECT etl_cdc_add_table('never', 'public.wide', 'wide')});
+
+# ---------------------------------------------------------------------------
+# A server that sends nonsense
+# ---------------------------------------------------------------------------
+
+my $proxy = Proxy->new($host, $port);
+here("CREATE SERVER liar FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$proxy->{host}', port '$proxy->{port}', dbname 'shop');
+	CREATE USER MAPPING FOR CURRENT_USER SERVER liar;
+	TRUNCATE mine; SELECT etl_cdc_create('lies', 'liar'); SELECT etl_cdc_add_table('lies', 'public.mine', 'mine'); SELECT etl_cdc_start('lies')");
+caught_up('lies');
+here("SELECT etl_cdc_stop('lies')");
+my $changes = "BEGIN; TRUNCATE mine; INSERT INTO mine VALUES (1, repeat('a', 50)), (2, 'b'); UPDATE mine SET id = 3 WHERE id = 2; DELETE FROM mine WHERE id = 1; COMMIT";
+there($changes);
+my %nonsense = (
+	'cut off' => 'substr($_[0], 0, 26 + int((length($_[0]) - 26) / 2))',
+	'cut off at the end' => 'substr($_[0], 0, -1)',
+	'empty' => 'substr($_[0], 0, 25)',
+	'overwritten' => 'substr($_[0], 0, 26) . ("\xff" x (length($_[0]) - 26))',
+	'too long' => 'substr($_[0], 0, -4) . "\x7f\xff\xff\xff"',
+	'with zeros' => 'substr($_[0], 0, 30) . ("\0" x (length($_[0]) - 30))');
+foreach my $kind (split //, 'BRTIUDC')
+{
+	foreach my $how (sort keys %nonsense)
+	{
+		$proxy->rule("sub { my (\$type, \$body) = \@_; my \$f = sub { $nonsense{$how} };
+			\$body = \$f->(\$body) if \$type eq 'd' && substr(\$body, 0, 1) eq 'w' && substr(\$body, 25, 1) eq '$kind';
+			return message(\$type, \$body) }");
+		here("SELECT etl_cdc_start('lies')");
+		if ("$kind $how" eq 'B too long')
+		{
+			# a number of a transaction like any other
+			caught_up('lies');
+		}
+		else
+		{
+			$node->poll_query_until('postgres', "SELECT error_code IS NOT NULL FROM etl_patterns.cdc_pipeline WHERE pipeline = 'lies'")
+			  or die "a message $kind that is $how is taken";
+			like(here("SELECT error_code FROM etl_patterns.cdc_pipeline WHERE pipeline = 'lies'"), qr/^(08P01|22)/,
+				"a message $kind that is $how is refused");
+		}
+		here("SELECT etl_cdc_stop('lies')");
+		there($changes) if "$kind $how" eq 'B too long';
+	}
+}
+$proxy->rule('sub { return message(@_[ 0, 1 ]) }');
+here("SELECT etl_cdc_start('lies')");
+caught_up('lies');
+is_equal('SELECT * FROM mine', 'and the truth is applied');
+here("SELECT etl_cdc_drop('lies'); SELECT etl_cdc_drop('never')");
+is(left_there(), '0|0', 'nothing is left');
+$proxy->stop;
+unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|was left open/, 'no process has crashed');
 
 done_testing();
