@@ -185,13 +185,13 @@ draw='\set id random(1,200000)
 
 # The work of each case; each says how many transactions and changes it makes.
 work_W1() { xacts=$(scaled 200000) changes=$((2 * xacts)); bench "$draw
-begin; $update $insert commit;" 4 $xacts; }
+begin; $update $insert commit;" 4 "$xacts"; }
 work_W2() { xacts=$(scaled 400000) changes=$xacts; bench "$draw
 $update
 $insert" 4 $((xacts / 2)); }
 work_hot() { xacts=$(scaled 200000) changes=$xacts; bench "\\set id random(1,100)
 \\set v random(1,1000000)
-$update" 4 $xacts; }
+$update" 4 "$xacts"; }
 work_toast() { xacts=$(scaled 40000) changes=$xacts; bench "\\set id random(1,20000)
 \\set v random(1,1000000)
 update doc set n = :v where id = :id;
@@ -245,7 +245,7 @@ drain_line()
 # latency NAME CLIENTS RATE: all run, one after the other, each on a new server.
 latency()
 {
-	local who i p50 p99 max made
+	local who i
 	local -A rows=()
 
 	for ((i = 0; i < rounds; i++)); do

@@ -70,14 +70,16 @@ SELECT etl_cdc_add_table('web', 'web.payment', 'payment_event', apply => 'change
 
 SELECT etl_cdc_start('web');
 
-\echo 'The shop is at work. The rows that were there are copied, then what is committed follows:'
+\echo 'The rows that were there are copied; then the shop is at work, and what it commits follows:'
 \echo
+
+SELECT etl_cdc_wait('web');
 
 CALL demo.sell(500);
 
 SELECT etl_cdc_wait('web');
 
-SELECT state, transactions, reads, inserts, updates, deletes, applied_lag_bytes AS behind
+SELECT state, transactions, reads, inserts, updates, deletes
   FROM etl_patterns.cdc_status;
 
 \echo 'How long until a commit is in its target? Twenty orders, one after the other:'
