@@ -82,7 +82,7 @@ ask(EtlRemote *remote, const char *sql, int natts, int *nrows)
 	char **values;
 
 	if (PQnfields(result) != natts)
-		ereport(ERROR, (errcode(ERRCODE_FDW_ERROR),
+		ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
 						errmsg("unexpected answer from server \"%s\"",
 							   remote->server)));
 	*nrows = PQntuples(result);
@@ -213,7 +213,7 @@ etl_cdc_remote_snapshot(List *tables, XLogRecPtr *end)
 				 " ELSE pg_current_wal_insert_lsn() END",
 				 2, &n);
 	if (n != 1)
-		ereport(ERROR, (errcode(ERRCODE_FDW_ERROR),
+		ereport(ERROR, (errcode(ERRCODE_PROTOCOL_VIOLATION),
 						errmsg("unexpected answer from server \"%s\"",
 							   table->remote->server)));
 	*end = DatumGetLSN(

@@ -175,9 +175,10 @@ look_up_columns(RemoteCopy *copy)
 				   rows->from);
 	result = etl_remote_query(rows->remote, sql, PGRES_TUPLES_OK);
 	if (PQnfields(result) != copy->natts)
-		ereport(ERROR, (errcode(ERRCODE_FDW_ERROR),
-						errmsg("unexpected answer from server \"%s\"",
-							   rows->remote->server)));
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the server of relation %s has given an unexpected answer",
+						rows->from)));
 	for (int i = 0; i < copy->natts; i++)
 		etl_remote_choose_decoder(&copy->columns[i],
 								  TupleDescAttr(rows->desc, i),
