@@ -625,12 +625,13 @@ static char *
 get_string(Message *message)
 {
 	char *data = message->data + message->at;
-	char *end = memchr(data, '\0', message->len - message->at);
+	int left = message->len - message->at;
+	int len = (int) strnlen(data, left);
 
-	if (end == NULL)
+	if (len == left)
 		refuse_message("name");
-	message->at += (int) (end - data) + 1;
-	(void) pg_verifymbstr(data, (int) (end - data), false);
+	message->at += len + 1;
+	(void) pg_verifymbstr(data, len, false);
 	return data;
 }
 
