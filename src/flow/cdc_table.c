@@ -300,38 +300,32 @@ etl_cdc_slot_name(const EtlCdcPipeline *pipeline)
 void
 etl_cdc_insert(EtlCdcPipeline *pipeline)
 {
-	Relation rel = etl_ledger_open("cdc_pipeline", CDC_NATTS, RowExclusiveLock);
 	Datum values[CDC_NATTS];
 	bool nulls[CDC_NATTS];
 
 	pipeline->pipeline_id = etl_ledger_next_id("cdc_pipeline_id_seq");
 	pipeline->slot_name = etl_cdc_slot_name(pipeline);
 	pipeline_to_values(pipeline, values, nulls);
-	etl_ledger_insert(rel, values, nulls);
-	table_close(rel, NoLock);
+	etl_ledger_insert_into("cdc_pipeline", CDC_NATTS, values, nulls);
 }
 
 /* Store what was changed in a pipeline that was read with a lock. */
 void
 etl_cdc_update(EtlCdcPipeline *pipeline)
 {
-	Relation rel = etl_ledger_open("cdc_pipeline", CDC_NATTS, RowExclusiveLock);
 	Datum values[CDC_NATTS];
 	bool nulls[CDC_NATTS];
 
 	pipeline_to_values(pipeline, values, nulls);
-	etl_ledger_replace(rel, &pipeline->place, values, nulls);
-	table_close(rel, NoLock);
+	etl_ledger_replace_in("cdc_pipeline", CDC_NATTS, &pipeline->place, values,
+						  nulls);
 }
 
 /* Delete a pipeline that was read with a lock; its tables went before. */
 void
 etl_cdc_delete(EtlCdcPipeline *pipeline)
 {
-	Relation rel = etl_ledger_open("cdc_pipeline", CDC_NATTS, RowExclusiveLock);
-
-	etl_ledger_delete(rel, &pipeline->place);
-	table_close(rel, NoLock);
+	etl_ledger_delete_from("cdc_pipeline", CDC_NATTS, &pipeline->place);
 }
 
 /* ------------------------------------------------------------------ */
@@ -420,34 +414,28 @@ etl_cdc_tables(int64 pipeline_id)
 void
 etl_cdc_table_insert(EtlCdcTable *table)
 {
-	Relation rel = etl_ledger_open("cdc_table", TABLE_NATTS, RowExclusiveLock);
 	Datum values[TABLE_NATTS];
 	bool nulls[TABLE_NATTS];
 
 	table_to_values(table, values, nulls);
-	etl_ledger_insert(rel, values, nulls);
-	table_close(rel, NoLock);
+	etl_ledger_insert_into("cdc_table", TABLE_NATTS, values, nulls);
 }
 
 /* Store what was changed in a table; its pipeline is locked. */
 void
 etl_cdc_table_update(EtlCdcTable *table)
 {
-	Relation rel = etl_ledger_open("cdc_table", TABLE_NATTS, RowExclusiveLock);
 	Datum values[TABLE_NATTS];
 	bool nulls[TABLE_NATTS];
 
 	table_to_values(table, values, nulls);
-	etl_ledger_replace(rel, &table->place, values, nulls);
-	table_close(rel, NoLock);
+	etl_ledger_replace_in("cdc_table", TABLE_NATTS, &table->place, values,
+						  nulls);
 }
 
 /* Delete a table from its pipeline, which is locked. */
 void
 etl_cdc_table_delete(EtlCdcTable *table)
 {
-	Relation rel = etl_ledger_open("cdc_table", TABLE_NATTS, RowExclusiveLock);
-
-	etl_ledger_delete(rel, &table->place);
-	table_close(rel, NoLock);
+	etl_ledger_delete_from("cdc_table", TABLE_NATTS, &table->place);
 }

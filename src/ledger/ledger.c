@@ -189,22 +189,6 @@ etl_ledger_insert(Relation rel, Datum *values, bool *nulls)
 	CommandCounterIncrement();
 }
 
-/*
- * Replace some columns of a row that was read from an open state table, and
- * make it visible to what follows.
- */
-void
-etl_ledger_update(Relation rel, HeapTuple old, Datum *values, bool *nulls,
-				  bool *replace)
-{
-	HeapTuple tuple = heap_modify_tuple(old, etl_ledger_desc(rel), values,
-										nulls, replace);
-
-	CatalogTupleUpdate(rel, &old->t_self, tuple);
-	heap_freetuple(tuple);
-	CommandCounterIncrement();
-}
-
 /* Replace all columns of a row that is at this place of an open state table. */
 void
 etl_ledger_replace(Relation rel, ItemPointer place, Datum *values, bool *nulls)
@@ -223,6 +207,35 @@ etl_ledger_delete(Relation rel, ItemPointer place)
 {
 	CatalogTupleDelete(rel, place);
 	CommandCounterIncrement();
+}
+
+/* The same three where it is all that is done with the table. */
+void
+etl_ledger_insert_into(const char *name, int natts, Datum *values, bool *nulls)
+{
+	Relation rel = etl_ledger_open(name, natts, RowExclusiveLock);
+
+	etl_ledger_insert(rel, values, nulls);
+	table_close(rel, NoLock);
+}
+
+void
+etl_ledger_replace_in(const char *name, int natts, ItemPointer place,
+					  Datum *values, bool *nulls)
+{
+	Relation rel = etl_ledger_open(name, natts, RowExclusiveLock);
+
+	etl_ledger_replace(rel, place, values, nulls);
+	table_close(rel, NoLock);
+}
+
+void
+etl_ledger_delete_from(const char *name, int natts, ItemPointer place)
+{
+	Relation rel = etl_ledger_open(name, natts, RowExclusiveLock);
+
+	etl_ledger_delete(rel, place);
+	table_close(rel, NoLock);
 }
 
 /*

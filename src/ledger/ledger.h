@@ -36,13 +36,17 @@ extern Relation etl_ledger_open(const char *name, int natts, LOCKMODE lockmode);
 extern TupleDesc etl_ledger_desc(Relation rel);
 extern int64 etl_ledger_next_id(const char *sequence);
 extern void etl_ledger_insert(Relation rel, Datum *values, bool *nulls);
-extern void etl_ledger_update(Relation rel, HeapTuple old, Datum *values,
-							  bool *nulls, bool *replace);
 extern HeapTuple etl_ledger_lock(Relation rel, HeapTuple tuple,
 								 LockWaitPolicy wait);
 extern void etl_ledger_replace(Relation rel, ItemPointer place, Datum *values,
 							   bool *nulls);
 extern void etl_ledger_delete(Relation rel, ItemPointer place);
+extern void etl_ledger_insert_into(const char *name, int natts, Datum *values,
+								   bool *nulls);
+extern void etl_ledger_replace_in(const char *name, int natts,
+								  ItemPointer place, Datum *values, bool *nulls);
+extern void etl_ledger_delete_from(const char *name, int natts,
+								   ItemPointer place);
 extern void etl_ledger_set_text(Datum *value, bool *null, const char *text);
 extern void etl_ledger_set_time(Datum *values, bool *nulls, int column,
 								TimestampTz time);

@@ -179,12 +179,7 @@ etl_watermark_move(const EtlWatermark *watermark)
 	nulls[MARK_TARGET] = !OidIsValid(watermark->target);
 
 	if (HeapTupleIsValid(old))
-	{
-		bool replace[MARK_NATTS];
-
-		memset(replace, true, sizeof(replace));
-		etl_ledger_update(rel, old, values, nulls, replace);
-	}
+		etl_ledger_replace(rel, &old->t_self, values, nulls);
 	else
 		etl_ledger_insert(rel, values, nulls);
 	table_close(rel, NoLock);

@@ -398,35 +398,28 @@ etl_job_run_make(const EtlJob *job, EtlRunOrigin origin, TimestampTz slot)
 void
 etl_job_run_insert(EtlJobRun *run)
 {
-	Relation rel = etl_ledger_open("job_run", RUN_NATTS, RowExclusiveLock);
 	Datum values[RUN_NATTS];
 	bool nulls[RUN_NATTS];
 
 	run->job_run_id = etl_ledger_next_id("job_run_id_seq");
 	run_to_values(run, values, nulls);
-	etl_ledger_insert(rel, values, nulls);
-	table_close(rel, NoLock);
+	etl_ledger_insert_into("job_run", RUN_NATTS, values, nulls);
 }
 
 /* Store what was changed in a run that was read with a lock. */
 void
 etl_job_run_update(EtlJobRun *run)
 {
-	Relation rel = etl_ledger_open("job_run", RUN_NATTS, RowExclusiveLock);
 	Datum values[RUN_NATTS];
 	bool nulls[RUN_NATTS];
 
 	run_to_values(run, values, nulls);
-	etl_ledger_replace(rel, &run->place, values, nulls);
-	table_close(rel, NoLock);
+	etl_ledger_replace_in("job_run", RUN_NATTS, &run->place, values, nulls);
 }
 
 /* Delete a run that was read with a lock. */
 void
 etl_job_run_delete(EtlJobRun *run)
 {
-	Relation rel = etl_ledger_open("job_run", RUN_NATTS, RowExclusiveLock);
-
-	etl_ledger_delete(rel, &run->place);
-	table_close(rel, NoLock);
+	etl_ledger_delete_from("job_run", RUN_NATTS, &run->place);
 }

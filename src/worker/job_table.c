@@ -339,14 +339,12 @@ etl_job_of_caller(const char *name, EtlRowLock lock)
 void
 etl_job_insert(EtlJob *job)
 {
-	Relation rel = etl_ledger_open("job", JOB_NATTS, RowExclusiveLock);
 	Datum values[JOB_NATTS];
 	bool nulls[JOB_NATTS];
 
 	job->job_id = etl_ledger_next_id("job_id_seq");
 	job_to_values(job, values, nulls);
-	etl_ledger_insert(rel, values, nulls);
-	table_close(rel, NoLock);
+	etl_ledger_insert_into("job", JOB_NATTS, values, nulls);
 }
 
 /*
@@ -386,10 +384,7 @@ etl_job_update(EtlJob *job)
 void
 etl_job_delete(EtlJob *job)
 {
-	Relation rel = etl_ledger_open("job", JOB_NATTS, RowExclusiveLock);
-
-	etl_ledger_delete(rel, &job->place);
-	table_close(rel, NoLock);
+	etl_ledger_delete_from("job", JOB_NATTS, &job->place);
 }
 
 /* ------------------------------------------------------------------ */
