@@ -189,21 +189,10 @@ static void
 add_row(EtlApply *apply, const EtlEnvelope *envelope)
 {
 	Changelog *log = apply->state;
-	TupleDesc desc = RelationGetDescr(apply->target);
-	Datum *values = palloc0(sizeof(Datum) * (desc->natts + 1));
-	bool *nulls = palloc(sizeof(bool) * (desc->natts + 1));
-	MemoryContext oldcontext;
-	HeapTuple row;
+	MemoryContext oldcontext = MemoryContextSwitchTo(apply->batch_context);
+	HeapTuple row = etl_envelope_row(envelope, &log->layout,
+									 RelationGetDescr(apply->target));
 
-	memset(nulls, true, sizeof(bool) * (desc->natts + 1));
-	for (int i = 0; i < ETL_NUM_PARTS; i++)
-		if (log->layout.attnums[i] != 0)
-		{
-			values[log->layout.attnums[i] - 1] = envelope->values[i];
-			nulls[log->layout.attnums[i] - 1] = envelope->nulls[i];
-		}
-	oldcontext = MemoryContextSwitchTo(apply->batch_context);
-	row = heap_form_tuple(desc, values, nulls);
 	log->rows = lappend(log->rows, row);
 	apply->bytes += row->t_len + HEAPTUPLESIZE + sizeof(ListCell);
 	MemoryContextSwitchTo(oldcontext);

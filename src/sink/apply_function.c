@@ -64,7 +64,6 @@ static Signature find_function(EtlApply *apply);
 static void check_function(const Signature *signature, const char *name);
 static Function *make_function(EtlApply *apply, Signature signature);
 static void add_change(EtlApply *apply, const EtlEnvelope *envelope);
-static Datum row_datum(const Function *function, const EtlEnvelope *envelope);
 static Datum changes_datum(const Function *function);
 
 const EtlApplyOps etl_apply_function = {
@@ -250,7 +249,8 @@ add_change(EtlApply *apply, const EtlEnvelope *envelope)
 	Datum change;
 
 	if (OidIsValid(function->signature.row_type))
-		change = row_datum(function, envelope);
+		change = HeapTupleGetDatum(
+			etl_envelope_row(envelope, &function->layout, function->desc));
 	else
 		change = datumCopy(envelope->values[ETL_PART_ENVELOPE], false, -1);
 	if (function->changes == NULL)
@@ -267,31 +267,6 @@ add_change(EtlApply *apply, const EtlEnvelope *envelope)
 	function->changes[function->n_changes++] = change;
 	apply->bytes += VARSIZE_ANY(DatumGetPointer(change)) + sizeof(Datum);
 	MemoryContextSwitchTo(oldcontext);
-}
-
-/* An envelope as a row; columns that hold none of its parts are null. */
-static Datum
-row_datum(const Function *function, const EtlEnvelope *envelope)
-{
-	TupleDesc desc = function->desc;
-	Datum *values = palloc0(sizeof(Datum) * (desc->natts + 1));
-	bool *nulls = palloc(sizeof(bool) * (desc->natts + 1));
-	HeapTuple tuple;
-
-	memset(nulls, true, sizeof(bool) * (desc->natts + 1));
-	for (int i = 0; i < ETL_NUM_PARTS; i++)
-	{
-		AttrNumber attnum = function->layout.attnums[i];
-
-		if (attnum == 0)
-			continue;
-		values[attnum - 1] = envelope->values[i];
-		nulls[attnum - 1] = envelope->nulls[i];
-	}
-	tuple = heap_form_tuple(desc, values, nulls);
-	pfree(values);
-	pfree(nulls);
-	return HeapTupleGetDatum(tuple);
 }
 
 /* All changes of the batch as one argument. */

@@ -104,6 +104,31 @@ static int64 unix_us(TimestampTz time);
 /* ------------------------------------------------------------------ */
 /* columns                                                              */
 
+/* An envelope as a row; columns that hold none of its parts are null. */
+HeapTuple
+etl_envelope_row(const EtlEnvelope *envelope, const EtlEnvelopeLayout *layout,
+				 TupleDesc desc)
+{
+	Datum *values = palloc0(sizeof(Datum) * desc->natts);
+	bool *nulls = palloc(sizeof(bool) * desc->natts);
+	HeapTuple row;
+
+	memset(nulls, true, sizeof(bool) * desc->natts);
+	for (int i = 0; i < ETL_NUM_PARTS; i++)
+	{
+		AttrNumber attnum = layout->attnums[i];
+
+		if (attnum == 0)
+			continue;
+		values[attnum - 1] = envelope->values[i];
+		nulls[attnum - 1] = envelope->nulls[i];
+	}
+	row = heap_form_tuple(desc, values, nulls);
+	pfree(values);
+	pfree(nulls);
+	return row;
+}
+
 /*
  * Finds the columns of a row type that hold parts: those of their names, or
  * the ones that columns (column -> part) says.  what is the row type, for

@@ -74,6 +74,9 @@ typedef struct EtlEnvelopes EtlEnvelopes;
 
 extern void etl_envelope_layout(EtlEnvelopeLayout *layout, TupleDesc desc,
 								Jsonb *columns, const char *what);
+extern HeapTuple etl_envelope_row(const EtlEnvelope *envelope,
+								  const EtlEnvelopeLayout *layout,
+								  TupleDesc desc);
 extern EtlEnvelopes *etl_envelopes_create(EtlApply *apply, const bool *wanted);
 extern void etl_envelopes_begin(EtlEnvelopes *envelopes);
 extern void etl_envelopes_describe(EtlEnvelopes *envelopes,
