@@ -405,6 +405,7 @@ begin_copies(EtlCdcApplier *applier, List *copies, XLogRecPtr end)
 		copy->relation->number = FIRST_NUMBER + number++;
 		event->relation = copy->relation;
 		event->lsn = end;
+		etl_cdc_letters_copied(applier, copy->followed, end);
 		if (copy->followed->table->copied_at != 0)
 		{
 			event->kind = ETL_EVENT_TRUNCATE;
@@ -521,6 +522,10 @@ etl_cdc_copy(EtlCdcApplier *applier)
 		text = applier->pipeline->server == NULL ?
 				   copy_local(applier, copies, &end) :
 				   copy_remote(applier, copies, &end);
+	else
+		foreach(lc, copies)
+			etl_cdc_letters_copied(applier, ((Copy *) lfirst(lc))->followed,
+								   applier->position);
 	return finish(applier, copies, text, end);
 }
 
