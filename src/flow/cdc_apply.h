@@ -110,6 +110,7 @@ typedef struct EtlCdcApplier
 	XLogRecPtr alone;		 /* this one change by change */
 	bool copies_alone;		 /* row by row */
 	Jsonb *failed_change;	 /* was found */
+	bool cannot_read;		 /* it is in what the reader was sent */
 	MemoryContext error_context;
 } EtlCdcApplier;
 

@@ -299,6 +299,13 @@ hint_to_go_on(EtlCdcApplier *applier, EtlCdcPipeline *pipeline,
 	initStringInfo(&text);
 	if (error->hint != NULL)
 		appendStringInfo(&text, "%s ", error->hint);
+	if (applier->cannot_read)
+	{
+		appendStringInfo(&text,
+						 "The source cannot send it: mend it there, then call etl_cdc_resync(%s).",
+						 name);
+		return text.data;
+	}
 	if (pipeline->error_change == NULL && applier->alone != InvalidXLogRecPtr)
 	{
 		pipeline->error_change = describe_xact(&applier->xact, error);

@@ -450,5 +450,89 @@ for my $way ('etl_cdc_start', 'etl_cdc_skip')
 is(sql('SELECT count(*) FROM child_copy WHERE parent = 7'), '0', 'without the transaction, all else is there');
 sql("SELECT etl_cdc_drop('deferred')");
 
+# ----------------------------------------------------------------------
+# another server, whose values may be none here
+
+my $there = 'source_db';
+sub there { return $node->safe_psql($there, @_) }
+sql("CREATE DATABASE $there");
+my ($host, $port) = ($node->host, $node->port);
+sql(qq{
+CREATE EXTENSION postgres_fdw;
+CREATE SERVER there FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname '$there');
+CREATE USER MAPPING FOR CURRENT_USER SERVER there;
+CREATE TABLE far (id int PRIMARY KEY, n numeric(5, 2), v text);
+CREATE TABLE far_paused (LIKE far INCLUDING ALL);
+CREATE TABLE far_free (id int PRIMARY KEY, n numeric, v text);
+SELECT etl_cdc_create_changelog('far_changes');
+});
+there('CREATE TABLE far (id int PRIMARY KEY, n numeric, v text); INSERT INTO far VALUES (1, 123456.78), (2, 1), (3, 1234567)');
+there('UPDATE far SET n = 1 WHERE id <> 2; UPDATE far SET n = 123456.78 WHERE id = 2; DELETE FROM far WHERE id = 2; INSERT INTO far VALUES (2, 2)');
+for my $pipeline ([ 'far', 'far', 'dead_letter', 'mirror' ], [ 'far paused', 'far_paused', 'pause', 'mirror' ], [ 'far free', 'far_free', 'pause', 'mirror' ], [ 'far log', 'far_changes', 'pause', 'changelog' ])
+{
+	my ($name, $target, $on_error, $apply) = @$pipeline;
+	sql("SELECT etl_cdc_create('$name', 'there', on_error => '$on_error')");
+	sql("SELECT etl_cdc_add_table('$name', 'public.far', '$target', '$apply')");
+	sql("SELECT etl_cdc_start('$name')");
+	caught_up($name);
+}
+
+# values that the type of the column does not allow by now, as those of a newer server
+there(q{
+SET allow_system_table_mods = on;
+UPDATE pg_attribute SET atttypmod = ((5 << 16) | 2) + 4 WHERE attrelid = 'far'::regclass AND attname = 'n';
+ALTER TABLE far ALTER v SET STATISTICS 10;
+});
+there("INSERT INTO far VALUES (4, 4)");
+there(q{
+SET allow_system_table_mods = on;
+BEGIN;
+UPDATE pg_attribute SET atttypmod = -1 WHERE attrelid = 'far'::regclass AND attname = 'n';
+INSERT INTO far VALUES (5, 555555.55);
+COMMIT;
+UPDATE pg_attribute SET atttypmod = ((5 << 16) | 2) + 4 WHERE attrelid = 'far'::regclass AND attname = 'n';
+});
+there("UPDATE far SET v = 'again' WHERE id = 5; INSERT INTO far VALUES (6, 6)");
+caught_up('far');
+caught_up('far free');
+caught_up('far log');
+is(sql('SELECT id, n FROM far ORDER BY id'), "1|1.00\n2|2.00\n3|1.00\n4|4.00\n6|6.00", 'a value that cannot be read is a change that cannot be applied');
+is(letters('far', "payload->>'op', payload->'key'->>'id', payload->'after'->>'n', category, error_code, payload->'source'->>'db'"),
+	"c|5|555555.55|type|22003|$there\nu|5|555555.55|type|22003|$there", 'it is in the dead letters as it came');
+is(sql('SELECT n, v FROM far_free WHERE id = 5'), '555555.55|again', 'where the target can hold it nothing is wrong');
+is(sql("SELECT string_agg(op || (key->>'id'), ' ' ORDER BY change_id), string_agg(DISTINCT source->>'db', ' ') FROM far_changes WHERE op <> 'r'"), "c4 c5 u5 c6|$there", 'a changelog names the database');
+paused('far paused');
+is(sql("SELECT error_change->>'table', error_change->>'kind', error_change->'key', error_code FROM etl_patterns.cdc_status WHERE pipeline = 'far paused'"),
+	'public.far|insert|{"id": 5}|22003', 'or a reason to pause');
+sql('ALTER TABLE far ALTER n TYPE numeric; ALTER TABLE far_paused ALTER n TYPE numeric');
+is(sql("SELECT * FROM etl_dead_letter_replay('far')"), '2|0', 'it is replayed when the target can hold it');
+is(sql('SELECT n, v FROM far WHERE id = 5'), '555555.55|again', 'with its value');
+follow_hint('far paused', 'etl_cdc_start');
+is(sql('SELECT n, v FROM far_paused WHERE id = 5'), '555555.55|again', 'and the pipeline that was paused goes on');
+sql("SELECT etl_cdc_drop(pipeline) FROM etl_patterns.cdc_pipeline");
+
+# Text that the encoding here does not have: its server cannot even send it.
+sql("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0");
+sub latin { return $node->safe_psql('latin', @_) }
+latin(qq{
+CREATE EXTENSION etl_patterns; CREATE EXTENSION postgres_fdw;
+CREATE SERVER there FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$host', port '$port', dbname '$there');
+CREATE USER MAPPING FOR CURRENT_USER SERVER there;
+CREATE TABLE text (id int PRIMARY KEY, v text);
+SELECT etl_cdc_create('text', 'there', on_error => 'dead_letter');
+});
+there('CREATE TABLE text (id int PRIMARY KEY, v text)');
+latin(q{SELECT etl_cdc_add_table('text', 'public.text', 'text'); SELECT etl_cdc_start('text')});
+is(latin(q{SELECT etl_cdc_wait('text', timeout => '60s')}), 't', 'a database in another encoding');
+there(q{INSERT INTO text VALUES (1, U&'\00FC')});
+there(q{INSERT INTO text VALUES (2, U&'\2603')});
+there(q{INSERT INTO text VALUES (3, 'x')});
+ok($node->poll_query_until('latin', q{SELECT state = 'paused' AND error_code = '22P05' FROM etl_patterns.cdc_pipeline}), 'what that server cannot send pauses the pipeline');
+like(latin('SELECT hint FROM etl_patterns.cdc_status'), qr/^The source cannot send it: mend it there, then call etl_cdc_resync\('text'\)\.$/, 'which says how to go on');
+there('DELETE FROM text WHERE id = 2');
+latin(q{SELECT etl_cdc_resync('text')});
+is(latin(q{SELECT etl_cdc_wait('text', timeout => '60s')}), 't', 'and it does');
+is(latin(q{SELECT id, v = U&'\00FC' FROM text ORDER BY id}), "1|t\n3|f", 'with what there is');
+latin(q{SELECT etl_cdc_drop('text')});
 $node->stop;
 done_testing();
