@@ -159,6 +159,7 @@ OBJS += \
 	src/flow/cdc_followed.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
+	src/flow/cdc_catch_up.o \
 	src/flow/cdc_error.o \
 	src/flow/cdc_scd2.o \
 	src/flow/cdc_scd2_columns.o \

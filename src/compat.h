@@ -182,7 +182,8 @@ etl_init_range_table(EState *estate, Relation target, AclMode privileges,
 	rte->rtekind = RTE_RELATION;
 	rte->relid = RelationGetRelid(target);
 	rte->relkind = target->rd_rel->relkind;
-	rte->rellockmode = RowExclusiveLock;
+	/* the caller's may be a stronger one: of others than this none is asked */
+	rte->rellockmode = AccessShareLock;
 #if PG_VERSION_NUM >= 160000
 	{
 		List *perminfos = NIL;
