@@ -245,6 +245,49 @@ etl_init_attribute(TupleDesc desc, int index)
 #endif
 }
 
+/*
+ * A descriptor of the first attributes of another one.  Its number of
+ * attributes must not just be set: PostgreSQL 18 finds them by it.
+ */
+static inline TupleDesc
+etl_first_attributes(TupleDesc desc, int natts)
+{
+	TupleDesc first = CreateTemplateTupleDesc(natts);
+
+	for (int i = 1; i <= natts; i++)
+		TupleDescCopyEntry(first, i, desc, i);
+	return first;
+}
+
+/* ------------------------------------------------------------------ */
+/* input functions                                                      */
+
+#include "fmgr.h"
+#if PG_VERSION_NUM >= 160000
+#include "nodes/miscnodes.h"
+#endif
+
+/*
+ * Calls an input function.  Its error is returned where it can be had without
+ * being thrown, in the current memory context; NULL if there is none.
+ */
+static inline ErrorData *
+etl_call_input(FmgrInfo *function, char *string, Oid ioparam, int32 typmod,
+			   Datum *value)
+{
+#if PG_VERSION_NUM >= 160000
+	ErrorSaveContext context = {.type = T_ErrorSaveContext,
+								.details_wanted = true};
+
+	if (!InputFunctionCallSafe(function, string, ioparam, typmod,
+							   (Node *) &context, value))
+		return context.error_data;
+#else
+	*value = InputFunctionCall(function, string, ioparam, typmod);
+#endif
+	return NULL;
+}
+
 /* ------------------------------------------------------------------ */
 /* names                                                                */
 

@@ -28,7 +28,7 @@ as_user=()    # what makes a command run as that user
 createcluster_backup=
 
 suites=(regress isolation tap)
-suites_left=${#suites[@]}
+suites_left=0
 passed=0
 failed=0
 
@@ -38,7 +38,8 @@ usage()
 	usage: test/setup.sh COMMAND
 
 	  packages          install what is missing (Debian, as root), or say what is
-	  test              all suites; the last line is "N passed, N failed"
+	  test [SUITE...]   all suites, or these; the last line is
+	                    "N passed, N failed"
 	  regress, isolation, tap
 	                    one suite
 	  torture           the TAP tests named *_torture.pl at full length;
@@ -365,7 +366,7 @@ copy_tree()
 
 make_as_user()
 {
-	"$1" "${as_user[@]}" make --no-print-directory -C "$house/tree" with_llvm=no "${@:2}"
+	"$1" "${as_user[@]}" make --no-print-directory -s -C "$house/tree" with_llvm=no "${@:2}"
 }
 
 build()
@@ -582,7 +583,11 @@ main()
 
 	case $command in
 		packages) packages ;;
-		test) run_suites "${suites[@]}" ;;
+		test)
+			[ $# = 0 ] || suites=("$@")
+			suites_left=${#suites[@]}
+			run_suites "${suites[@]}"
+			;;
 		regress | isolation | tap) run_suites "$command" ;;
 		torture) torture ;;
 		demo | bench) beside_server "test/$command/run.sh" "$@" ;;

@@ -37,8 +37,6 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#include "compat.h"
-
 /* What a column of the target gets. */
 typedef struct MapColumn
 {

@@ -18,7 +18,6 @@
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
 
-#include "compat.h"
 #include "etl_patterns.h"
 #include "flow/cdc_check.h"
 #include "source/wal_remote.h"
