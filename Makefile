@@ -234,6 +234,9 @@ SQL_PARTS = \
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
 
+# The versions before, and what leads from them to this one.
+DATA = $(patsubst $(here)%,%,$(sort $(wildcard $(here)src/upgrade/$(EXTENSION)--*.sql)))
+
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) -DETL_VERSION='"$(EXTVERSION)"'
 # PostgreSQL's own headers leave parameters unused.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
