@@ -34,9 +34,18 @@
 #include "storage/procarray.h"
 #define etl_vxid_proc(vxid)			   ProcNumberGetProc((vxid).procNumber)
 #define etl_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode, false)
+#define etl_my_lxid()				   (MyProc->vxid.lxid)
 #else
 #define etl_vxid_proc(vxid)			   BackendIdGetProc((vxid).backendId)
 #define etl_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
+#define etl_my_lxid()				   (MyProc->lxid)
+#endif
+
+/* The processes of the server, by number from 1: use utils/backend_status.h. */
+#if PG_VERSION_NUM >= 160000
+#define etl_backend_entry(i) pgstat_get_local_beentry_by_index(i)
+#else
+#define etl_backend_entry(i) pgstat_fetch_stat_local_beentry(i)
 #endif
 
 /* ------------------------------------------------------------------ */
