@@ -169,6 +169,8 @@ optional_missing()
 		echo "postgresql-VERSION-pglogical: pglogical"
 	PATH=$PATH:/usr/sbin command -v mariadbd >/dev/null ||
 		echo "mariadb-server-core: MariaDB's server"
+	[ "$command" != bench ] || command -v pgloader >/dev/null ||
+		echo "pgloader: pgloader"
 	command -v mariadb >/dev/null ||
 		echo "mariadb-client-core: MariaDB's client"
 	/usr/bin/python3 -c 'import croniter' 2>/dev/null ||
