@@ -51,6 +51,7 @@ OBJS += \
 	src/source/convert_datetime.o \
 	src/source/convert_text.o \
 	src/source/convert_json.o \
+	src/source/row_form.o \
 	src/source/rows.o \
 	src/source/site.o \
 	src/source/site_local.o \
@@ -74,6 +75,7 @@ OBJS += \
 OBJS += \
 	src/sink/sink.o \
 	src/sink/columns.o \
+	src/sink/row_slot.o \
 	src/sink/append_writer.o \
 	src/sink/append_guarded.o \
 	src/sink/append_heap.o \

@@ -12,6 +12,7 @@
 #include "ledger/ledger.h"
 #include "lib/stringinfo.h"
 #include "sink/sink.h"
+#include "source/row_form.h"
 #include "source/source.h"
 #include "utils/array.h"
 
@@ -103,6 +104,9 @@ typedef struct EtlLoad
 	EtlConverter *converter;
 	AttrNumber *attnums; /* the columns of the fields */
 	int nfields;
+	EtlRowForm *row_form; /* or NULL: the sink takes values only */
+	char *row_space;	  /* of the batch, for rows to come */
+	Size row_space_left;
 
 	/* The records of the sink's batch, and the one that is being read. */
 	EtlCsvRecord *records;

@@ -18,6 +18,7 @@
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
 
+#include "compat.h"
 #include "etl_patterns.h"
 #include "flow/cdc_check.h"
 #include "source/wal_remote.h"
@@ -108,7 +109,7 @@ used_workers(void)
 
 	for (int i = 1; i <= n; i++)
 	{
-		LocalPgBackendStatus *entry = pgstat_fetch_stat_local_beentry(i);
+		LocalPgBackendStatus *entry = etl_backend_entry(i);
 
 		if (entry != NULL && entry->backendStatus.st_backendType == B_BG_WORKER)
 			used++;
