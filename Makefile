@@ -51,6 +51,7 @@ OBJS += \
 	src/source/convert_datetime.o \
 	src/source/convert_text.o \
 	src/source/convert_json.o \
+	src/source/row_form.o \
 	src/source/rows.o \
 	src/source/site.o \
 	src/source/site_local.o \
@@ -74,6 +75,7 @@ OBJS += \
 OBJS += \
 	src/sink/sink.o \
 	src/sink/columns.o \
+	src/sink/row_slot.o \
 	src/sink/append_writer.o \
 	src/sink/append_guarded.o \
 	src/sink/append_heap.o \
@@ -233,6 +235,9 @@ SQL_PARTS = \
 
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
+
+# The versions before, and what leads from them to this one.
+DATA = $(patsubst $(here)%,%,$(sort $(wildcard $(here)src/upgrade/$(EXTENSION)--*.sql)))
 
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) -DETL_VERSION='"$(EXTVERSION)"'
 # PostgreSQL's own headers leave parameters unused.

@@ -87,6 +87,7 @@
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/rel.h"
 
@@ -192,6 +193,9 @@ etl_init_range_table(EState *estate, Relation target, AclMode privileges,
 	rte->relid = RelationGetRelid(target);
 	rte->relkind = target->rd_rel->relkind;
 	rte->rellockmode = RowExclusiveLock;
+
+	/* The executor asks for this very mode, where a stronger one is held. */
+	LockRelationOid(rte->relid, RowExclusiveLock);
 #if PG_VERSION_NUM >= 160000
 	{
 		List *perminfos = NIL;

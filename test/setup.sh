@@ -20,6 +20,9 @@ umask 022
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pg_config=${PG_CONFIG:-pg_config}
 
+# Most of their time TAP tests wait, for a server or a schedule.
+tap_jobs=${TAP_JOBS:-2}
+
 house=        # the directory of this run
 child=        # process group of the command that runs now
 command=      # the word this script was called with
@@ -50,7 +53,8 @@ usage()
 	  stop DIRECTORY    stops and removes it
 
 	Settings: PG_CONFIG names the PostgreSQL to use.  COPT holds more compiler
-	flags; with it everything is compiled anew.
+	flags; with it everything is compiled anew.  TAP_JOBS says how many TAP tests
+	run at the same time (2).
 	EOF
 }
 
@@ -166,6 +170,8 @@ optional_missing()
 		echo "postgresql-VERSION-pglogical: pglogical"
 	PATH=$PATH:/usr/sbin command -v mariadbd >/dev/null ||
 		echo "mariadb-server-core: MariaDB's server"
+	[ "$command" != bench ] || command -v pgloader >/dev/null ||
+		echo "pgloader: pgloader"
 	command -v mariadb >/dev/null ||
 		echo "mariadb-client-core: MariaDB's client"
 	/usr/bin/python3 -c 'import croniter' 2>/dev/null ||
@@ -487,7 +493,7 @@ suite()
 	case $name in
 		regress) only=(ISOLATION= TAP_TESTS=) ;;
 		isolation) only=(REGRESS= TAP_TESTS=) ;;
-		*) only=(REGRESS= ISOLATION= PROVE_FLAGS=--verbose "${@:2}") ;;
+		*) only=(REGRESS= ISOLATION= PROVE_FLAGS="--verbose --jobs $tap_jobs" "${@:2}") ;;
 	esac
 	run_logged "$log" "${as_user[@]}" make --no-print-directory -s -C "$house/tree" \
 		installcheck "${only[@]}" || status=$?

@@ -12,6 +12,7 @@
 #include "ledger/ledger.h"
 #include "lib/stringinfo.h"
 #include "sink/sink.h"
+#include "source/row_form.h"
 #include "source/source.h"
 #include "utils/array.h"
 
@@ -103,6 +104,9 @@ typedef struct EtlLoad
 	EtlConverter *converter;
 	AttrNumber *attnums; /* the columns of the fields */
 	int nfields;
+	EtlRowForm *row_form; /* or NULL: the sink takes values only */
+	char *row_space;	  /* of the batch, for rows to come */
+	Size row_space_left;
 
 	/* The records of the sink's batch, and the one that is being read. */
 	EtlCsvRecord *records;
@@ -138,6 +142,7 @@ extern void etl_after_load_at_commit(EtlAfterLoad action, const char *move_to,
 /* ------------------------------------------------------------------ */
 /* in args.c                                                            */
 
+extern bool etl_arg_is_null(FunctionCallInfo fcinfo, int arg);
 extern char *etl_arg_text(FunctionCallInfo fcinfo, int arg);
 extern char *etl_arg_name(FunctionCallInfo fcinfo, int arg);
 extern bool etl_arg_bool(FunctionCallInfo fcinfo, int arg);

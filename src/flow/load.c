@@ -29,6 +29,10 @@
 /* The run's detail shows so many rejected records. */
 #define MAX_FIRST_REJECTS 10
 
+/* Memory taken at once for the rows of a batch; longer rows are not formed. */
+#define ROW_SPACE	   (64 * 1024)
+#define MAX_FORMED_ROW (256 * 1024)
+
 /* An error context shows so many bytes of a value. */
 #define MAX_VALUE_SHOWN 100
 
@@ -123,9 +127,17 @@ static void
 set_converter(EtlLoad *load, const AttrNumber *attnums, int nfields)
 {
 	Size size = sizeof(AttrNumber) * nfields;
+	TupleDesc desc = RelationGetDescr(load->sink->target);
+	Datum *values = palloc0(sizeof(Datum) * (desc->natts + 1));
+	bool *isnull = palloc0(sizeof(bool) * (desc->natts + 1));
 
-	load->converter = etl_converter_create(RelationGetDescr(load->sink->target),
-										   attnums, nfields);
+	load->converter = etl_converter_create(desc, attnums, nfields);
+	load->row_form = NULL;
+	if (etl_sink_takes_formed(load->sink, values, isnull))
+		load->row_form = etl_row_form_create(desc, attnums, nfields, values,
+											 isnull);
+	pfree(values);
+	pfree(isnull);
 	load->attnums = palloc(size);
 	memcpy(load->attnums, attnums, size);
 	load->nfields = nfields;
@@ -161,9 +173,10 @@ etl_load_set_columns(EtlLoad *load, const AttrNumber *attnums, int nfields)
 		memcmp(attnums, load->attnums, sizeof(AttrNumber) * nfields) == 0)
 		return;
 	etl_converter_free(load->converter);
+	etl_row_form_free(load->row_form);
 	pfree(load->attnums);
-	set_converter(load, attnums, nfields);
 	etl_sink_set_columns(load->sink, attnums, nfields);
+	set_converter(load, attnums, nfields);
 }
 
 /* Write what the batch holds. */
@@ -176,12 +189,57 @@ flush_batch(EtlLoad *load)
 	if (load->letters != NULL)
 		etl_dead_letters_flush(load->letters);
 	load->batch_rejects = 0;
+	load->row_space = NULL;
+	load->row_space_left = 0;
 	etl_progress_done(load->run, load->run->bytes_read +
 									 etl_stream_file_bytes(load->stream));
 }
 
 /*
- * Split and convert the current record into the sink's next slot.  A record
+ * Let the row of these fields be a tuple of the sink's batch; false where that
+ * is for the converter to decide.
+ */
+static bool
+form_row(EtlLoad *load, const EtlField *fields, int nfields)
+{
+	Size room = etl_row_form_room(load->row_form, load->record.raw_len);
+	uint32 len;
+
+	if (room > MAX_FORMED_ROW)
+		return false;
+	if (load->row_space_left < room)
+	{
+		load->row_space_left = Max(room, ROW_SPACE);
+		load->row_space = MemoryContextAlloc(load->sink->batch_context,
+											 load->row_space_left);
+	}
+	len = etl_row_form(load->row_form, fields, nfields,
+					   (HeapTupleHeader) load->row_space, load->row_space_left);
+	if (len == 0)
+		return false;
+	etl_sink_add_formed(load->sink, (HeapTupleHeader) load->row_space, len);
+	len = Min(MAXALIGN(len), load->row_space_left);
+	load->row_space += len;
+	load->row_space_left -= len;
+	return true;
+}
+
+/* Let the row of these fields be values of the sink's batch. */
+static bool
+convert_row(EtlLoad *load, const EtlField *fields, int nfields,
+			EtlReject *reject)
+{
+	TupleTableSlot *slot = etl_sink_next_slot(load->sink);
+
+	if (etl_convert(load->converter, fields, nfields, slot->tts_values,
+					slot->tts_isnull, reject))
+		return true;
+	etl_sink_drop_slot(load->sink);
+	return false;
+}
+
+/*
+ * Split and convert the current record into the sink's next row.  A record
  * that fails, and may have swallowed lines because of a broken quote, is cut
  * back to the line that is broken.
  */
@@ -190,21 +248,19 @@ load_record(EtlLoad *load)
 {
 	EtlSink *sink = load->sink;
 	MemoryContext old_context = MemoryContextSwitchTo(sink->batch_context);
-	TupleTableSlot *slot = etl_sink_next_slot(sink);
 	EtlReject reject = {0};
 	EtlField *fields;
 	int nfields;
 
 	load->run->rows_read++;
 	if (etl_csv_split(load->reader, &load->record, &fields, &nfields, &reject) &&
-		etl_convert(load->converter, fields, nfields, slot->tts_values,
-					slot->tts_isnull, &reject))
+		((load->row_form != NULL && form_row(load, fields, nfields)) ||
+		 convert_row(load, fields, nfields, &reject)))
 	{
 		load->records[sink->batch_rows - 1] = load->record;
 	}
 	else
 	{
-		etl_sink_drop_slot(sink);
 		if (load->on_error != ETL_ON_ERROR_ABORT &&
 			etl_csv_resync(load->reader, &load->record, load->nfields))
 		{
@@ -290,10 +346,11 @@ etl_load_records(EtlLoad *load)
 void
 etl_load_end(EtlLoad *load)
 {
-	etl_sink_close(load->sink);
+	etl_sink_flush(load->sink);
 	load->run->rows_inserted += load->sink->counts.inserted;
 	load->run->rows_updated += load->sink->counts.updated;
 	load->run->rows_unchanged += load->sink->counts.unchanged;
+	etl_sink_close(load->sink);
 	if (load->letters != NULL)
 		etl_dead_letters_close(load->letters);
 }

@@ -62,7 +62,6 @@ typedef struct InputCall
 
 static void init_column(EtlConverter *converter, EtlColumnConverter *column,
 						Form_pg_attribute att);
-static void choose_fast(EtlColumnConverter *column, Oid type);
 static bool convert_guarded(EtlConverter *converter, EtlColumnConverter *column,
 							const EtlField *field, Datum *value,
 							EtlReject *reject);
@@ -117,21 +116,19 @@ static void
 init_column(EtlConverter *converter, EtlColumnConverter *column,
 			Form_pg_attribute att)
 {
-	column->attnum = att->attnum;
+	etl_column_init_fast(column, att);
 	column->name = pstrdup(NameStr(att->attname));
-	column->typmod = att->atttypmod;
 	column->arena = &converter->arena;
 	getTypeInputInfo(att->atttypid, &column->type_input, &column->type_ioparam);
 	column->strict = func_strict(column->type_input);
-	column->precision = -1;
-	column->scale = -1;
-	column->max_chars = -1;
-	choose_fast(column, att->atttypid);
 }
 
-/* Finds the type's own converter, if it has one, and reads its typmod. */
-static void
-choose_fast(EtlColumnConverter *column, Oid type)
+/*
+ * Finds the type's own converter, if it has one, and reads its typmod.  Looks
+ * at no catalog.
+ */
+void
+etl_column_init_fast(EtlColumnConverter *column, Form_pg_attribute att)
 {
 	static const struct
 	{
@@ -158,13 +155,19 @@ choose_fast(EtlColumnConverter *column, Oid type)
 		{JSONBOID, etl_convert_jsonb},
 	};
 
+	column->attnum = att->attnum;
+	column->typmod = att->atttypmod;
+	column->precision = -1;
+	column->scale = -1;
+	column->max_chars = -1;
+	column->fast = NULL;
 	for (size_t i = 0; i < lengthof(fast_converters); i++)
 	{
-		if (fast_converters[i].type == type)
+		if (fast_converters[i].type == att->atttypid)
 			column->fast = fast_converters[i].fast;
 	}
 
-	switch (type)
+	switch (att->atttypid)
 	{
 		case NUMERICOID:
 			etl_numeric_typmod(column);
