@@ -43,6 +43,8 @@ OBJS += \
 	src/source/stream.o \
 	src/source/files.o \
 	src/source/csv_reader.o \
+	src/source/csv_plain.o \
+	src/source/csv_scan.o \
 	src/source/csv_resync.o \
 	src/source/csv_split.o \
 	src/source/encoding.o \
