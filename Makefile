@@ -46,6 +46,7 @@ OBJS += \
 	src/source/csv_plain.o \
 	src/source/csv_scan.o \
 	src/source/csv_resync.o \
+	src/source/csv_part.o \
 	src/source/csv_split.o \
 	src/source/encoding.o \
 	src/source/convert.o \
@@ -54,6 +55,11 @@ OBJS += \
 	src/source/convert_text.o \
 	src/source/convert_json.o \
 	src/source/row_form.o \
+	src/source/feed.o \
+	src/source/bulk_pack.o \
+	src/source/bulk_workers.o \
+	src/source/bulk_worker.o \
+	src/source/bulk_feed.o \
 	src/source/rows.o \
 	src/source/site.o \
 	src/source/site_local.o \
@@ -129,6 +135,7 @@ OBJS += \
 	src/flow/load.o \
 	src/flow/bulk_copy.o \
 	src/flow/bulk_file.o \
+	src/flow/bulk_parallel.o \
 	src/flow/after_load.o \
 	src/flow/dead_letter.o \
 	src/flow/replay.o \

@@ -24,6 +24,7 @@ PG_MODULE_MAGIC;
 int etl_merge_path = ETL_MERGE_PATH_AUTO;
 int etl_csv_scan_way = ETL_CSV_SCAN_AUTO;
 int etl_horizon_guard = 100;
+int etl_bulk_piece_size = 1024 * 1024;
 bool etl_scheduler_enabled = true;
 bool etl_superuser_jobs = true;
 int etl_max_running_jobs = 32;
@@ -83,6 +84,12 @@ _PG_init(void)
 							"showing the start of its transaction.",
 							&etl_horizon_guard, 100, 0, 60000, PGC_USERSET,
 							GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".bulk_piece_size",
+							"Sets the size of the pieces into which the "
+							"workers of a bulk load cut a file.",
+							"For tests.", &etl_bulk_piece_size, 1024 * 1024, 16,
+							INT_MAX, PGC_USERSET,
+							GUC_UNIT_BYTE | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 	define_job_settings();
 	define_job_variables();
 	MarkGUCPrefixReserved(ETL_SCHEMA);

@@ -29,7 +29,8 @@ typedef enum EtlCsvScanWay
 /* in etl_patterns.c: settings */
 extern int etl_merge_path;
 extern int etl_csv_scan_way;
-extern int etl_horizon_guard; /* milliseconds */
+extern int etl_horizon_guard;	/* milliseconds */
+extern int etl_bulk_piece_size; /* bytes */
 extern bool etl_scheduler_enabled;
 extern bool etl_superuser_jobs;
 extern int etl_max_running_jobs;

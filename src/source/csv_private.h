@@ -101,7 +101,6 @@ struct EtlCsvReader
 	size_t need;	  /* known length of the record at start */
 	bool cut;		  /* the record at start cannot be kept whole */
 	uint32 cut_flags;
-	size_t bad_cr; /* in the last record, with ETL_CSV_BAD_CR */
 	bool skipping; /* to the next line end, after a cut */
 
 	/* what is known of many records at once; see csv_plain.c */

@@ -22,6 +22,7 @@
 
 #include "source/csv_private.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
 /* Bytes split between two looks at the cancel flag. */
@@ -323,7 +324,12 @@ check_flags(EtlCsvReader *reader, const EtlCsvRecord *record, EtlReject *reject)
 	else
 	{
 		if (record->flags & ETL_CSV_BAD_CR)
-			before.raw_len = reader->bad_cr;
+		{
+			before.raw_len = record->bad_cr;
+			before.follows = (uint32) Min(record->raw_len - record->bad_cr +
+											  record->follows,
+										  MAX_MULTIBYTE_CHAR_LEN);
+		}
 		if (!etl_csv_to_server(reader, &before, &text, &len, reject))
 			return false;
 		if (record->flags & ETL_CSV_BAD_CR)
