@@ -8,6 +8,8 @@
 #   make torture         the random and kill -9 tests at full length
 #   make bench           measure against what one would use instead
 #   make lint, format    check, or apply, the code's layout
+#   make dist            an archive for PGXN
+#   make deb             a Debian package, for the PostgreSQL of PG_CONFIG
 #
 # demo, test, torture and bench bring what they need: see test/setup.sh.
 
@@ -43,6 +45,8 @@ OBJS += \
 	src/source/stream.o \
 	src/source/files.o \
 	src/source/csv_reader.o \
+	src/source/csv_plain.o \
+	src/source/csv_scan.o \
 	src/source/csv_resync.o \
 	src/source/csv_part.o \
 	src/source/csv_split.o \
@@ -243,6 +247,9 @@ SQL_PARTS = \
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
 
+# The versions before, and what leads from them to this one.
+DATA = $(patsubst $(here)%,%,$(sort $(wildcard $(here)src/upgrade/$(EXTENSION)--*.sql)))
+
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) -DETL_VERSION='"$(EXTVERSION)"'
 # PostgreSQL's own headers leave parameters unused.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
@@ -256,7 +263,8 @@ TAP_TESTS = 1
 # The long versions are for make torture, which names them itself.
 PROVE_TESTS = $(patsubst $(here)%,%,$(filter-out %_torture.pl,$(sort $(wildcard $(here)test/t/*.pl))))
 
-EXTRA_CLEAN = output_iso results regression.diffs regression.out tmp_check
+EXTRA_CLEAN = output_iso results regression.diffs regression.out tmp_check \
+	$(EXTENSION)-*.zip postgresql-*-etl-patterns_*.deb
 
 # A fresh machine has neither pg_config nor PGXS: then only the targets that
 # install them work.
@@ -301,6 +309,9 @@ SOURCES = $(wildcard $(here)src/*.[ch] $(here)src/*/*.[ch])
 demo test torture bench:
 	$(here)test/setup.sh $@
 
+dist deb:
+	$(here).package/build $@
+
 # cppcheck sees none of PostgreSQL's headers: it is told of the macros that
 # stand for syntax, and not that ereport(ERROR) does not come back.
 CPPCHECK_FLAGS = --quiet --error-exitcode=1 --inline-suppr \
@@ -315,4 +326,4 @@ lint:
 format:
 	clang-format -i $(SOURCES)
 
-.PHONY: demo test torture bench lint format
+.PHONY: demo test torture bench lint format dist deb

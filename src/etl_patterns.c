@@ -22,6 +22,7 @@
 PG_MODULE_MAGIC;
 
 int etl_merge_path = ETL_MERGE_PATH_AUTO;
+int etl_csv_scan_way = ETL_CSV_SCAN_AUTO;
 int etl_horizon_guard = 100;
 int etl_bulk_piece_size = 1024 * 1024;
 bool etl_scheduler_enabled = true;
@@ -44,6 +45,13 @@ static const struct config_enum_entry merge_path_options[] = {
 	{NULL, 0, false},
 };
 
+static const struct config_enum_entry csv_scan_options[] = {
+	{"auto", ETL_CSV_SCAN_AUTO, false},
+	{"portable", ETL_CSV_SCAN_PORTABLE, false},
+	{"none", ETL_CSV_SCAN_NONE, false},
+	{NULL, 0, false},
+};
+
 void _PG_init(void);
 static void define_job_settings(void);
 static void define_job_variables(void);
@@ -62,6 +70,12 @@ _PG_init(void)
 							 &etl_merge_path, ETL_MERGE_PATH_AUTO,
 							 merge_path_options, PGC_USERSET, 0, NULL, NULL,
 							 NULL);
+	DefineCustomEnumVariable(ETL_SCHEMA ".csv_scan",
+							 "Sets how the bytes of CSV files are looked at.",
+							 "For tests: the records are the same.",
+							 &etl_csv_scan_way, ETL_CSV_SCAN_AUTO,
+							 csv_scan_options, PGC_USERSET, GUC_NOT_IN_SAMPLE,
+							 NULL, NULL, NULL);
 	DefineCustomIntVariable(ETL_SCHEMA ".horizon_guard",
 							"Sets how old a row must be for a pull with safety "
 							"'horizon' to read it while other sessions are "

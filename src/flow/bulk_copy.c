@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -182,7 +183,7 @@ open_target(EtlBulkCopy *bulk)
 	if (bulk->indexes == ETL_INDEXES_REBUILD &&
 		etl_owns_relation(bulk->target_oid, GetUserId()))
 		lockmode = ShareRowExclusiveLock;
-	bulk->target = try_table_open(bulk->target_oid, lockmode);
+	bulk->target = try_relation_open(bulk->target_oid, lockmode);
 	if (bulk->target == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
 						errmsg("relation with OID %u does not exist",

@@ -159,6 +159,7 @@ extern void etl_after_load_at_commit(EtlAfterLoad action, const char *move_to,
 /* ------------------------------------------------------------------ */
 /* in args.c                                                            */
 
+extern bool etl_arg_is_null(FunctionCallInfo fcinfo, int arg);
 extern char *etl_arg_text(FunctionCallInfo fcinfo, int arg);
 extern char *etl_arg_name(FunctionCallInfo fcinfo, int arg);
 extern bool etl_arg_bool(FunctionCallInfo fcinfo, int arg);

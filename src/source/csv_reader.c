@@ -309,6 +309,7 @@ etl_csv_go_to(EtlCsvReader *reader, size_t start, int64 line_no, int64 row_no)
 	framer->start = framer->scan = start;
 	framer->in_quote = framer->escaped = false;
 	framer->flags = 0;
+	reader->plain.raw = NULL;
 	reader->line_no = line_no;
 	reader->row_no = row_no;
 	reader->need = 0;
@@ -323,6 +324,7 @@ emit_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t end, size_t next)
 	EtlCsvFramer *framer = &reader->framer;
 	int64 inner = 0;
 
+	reader->plain.raw = NULL;
 	record->raw = framer->buf + framer->start;
 	record->raw_len = end - framer->start;
 	record->line_no = reader->line_no;
@@ -408,6 +410,8 @@ etl_csv_next(EtlCsvReader *reader, EtlCsvRecord *record)
 		reader->skipping = true;
 		return ETL_CSV_RECORD;
 	}
+	if (etl_csv_plain_next(reader, record))
+		return ETL_CSV_RECORD;
 	if (frame(reader, framer, &end, &next))
 	{
 		/* What follows it may have to be shown, wherever the buffer ends. */
@@ -432,6 +436,7 @@ read_buffer(EtlCsvReader *reader)
 {
 	EtlCsvFramer *framer = &reader->framer;
 
+	etl_csv_plain_forget(reader);
 	while (framer->len < reader->size)
 	{
 		size_t got = etl_stream_read(reader->stream, framer->buf + framer->len,

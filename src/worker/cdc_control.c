@@ -26,6 +26,7 @@
 #include "etl_patterns.h"
 #include "flow/cdc_check.h"
 #include "flow/flow.h"
+#include "source/wal_wake.h"
 #include "worker/cdc_control.h"
 #include "worker/job_check.h"
 #include "worker/shared.h"
@@ -298,6 +299,8 @@ etl_cdc_wait(PG_FUNCTION_ARGS)
 			break;
 		refuse_idle(pipeline);
 		refuse_to_wait_for_us(pipeline);
+		if (pipeline->server == NULL)
+			etl_wal_wake_readers();
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 look_after, PG_WAIT_EXTENSION);

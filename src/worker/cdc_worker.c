@@ -40,6 +40,7 @@
 
 #include "flow/cdc_apply.h"
 #include "source/wal.h"
+#include "source/wal_wake.h"
 #include "worker/scheduler.h"
 
 /* Milliseconds: between looks at the clock; while commits wait for the disk. */
@@ -58,6 +59,7 @@ static void connect_as_owner(const EtlSharedApplier *entry);
 static void set(const char *name, const char *value);
 static ErrorData *follow(void);
 static bool load(void);
+static bool is_chained(void);
 static void set_state(EtlCdcState state);
 static void begin_stream(void);
 static bool has_slot(void);
@@ -186,9 +188,32 @@ load(void)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
+	etl_wal_wake_applier(is_chained());
 	if (is_wanted && applier->pipeline->server == NULL)
 		etl_cdc_wal_ended(applier, GetXLogInsertRecPtr());
 	return is_wanted;
+}
+
+/* Does the pipeline follow a table that it writes itself? */
+static bool
+is_chained(void)
+{
+	ListCell *lc;
+	ListCell *lc2;
+
+	foreach(lc, applier->tables)
+	{
+		Oid target = ((EtlCdcFollowed *) lfirst(lc))->apply->target_relid;
+
+		foreach(lc2, applier->tables)
+		{
+			const EtlCdcFollowed *other = lfirst(lc2);
+
+			if (OidIsValid(target) && other->table->source_relid == target)
+				return true;
+		}
+	}
+	return false;
 }
 
 /* Write the state, unless it is that already or somebody has changed it. */
