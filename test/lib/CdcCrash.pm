@@ -346,7 +346,8 @@ sub run
 
 	note("seed $seed, $rounds rounds");
 	srand($seed);
-	$server = JobServer->new($name, $conf . 'synchronous_commit = ' . pick('on', 'off') . "\n");
+	$server = JobServer->new($name, $conf . 'synchronous_commit = ' . pick('on', 'off') . "\n"
+		. 'logical_decoding_work_mem = ' . pick("'64kB'", "'64MB'") . "\n");
 	$node = $server->{node};
 	$node->safe_psql('postgres', $schema);
 
