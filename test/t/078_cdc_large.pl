@@ -21,7 +21,7 @@ note("SEED=$seed ROUNDS=$rounds");
 
 my $server = JobServer->new('cdc_large',
 	"wal_level = logical\nmax_worker_processes = 14\nmax_prepared_transactions = 5\nlogical_decoding_work_mem = '64kB'\n"
-	  . "temp_tablespaces = 'elsewhere'\ntemp_file_limit = '1MB'\n");
+	  . "temp_tablespaces = 'elsewhere'\ntemp_file_limit = '1MB'\nwork_mem = '128MB'\n");
 my $node = $server->{node};
 
 sub sql { return $server->sql(@_) }
