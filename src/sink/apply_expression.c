@@ -102,7 +102,10 @@ single_expression(EtlApplyParser *parser, List *raw)
 	{
 		ResTarget *target = linitial_node(ResTarget, select->targetList);
 
-		if (target->name == NULL && target->indirection == NIL)
+		/* all columns are no expression: the analysis does not expect them */
+		if (target->name == NULL && target->indirection == NIL &&
+			!(IsA(target->val, ColumnRef) &&
+			  IsA(linitial(((ColumnRef *) target->val)->fields), A_Star)))
 			return target->val;
 	}
 	ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
