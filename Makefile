@@ -76,6 +76,7 @@ OBJS += \
 	src/source/wal_wake.o \
 	src/source/wal_tables.o \
 	src/source/wal_decode.o \
+	src/source/wal_spool.o \
 	src/source/wal_local.o \
 	src/source/wal_remote.o \
 	src/source/wal_publication.o \
