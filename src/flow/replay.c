@@ -474,11 +474,12 @@ end_group(Replay *replay)
 {
 	EtlSinkCounts *counts = &replay->sink->counts;
 
-	etl_sink_close(replay->sink);
-	table_close(replay->target, NoLock);
+	etl_sink_flush(replay->sink);
 	replay->call.run->rows_inserted += counts->inserted;
 	replay->call.run->rows_updated += counts->updated;
 	replay->call.run->rows_unchanged += counts->unchanged;
+	etl_sink_close(replay->sink);
+	table_close(replay->target, NoLock);
 }
 
 /* Replay the letters of one target and file. */

@@ -11,7 +11,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 names=("$@")
 if [ $# = 0 ]; then
-	names=(bulk_load bulk_edges merge_scd2 merge_upsert pull_local pull_remote pull_small jobs jobs_idle cdc)
+	names=(bulk_load bulk_edges bulk_peers merge_scd2 merge_upsert pull_local pull_remote pull_small jobs jobs_idle cdc)
 fi
 
 printf '%s, %s CPUs, %s; load average %s\n' \

@@ -1,16 +1,17 @@
 #!/usr/bin/perl
 #
-# spoil.pl EVERY < clean.csv > bad.csv
+# spoil.pl EVERY [whole] < clean.csv > bad.csv
 #
 # Spoils each EVERY-th line of a file of lineitems, in turn: a value that is no
 # number, a date that does not exist, a missing field, a field too many, a
 # quote that never closes, and the repetition of an earlier row, which is an
-# error only where there is a primary key.
+# error only where there is a primary key.  With "whole" no quote is broken.
 #
 use strict;
 use warnings;
 
 my $every = shift;
+my @kinds = @ARGV ? (0 .. 3, 5) : (0 .. 5);
 my $count = 0;
 my @seen;
 
@@ -18,7 +19,7 @@ while (my $line = <STDIN>)
 {
 	if ($. % $every == 0)
 	{
-		my $kind = $count++ % 6;
+		my $kind = $kinds[ $count++ % @kinds ];
 
 		if ($kind == 0)
 		{
