@@ -41,7 +41,7 @@ typedef struct EtlBulkCopy
 	EtlRun *run;
 	EtlLoad load;
 	bool loading; /* load has begun */
-	bool defer_indexes;
+	EtlLeftOut *left_out; /* indexes that wait for the rows, or NULL */
 	const char *indexes_reason;
 	int64 files_loaded;
 	int64 files_skipped;

@@ -290,10 +290,11 @@ etl_load_records(EtlLoad *load)
 void
 etl_load_end(EtlLoad *load)
 {
-	etl_sink_close(load->sink);
+	etl_sink_flush(load->sink);
 	load->run->rows_inserted += load->sink->counts.inserted;
 	load->run->rows_updated += load->sink->counts.updated;
 	load->run->rows_unchanged += load->sink->counts.unchanged;
+	etl_sink_close(load->sink);
 	if (load->letters != NULL)
 		etl_dead_letters_close(load->letters);
 }

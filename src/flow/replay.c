@@ -492,7 +492,7 @@ begin_group(Replay *replay)
 							   replay->file_id),
 						errdetail("How the file was read is no longer known.")));
 	etl_layout_from_jsonb(&replay->layout, layout);
-	options = etl_layout_sink_options(&replay->layout, true, false);
+	options = etl_layout_sink_options(&replay->layout, true, NULL);
 
 	attnums = etl_layout_attnums(&replay->layout, replay->target);
 	replay->nfields = list_length(replay->layout.columns);
@@ -512,11 +512,12 @@ end_group(Replay *replay)
 {
 	EtlSinkCounts *counts = &replay->sink->counts;
 
-	etl_sink_close(replay->sink);
-	table_close(replay->target, NoLock);
+	etl_sink_flush(replay->sink);
 	replay->run->rows_inserted += counts->inserted;
 	replay->run->rows_updated += counts->updated;
 	replay->run->rows_unchanged += counts->unchanged;
+	etl_sink_close(replay->sink);
+	table_close(replay->target, NoLock);
 }
 
 /* Replay the letters of one target and file. */
