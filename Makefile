@@ -8,6 +8,8 @@
 #   make torture         the random and kill -9 tests at full length
 #   make bench           measure against what one would use instead
 #   make lint, format    check, or apply, the code's layout
+#   make dist            an archive for PGXN
+#   make deb             a Debian package, for the PostgreSQL of PG_CONFIG
 #
 # demo, test, torture and bench bring what they need: see test/setup.sh.
 
@@ -43,7 +45,10 @@ OBJS += \
 	src/source/stream.o \
 	src/source/files.o \
 	src/source/csv_reader.o \
+	src/source/csv_plain.o \
+	src/source/csv_scan.o \
 	src/source/csv_resync.o \
+	src/source/csv_part.o \
 	src/source/csv_split.o \
 	src/source/encoding.o \
 	src/source/convert.o \
@@ -51,6 +56,12 @@ OBJS += \
 	src/source/convert_datetime.o \
 	src/source/convert_text.o \
 	src/source/convert_json.o \
+	src/source/row_form.o \
+	src/source/feed.o \
+	src/source/bulk_pack.o \
+	src/source/bulk_workers.o \
+	src/source/bulk_worker.o \
+	src/source/bulk_feed.o \
 	src/source/rows.o \
 	src/source/site.o \
 	src/source/site_local.o \
@@ -74,6 +85,7 @@ OBJS += \
 OBJS += \
 	src/sink/sink.o \
 	src/sink/columns.o \
+	src/sink/row_slot.o \
 	src/sink/append_writer.o \
 	src/sink/append_guarded.o \
 	src/sink/append_heap.o \
@@ -126,6 +138,7 @@ OBJS += \
 	src/flow/load.o \
 	src/flow/bulk_copy.o \
 	src/flow/bulk_file.o \
+	src/flow/bulk_parallel.o \
 	src/flow/after_load.o \
 	src/flow/dead_letter.o \
 	src/flow/replay.o \
@@ -160,6 +173,7 @@ OBJS += \
 	src/flow/cdc_followed.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
+	src/flow/cdc_catch_up.o \
 	src/flow/cdc_error.o \
 	src/flow/cdc_scd2.o \
 	src/flow/cdc_scd2_columns.o \
@@ -235,6 +249,9 @@ SQL_PARTS = \
 INSTALL_SCRIPT_SQL = $(EXTENSION)--$(EXTVERSION).sql
 DATA_built = $(INSTALL_SCRIPT_SQL)
 
+# The versions before, and what leads from them to this one.
+DATA = $(patsubst $(here)%,%,$(sort $(wildcard $(here)src/upgrade/$(EXTENSION)--*.sql)))
+
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) -DETL_VERSION='"$(EXTVERSION)"'
 # PostgreSQL's own headers leave parameters unused.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
@@ -248,7 +265,8 @@ TAP_TESTS = 1
 # The long versions are for make torture, which names them itself.
 PROVE_TESTS = $(patsubst $(here)%,%,$(filter-out %_torture.pl,$(sort $(wildcard $(here)test/t/*.pl))))
 
-EXTRA_CLEAN = output_iso results regression.diffs regression.out tmp_check
+EXTRA_CLEAN = output_iso results regression.diffs regression.out tmp_check \
+	$(EXTENSION)-*.zip postgresql-*-etl-patterns_*.deb
 
 # A fresh machine has neither pg_config nor PGXS: then only the targets that
 # install them work.
@@ -293,6 +311,9 @@ SOURCES = $(wildcard $(here)src/*.[ch] $(here)src/*/*.[ch])
 demo test torture bench:
 	$(here)test/setup.sh $@
 
+dist deb:
+	$(here).package/build $@
+
 # cppcheck sees none of PostgreSQL's headers: it is told of the macros that
 # stand for syntax, and not that ereport(ERROR) does not come back.
 CPPCHECK_FLAGS = --quiet --error-exitcode=1 --inline-suppr \
@@ -307,4 +328,4 @@ lint:
 format:
 	clang-format -i $(SOURCES)
 
-.PHONY: demo test torture bench lint format
+.PHONY: demo test torture bench lint format dist deb

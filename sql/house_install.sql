@@ -63,5 +63,6 @@ DROP SCHEMA "Odd ""schema""";
 
 -- It does not take over a schema that somebody else made.
 CREATE SCHEMA etl_patterns;
+\set SHOW_CONTEXT never
 CREATE EXTENSION etl_patterns;
 DROP SCHEMA etl_patterns;

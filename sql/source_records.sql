@@ -62,7 +62,8 @@ SELECT show('one', E'x\n\ny\n\n');
 SELECT show('one', E'\n');
 SELECT show('one', E'\n\n""\n" "\n');
 -- COPY takes this for the end of the data, before PostgreSQL 18; here it is data.
-SELECT show('one', E'x\n\\.\ny\n');
+SELECT regexp_replace(show('one', E'x\n\\.\ny\n'),
+    '2 rows that COPY has not, COPY has 0 more|as COPY: 3 rows', 'as COPY, or with 2 rows that it has not');
 SELECT show('one', E'"\\."\n');
 
 -- Quotes.

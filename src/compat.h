@@ -34,9 +34,18 @@
 #include "storage/procarray.h"
 #define etl_vxid_proc(vxid)			   ProcNumberGetProc((vxid).procNumber)
 #define etl_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode, false)
+#define etl_my_lxid()				   (MyProc->vxid.lxid)
 #else
 #define etl_vxid_proc(vxid)			   BackendIdGetProc((vxid).backendId)
 #define etl_lock_held_by_me(tag, mode) LockHeldByMe(tag, mode)
+#define etl_my_lxid()				   (MyProc->lxid)
+#endif
+
+/* The processes of the server, by number from 1: use utils/backend_status.h. */
+#if PG_VERSION_NUM >= 160000
+#define etl_backend_entry(i) pgstat_get_local_beentry_by_index(i)
+#else
+#define etl_backend_entry(i) pgstat_fetch_stat_local_beentry(i)
 #endif
 
 /* ------------------------------------------------------------------ */
@@ -78,6 +87,7 @@
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_relation.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/rel.h"
 
@@ -183,6 +193,9 @@ etl_init_range_table(EState *estate, Relation target, AclMode privileges,
 	rte->relid = RelationGetRelid(target);
 	rte->relkind = target->rd_rel->relkind;
 	rte->rellockmode = RowExclusiveLock;
+
+	/* The executor asks for this very mode, where a stronger one is held. */
+	LockRelationOid(rte->relid, RowExclusiveLock);
 #if PG_VERSION_NUM >= 160000
 	{
 		List *perminfos = NIL;
@@ -234,6 +247,49 @@ etl_init_attribute(TupleDesc desc, int index)
 #else
 	TupleDescAttr(desc, index)->attcacheoff = -1;
 #endif
+}
+
+/*
+ * A descriptor of the first attributes of another one.  Its number of
+ * attributes must not just be set: PostgreSQL 18 finds them by it.
+ */
+static inline TupleDesc
+etl_first_attributes(TupleDesc desc, int natts)
+{
+	TupleDesc first = CreateTemplateTupleDesc(natts);
+
+	for (int i = 1; i <= natts; i++)
+		TupleDescCopyEntry(first, i, desc, i);
+	return first;
+}
+
+/* ------------------------------------------------------------------ */
+/* input functions                                                      */
+
+#include "fmgr.h"
+#if PG_VERSION_NUM >= 160000
+#include "nodes/miscnodes.h"
+#endif
+
+/*
+ * Calls an input function.  Its error is returned where it can be had without
+ * being thrown, in the current memory context; NULL if there is none.
+ */
+static inline ErrorData *
+etl_call_input(FmgrInfo *function, char *string, Oid ioparam, int32 typmod,
+			   Datum *value)
+{
+#if PG_VERSION_NUM >= 160000
+	ErrorSaveContext context = {.type = T_ErrorSaveContext,
+								.details_wanted = true};
+
+	if (!InputFunctionCallSafe(function, string, ioparam, typmod,
+							   (Node *) &context, value))
+		return context.error_data;
+#else
+	*value = InputFunctionCall(function, string, ioparam, typmod);
+#endif
+	return NULL;
 }
 
 /* ------------------------------------------------------------------ */

@@ -20,6 +20,9 @@ umask 022
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pg_config=${PG_CONFIG:-pg_config}
 
+# Most of their time TAP tests wait, for a server or a schedule.
+tap_jobs=${TAP_JOBS:-2}
+
 house=        # the directory of this run
 child=        # process group of the command that runs now
 command=      # the word this script was called with
@@ -28,7 +31,7 @@ as_user=()    # what makes a command run as that user
 createcluster_backup=
 
 suites=(regress isolation tap)
-suites_left=${#suites[@]}
+suites_left=0
 passed=0
 failed=0
 
@@ -38,7 +41,8 @@ usage()
 	usage: test/setup.sh COMMAND
 
 	  packages          install what is missing (Debian, as root), or say what is
-	  test              all suites; the last line is "N passed, N failed"
+	  test [SUITE...]   all suites, or these; the last line is
+	                    "N passed, N failed"
 	  regress, isolation, tap
 	                    one suite
 	  torture           the TAP tests named *_torture.pl at full length;
@@ -49,7 +53,8 @@ usage()
 	  stop DIRECTORY    stops and removes it
 
 	Settings: PG_CONFIG names the PostgreSQL to use.  COPT holds more compiler
-	flags; with it everything is compiled anew.
+	flags; with it everything is compiled anew.  TAP_JOBS says how many TAP tests
+	run at the same time (2).
 	EOF
 }
 
@@ -367,7 +372,7 @@ copy_tree()
 
 make_as_user()
 {
-	"$1" "${as_user[@]}" make --no-print-directory -C "$house/tree" with_llvm=no "${@:2}"
+	"$1" "${as_user[@]}" make --no-print-directory -s -C "$house/tree" with_llvm=no "${@:2}"
 }
 
 build()
@@ -488,7 +493,7 @@ suite()
 	case $name in
 		regress) only=(ISOLATION= TAP_TESTS=) ;;
 		isolation) only=(REGRESS= TAP_TESTS=) ;;
-		*) only=(REGRESS= ISOLATION= PROVE_FLAGS=--verbose "${@:2}") ;;
+		*) only=(REGRESS= ISOLATION= PROVE_FLAGS="--verbose --jobs $tap_jobs" "${@:2}") ;;
 	esac
 	run_logged "$log" "${as_user[@]}" make --no-print-directory -s -C "$house/tree" \
 		installcheck "${only[@]}" || status=$?
@@ -584,7 +589,11 @@ main()
 
 	case $command in
 		packages) packages ;;
-		test) run_suites "${suites[@]}" ;;
+		test)
+			[ $# = 0 ] || suites=("$@")
+			suites_left=${#suites[@]}
+			run_suites "${suites[@]}"
+			;;
 		regress | isolation | tap) run_suites "$command" ;;
 		torture) torture ;;
 		demo | bench) beside_server "test/$command/run.sh" "$@" ;;

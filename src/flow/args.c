@@ -20,11 +20,23 @@
 
 #include "flow/flow.h"
 
+/*
+ * Is an argument SQL NULL, or a parameter that the function was not declared
+ * with?  The library may be newer than the extension's objects, until somebody
+ * runs ALTER EXTENSION ... UPDATE, and its functions work until then: a parameter
+ * that came later is last, and has its default if it is NULL.
+ */
+bool
+etl_arg_is_null(FunctionCallInfo fcinfo, int arg)
+{
+	return arg >= PG_NARGS() || PG_ARGISNULL(arg);
+}
+
 /* A text argument as a C string, NULL for SQL NULL. */
 char *
 etl_arg_text(FunctionCallInfo fcinfo, int arg)
 {
-	if (PG_ARGISNULL(arg))
+	if (etl_arg_is_null(fcinfo, arg))
 		return NULL;
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
 }
@@ -33,7 +45,7 @@ etl_arg_text(FunctionCallInfo fcinfo, int arg)
 char *
 etl_arg_name(FunctionCallInfo fcinfo, int arg)
 {
-	if (PG_ARGISNULL(arg))
+	if (etl_arg_is_null(fcinfo, arg))
 		return NULL;
 	return pstrdup(NameStr(*PG_GETARG_NAME(arg)));
 }
@@ -42,14 +54,14 @@ etl_arg_name(FunctionCallInfo fcinfo, int arg)
 bool
 etl_arg_bool(FunctionCallInfo fcinfo, int arg)
 {
-	return !PG_ARGISNULL(arg) && PG_GETARG_BOOL(arg);
+	return !etl_arg_is_null(fcinfo, arg) && PG_GETARG_BOOL(arg);
 }
 
 /* Throw if an argument is SQL NULL. */
 void
 etl_refuse_null(FunctionCallInfo fcinfo, int arg, const char *parameter)
 {
-	if (PG_ARGISNULL(arg))
+	if (etl_arg_is_null(fcinfo, arg))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("parameter \"%s\" must not be null", parameter)));
 }
@@ -74,7 +86,7 @@ arg_strings(FunctionCallInfo fcinfo, int arg, Oid element_type, int16 typlen,
 	bool *nulls;
 	int nelements;
 
-	if (PG_ARGISNULL(arg))
+	if (etl_arg_is_null(fcinfo, arg))
 		return NIL;
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), element_type, typlen,
 					  typbyval, typalign, &elements, &nulls, &nelements);

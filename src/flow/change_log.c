@@ -144,8 +144,7 @@ describe_log(EtlMerge *merge)
 								TupleDescAttr(target, merge->valid_from)
 									->attcollation);
 	TupleDescInitEntry(desc, n + 2, "is_delete", BOOLOID, -1, 0);
-	desc->natts = n + 2;
-	log->desc = desc;
+	log->desc = etl_first_attributes(desc, n + 2);
 	log->values = palloc(sizeof(Datum) * (n + 2));
 	log->nulls = palloc0(sizeof(bool) * (n + 2));
 	log->settled_desc = CreateTemplateTupleDesc(1);

@@ -102,6 +102,13 @@ check_table(Relation rel, const char *name, int natts)
 
 	for (int i = 0; i < desc->natts; i++)
 		altered |= TupleDescAttr(desc, i)->attisdropped;
+	if (desc->natts < natts)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s.%s\" is that of an older version",
+						ETL_SCHEMA, name),
+				 errhint(
+					 "Run ALTER EXTENSION etl_patterns UPDATE. If columns were dropped, restore them from a backup.")));
 	if (altered)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

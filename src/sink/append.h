@@ -38,8 +38,18 @@ extern EtlColumns *etl_columns_create(Relation target,
 									  const AttrNumber *attnums, int natts);
 extern bool etl_calls_user_function(Node *node, void *context);
 extern void etl_columns_free(EtlColumns *columns);
+extern bool etl_columns_constants(const EtlColumns *columns, Datum *values,
+								  bool *isnull);
 extern void etl_columns_fill_nulls(EtlColumns *columns, TupleTableSlot *slot);
 extern void etl_columns_fill_defaults(EtlColumns *columns, TupleTableSlot *slot);
+
+/* ------------------------------------------------------------------ */
+/* in row_slot.c: slots whose tuples belong to the batch                 */
+
+extern const TupleTableSlotOps *etl_row_slot_ops(void);
+extern void etl_row_slot_lend(TupleTableSlot *slot, HeapTupleHeader data,
+							  uint32 len);
+extern HeapTuple etl_row_slot_lent(TupleTableSlot *slot);
 
 /* ------------------------------------------------------------------ */
 /* in append_heap.c: the sink                                           */

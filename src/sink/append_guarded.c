@@ -262,7 +262,10 @@ run_visit(void *arg)
 static void
 visit_default(EtlHeapSink *sink, int row)
 {
-	etl_columns_fill_defaults(sink->columns, sink->base.slots[row]);
+	TupleTableSlot *slot = sink->base.slots[row];
+
+	if (etl_row_slot_lent(slot) == NULL)
+		etl_columns_fill_defaults(sink->columns, slot);
 }
 
 /* All that the target demands of a row, with the server's own words. */
@@ -330,7 +333,14 @@ row_has_null(EtlHeapSink *sink, int row)
 {
 	TupleTableSlot *slot = sink->base.slots[row];
 	TupleDesc desc = slot->tts_tupleDescriptor;
+	HeapTuple tuple = etl_row_slot_lent(slot);
 
+	if (tuple != NULL)
+	{
+		if (!HeapTupleHasNulls(tuple))
+			return false;
+		slot_getallattrs(slot);
+	}
 	for (int i = 0; i < desc->natts; i++)
 		if (slot->tts_isnull[i] && TupleDescAttr(desc, i)->attnotnull)
 			return true;
@@ -376,8 +386,16 @@ rows_fit_pages(EtlHeapSink *sink)
 	{
 		TupleTableSlot *slot = sink->base.slots[row];
 
+		HeapTuple tuple = etl_row_slot_lent(slot);
+
 		if (sink->states[row] != ETL_ROW_PENDING)
 			continue;
+		if (tuple != NULL)
+		{
+			if (tuple->t_len > TOAST_TUPLE_THRESHOLD)
+				return false;
+			continue;
+		}
 		slot_getallattrs(slot);
 		if (heap_compute_data_size(slot->tts_tupleDescriptor, slot->tts_values,
 								   slot->tts_isnull) +

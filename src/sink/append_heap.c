@@ -35,6 +35,7 @@ static void open_writer(EtlHeapSink *sink);
 static void heap_set_columns(EtlSink *base, const AttrNumber *attnums,
 							 int natts);
 static bool heap_takes_tuples(EtlSink *base, TupleDesc desc);
+static bool heap_takes_formed(EtlSink *base, Datum *values, bool *isnull);
 static void set_batch_limit(EtlHeapSink *sink);
 static void heap_flush(EtlSink *base);
 static void count_rows(EtlHeapSink *sink);
@@ -46,6 +47,7 @@ const EtlSinkOps etl_append_heap_ops = {
 	.open = heap_open,
 	.set_columns = heap_set_columns,
 	.takes_tuples = heap_takes_tuples,
+	.takes_formed = heap_takes_formed,
 	.flush = heap_flush,
 	.close = heap_close,
 };
@@ -123,6 +125,8 @@ heap_open(Relation target, const AttrNumber *attnums, int natts,
 	sink->base.batch_context = AllocSetContextCreate(context, "etl batch",
 													 ALLOCSET_DEFAULT_SIZES);
 	sink->partitioned = target->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	if (!sink->partitioned)
+		sink->base.slot_ops = etl_row_slot_ops();
 	sink->columns = etl_columns_create(target, attnums, natts);
 	set_batch_limit(sink);
 	sink->base.slots = palloc0(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
@@ -245,6 +249,21 @@ heap_takes_tuples(EtlSink *base, TupleDesc desc)
 }
 
 /*
+ * A whole tuple is checked as it is, but generated columns would have to be
+ * put into it.
+ */
+static bool
+heap_takes_formed(EtlSink *base, Datum *values, bool *isnull)
+{
+	EtlHeapSink *sink = (EtlHeapSink *) base;
+	TupleConstr *constr = RelationGetDescr(base->target)->constr;
+
+	return !sink->partitioned &&
+		   (constr == NULL || !constr->has_generated_stored) &&
+		   etl_columns_constants(sink->columns, values, isnull);
+}
+
+/*
  * A default that may look at the target must see the rows before its own,
  * so these are written first.
  */
@@ -286,6 +305,8 @@ heap_flush(EtlSink *base)
 
 			for (int row = 0; row < nrows; row++)
 			{
+				if (etl_row_slot_lent(base->slots[row]) != NULL)
+					continue;
 				base->current_row = row;
 				etl_columns_fill_defaults(sink->columns, base->slots[row]);
 			}

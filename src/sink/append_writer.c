@@ -496,10 +496,8 @@ check_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot)
 static bool
 has_no_nulls(TupleTableSlot *slot)
 {
-	HeapTuple tuple = NULL;
+	HeapTuple tuple = etl_row_slot_lent(slot);
 
-	if (TTS_IS_BUFFERTUPLE(slot))
-		tuple = ((BufferHeapTupleTableSlot *) slot)->base.tuple;
 	return tuple != NULL && !HeapTupleHasNulls(tuple) &&
 		   HeapTupleHeaderGetNatts(tuple->t_data) ==
 			   slot->tts_tupleDescriptor->natts;

@@ -102,7 +102,10 @@ single_expression(EtlApplyParser *parser, List *raw)
 	{
 		ResTarget *target = linitial_node(ResTarget, select->targetList);
 
-		if (target->name == NULL && target->indirection == NIL)
+		/* all columns are no expression: the analysis does not expect them */
+		if (target->name == NULL && target->indirection == NIL &&
+			!(IsA(target->val, ColumnRef) &&
+			  IsA(linitial(((ColumnRef *) target->val)->fields), A_Star)))
 			return target->val;
 	}
 	ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
@@ -134,7 +137,15 @@ static void
 parser_context(void *arg)
 {
 	EtlApplyParser *parser = arg;
+	int position = geterrposition();
 
+	/* the place is one in the expression, not in the statement of the user */
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery(parser->text);
+	}
 	if (parser->column == NULL)
 		errcontext("row_filter of table \"%s\"", parser->table);
 	else

@@ -32,7 +32,6 @@
 #include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
 #include "parser/parse_collate.h"
-#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -116,7 +115,7 @@ etl_apply_map(EtlApply *apply, const EtlSourceRelation *relation)
 	EtlApplyMap *map = apply->map;
 
 	if (map != NULL && map->relation == relation &&
-		map->number == relation->number && map->checked == MyProc->lxid &&
+		map->number == relation->number && map->checked == etl_my_lxid() &&
 		map->generation == generation)
 		return map;
 	watch_catalogs();
@@ -124,7 +123,7 @@ etl_apply_map(EtlApply *apply, const EtlSourceRelation *relation)
 	{
 		map->relation = relation;
 		map->number = relation->number;
-		map->checked = MyProc->lxid;
+		map->checked = etl_my_lxid();
 		return map;
 	}
 
@@ -197,7 +196,7 @@ make_map(EtlApply *apply, const EtlSourceRelation *relation)
 	map->apply = apply;
 	map->relation = relation;
 	map->number = relation->number;
-	map->checked = MyProc->lxid;
+	map->checked = etl_my_lxid();
 	map->generation = generation;
 	map->role = GetUserId();
 	map->source = psprintf("%s.%s", relation->schema, relation->name);

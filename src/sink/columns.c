@@ -60,6 +60,31 @@ etl_columns_free(EtlColumns *columns)
 }
 
 /*
+ * Do the columns that are not supplied get the same in each row, without a
+ * look at anything?  Then notes it, by attribute number - 1.
+ */
+bool
+etl_columns_constants(const EtlColumns *columns, Datum *values, bool *isnull)
+{
+	for (int i = 0; i < columns->n_null; i++)
+	{
+		values[columns->null_attnums[i] - 1] = (Datum) 0;
+		isnull[columns->null_attnums[i] - 1] = true;
+	}
+	for (int i = 0; i < columns->n_default; i++)
+	{
+		Expr *expr = columns->default_exprs[i]->expr;
+		int att = columns->default_attnums[i] - 1;
+
+		if (!IsA(expr, Const))
+			return false;
+		values[att] = ((Const *) expr)->constvalue;
+		isnull[att] = ((Const *) expr)->constisnull;
+	}
+	return true;
+}
+
+/*
  * Completes a slot whose supplied columns were filled, up to the defaults,
  * and stores it.  Cannot fail.
  */

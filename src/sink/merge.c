@@ -176,8 +176,7 @@ change_to_jsonb(EtlMerge *merge, const EtlChange *change)
 		TupleDescInitEntry(desc, ++n, time_name,
 						   merge->columns[merge->valid_from].ops.type, -1, 0);
 	}
-	desc->natts = n;
-	BlessTupleDesc(desc);
+	desc = BlessTupleDesc(etl_first_attributes(desc, n));
 	json = DirectFunctionCall1(row_to_json,
 							   heap_copy_tuple_as_datum(heap_form_tuple(desc,
 																		values,

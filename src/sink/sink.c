@@ -116,9 +116,10 @@ etl_sink_next_slot(EtlSink *sink)
 		if (sink->slot_desc == NULL)
 			sink->slot_desc = CreateTupleDescCopyConstr(
 				RelationGetDescr(sink->target));
-		sink->slots[sink->batch_rows] =
-			MakeSingleTupleTableSlot(sink->slot_desc,
-									 table_slot_callbacks(sink->target));
+		if (sink->slot_ops == NULL)
+			sink->slot_ops = table_slot_callbacks(sink->target);
+		sink->slots[sink->batch_rows] = MakeSingleTupleTableSlot(sink->slot_desc,
+																 sink->slot_ops);
 		MemoryContextSwitchTo(oldcontext);
 	}
 	return ExecClearTuple(sink->slots[sink->batch_rows++]);
@@ -156,8 +157,9 @@ etl_sink_add_tuple(EtlSink *sink, TupleTableSlot *slot)
 	if (!sink->takes_seen)
 		return false;
 	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
-	sink->batch_bytes += tuple->t_len;
-	ExecForceStoreHeapTuple(tuple, etl_sink_next_slot(sink), should_free);
+	etl_sink_add_heap_tuple(sink, tuple);
+	if (should_free)
+		heap_freetuple(tuple);
 	return true;
 }
 
@@ -173,8 +175,33 @@ etl_sink_takes_own_tuples(EtlSink *sink)
 void
 etl_sink_add_heap_tuple(EtlSink *sink, HeapTuple tuple)
 {
-	sink->batch_bytes += tuple->t_len;
-	ExecForceStoreHeapTuple(tuple, etl_sink_next_slot(sink), false);
+	HeapTupleHeader copy = MemoryContextAlloc(sink->batch_context, tuple->t_len);
+
+	memcpy(copy, tuple->t_data, tuple->t_len);
+	etl_sink_add_formed(sink, copy, tuple->t_len);
+}
+
+/*
+ * May whole tuples of the target's own layout be added, in a guarded sink,
+ * too?  Then says what the columns get, by attribute number - 1, that are not
+ * supplied.
+ */
+bool
+etl_sink_takes_formed(EtlSink *sink, Datum *values, bool *isnull)
+{
+	return sink->ops->takes_formed != NULL &&
+		   sink->ops->takes_formed(sink, values, isnull);
+}
+
+/*
+ * The next row is this tuple, which is not copied: MAXALIGNed, it stays where it
+ * is until the flush, and its head is written to.
+ */
+void
+etl_sink_add_formed(EtlSink *sink, HeapTupleHeader tuple, uint32 len)
+{
+	sink->batch_bytes += len;
+	etl_row_slot_lend(etl_sink_next_slot(sink), tuple, len);
 }
 
 /*

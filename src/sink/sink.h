@@ -81,7 +81,8 @@ struct EtlSink
 	int current_row;  /* being written, or -1: for error contexts */
 	Size batch_bytes; /* copied into the batch, about */
 	TupleTableSlot **slots;
-	TupleDesc slot_desc;		 /* of their own */
+	TupleDesc slot_desc; /* of their own */
+	const TupleTableSlotOps *slot_ops;
 	MemoryContext batch_context; /* values live here; reset by flush */
 
 	/* for etl_sink_add_tuple() */
@@ -97,6 +98,7 @@ typedef struct EtlSinkOps
 					 const EtlSinkOptions *options);
 	void (*set_columns)(EtlSink *sink, const AttrNumber *attnums, int natts);
 	bool (*takes_tuples)(EtlSink *sink, TupleDesc desc); /* or NULL: none */
+	bool (*takes_formed)(EtlSink *sink, Datum *values, bool *isnull); /* ditto */
 	void (*flush)(EtlSink *sink);
 	void (*close)(EtlSink *sink);
 } EtlSinkOps;
@@ -119,6 +121,9 @@ extern void etl_sink_drop_slot(EtlSink *sink);
 extern bool etl_sink_add_tuple(EtlSink *sink, TupleTableSlot *slot);
 extern bool etl_sink_takes_own_tuples(EtlSink *sink);
 extern void etl_sink_add_heap_tuple(EtlSink *sink, HeapTuple tuple);
+extern bool etl_sink_takes_formed(EtlSink *sink, Datum *values, bool *isnull);
+extern void etl_sink_add_formed(EtlSink *sink, HeapTupleHeader tuple,
+								uint32 len);
 extern void etl_sink_add_value(EtlSink *sink, TupleTableSlot *row,
 							   AttrNumber attnum, Datum value, bool isnull);
 extern bool etl_sink_is_full(const EtlSink *sink);

@@ -15,7 +15,9 @@
  *	- The type's input function, run under a guard (see base/guard.c) that all
  *	  rows of a batch share.  Its error becomes the reject, so that the text
  *	  is the server's own.  Types without a converter, domains among them, take
- *	  this way always.
+ *	  this way always.  PostgreSQL 16 and later report most of these errors
+ *	  without throwing, which saves the rollback; the guard stays for those
+ *	  that are thrown.
  *
  * Order of errors in a row, as in COPY: too many fields; then column by
  * column from the left, conversion or a missing field.
@@ -23,13 +25,10 @@
  * Invariants:
  *	- By-reference values live in the memory context that is current during
  *	  etl_convert(), and survive the rollback of the guard's subtransaction.
- *	- After an error what the input function had cached is thrown away: the
- *	  rollback may have left it half-made.
+ *	- After a rollback what the input function had cached is thrown away: it
+ *	  may be half-made.
  *	- The guard may be open when etl_convert() returns.  Rows must not be
  *	  written before etl_converter_end_batch().
- *
- * PostgreSQL 16 and later can report many input functions' errors without
- * throwing; the guard serves there as well, and for every type.
  *
  *-------------------------------------------------------------------------
  */
@@ -58,11 +57,11 @@ typedef struct InputCall
 	EtlColumnConverter *column;
 	char *string;
 	Datum value;
+	ErrorData *error; /* that was not thrown, or NULL */
 } InputCall;
 
 static void init_column(EtlConverter *converter, EtlColumnConverter *column,
 						Form_pg_attribute att);
-static void choose_fast(EtlColumnConverter *column, Oid type);
 static bool convert_guarded(EtlConverter *converter, EtlColumnConverter *column,
 							const EtlField *field, Datum *value,
 							EtlReject *reject);
@@ -117,21 +116,19 @@ static void
 init_column(EtlConverter *converter, EtlColumnConverter *column,
 			Form_pg_attribute att)
 {
-	column->attnum = att->attnum;
+	etl_column_init_fast(column, att);
 	column->name = pstrdup(NameStr(att->attname));
-	column->typmod = att->atttypmod;
 	column->arena = &converter->arena;
 	getTypeInputInfo(att->atttypid, &column->type_input, &column->type_ioparam);
 	column->strict = func_strict(column->type_input);
-	column->precision = -1;
-	column->scale = -1;
-	column->max_chars = -1;
-	choose_fast(column, att->atttypid);
 }
 
-/* Finds the type's own converter, if it has one, and reads its typmod. */
-static void
-choose_fast(EtlColumnConverter *column, Oid type)
+/*
+ * Finds the type's own converter, if it has one, and reads its typmod.  Looks
+ * at no catalog.
+ */
+void
+etl_column_init_fast(EtlColumnConverter *column, Form_pg_attribute att)
 {
 	static const struct
 	{
@@ -158,13 +155,19 @@ choose_fast(EtlColumnConverter *column, Oid type)
 		{JSONBOID, etl_convert_jsonb},
 	};
 
+	column->attnum = att->attnum;
+	column->typmod = att->atttypmod;
+	column->precision = -1;
+	column->scale = -1;
+	column->max_chars = -1;
+	column->fast = NULL;
 	for (size_t i = 0; i < lengthof(fast_converters); i++)
 	{
-		if (fast_converters[i].type == type)
+		if (fast_converters[i].type == att->atttypid)
 			column->fast = fast_converters[i].fast;
 	}
 
-	switch (type)
+	switch (att->atttypid)
 	{
 		case NUMERICOID:
 			etl_numeric_typmod(column);
@@ -272,14 +275,19 @@ convert_guarded(EtlConverter *converter, EtlColumnConverter *column,
 	call.column = column;
 	call.string = field->data;
 	call.value = (Datum) 0;
-	if (etl_guard_call(&converter->guard, call_input_function, &call, &edata))
+	call.error = NULL;
+	if (!etl_guard_call(&converter->guard, call_input_function, &call, &edata))
+	{
+		MemoryContextDelete(column->io_context);
+		column->io_context = NULL;
+	}
+	else if (call.error != NULL)
+		edata = call.error;
+	else
 	{
 		*value = call.value;
 		return true;
 	}
-
-	MemoryContextDelete(column->io_context);
-	column->io_context = NULL;
 
 	etl_reject_from_error(reject, edata);
 	if (reject->category == ETL_CATEGORY_OTHER)
@@ -296,8 +304,9 @@ call_input_function(void *arg)
 	InputCall *call = arg;
 	EtlColumnConverter *column = call->column;
 
-	call->value = InputFunctionCall(&column->io_function, call->string,
-									column->type_ioparam, column->typmod);
+	call->error = etl_call_input(&column->io_function, call->string,
+								 column->type_ioparam, column->typmod,
+								 &call->value);
 }
 
 /*

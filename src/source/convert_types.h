@@ -54,6 +54,9 @@ struct EtlColumnConverter
 	FmgrInfo io_function;
 };
 
+/* in convert.c */
+extern void etl_column_init_fast(EtlColumnConverter *column,
+								 Form_pg_attribute att);
 extern void *etl_row_alloc_chunk(EtlRowArena *arena, size_t size);
 
 /* Memory for a value; 8-byte aligned, not zeroed. */

@@ -236,7 +236,8 @@ read_rows(RemoteCopy *copy, EtlRemote *remote)
 static char *
 skip_header(char *data, char *end)
 {
-	static const char signature[11] = "PGCOPY\n\377\r\n\0";
+	/* with the zero at its end */
+	static const char signature[] = "PGCOPY\n\377\r\n";
 	uint32 flags;
 	uint32 extension;
 

@@ -108,7 +108,7 @@ used_workers(void)
 
 	for (int i = 1; i <= n; i++)
 	{
-		LocalPgBackendStatus *entry = pgstat_fetch_stat_local_beentry(i);
+		LocalPgBackendStatus *entry = etl_backend_entry(i);
 
 		if (entry != NULL && entry->backendStatus.st_backendType == B_BG_WORKER)
 			used++;

@@ -138,8 +138,9 @@ file_key(const char *path)
 		key = escaped_path(path);
 	if (strlen(key) <= MAX_KEY_LEN)
 		return key;
-	return psprintf("...%016" INT64_MODIFIER "x...%s",
-					hash_bytes_extended((const unsigned char *) path, len, 0),
+	return psprintf("...%016llx...%s",
+					(unsigned long long)
+						hash_bytes_extended((const unsigned char *) path, len, 0),
 					key + pg_mbcliplen(key, (int) strlen(key),
 									   (int) strlen(key) - MAX_KEY_LEN / 2));
 }

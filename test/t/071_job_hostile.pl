@@ -72,7 +72,7 @@ as_worker(q{SELECT etl_job_drop('busy')});
 as_worker(q{SELECT etl_job_create('client', 'on nothing', 'SELECT pg_sleep(600)'), etl_job_run('client')});
 $jobs->wait_for('client', 'running');
 $session = holder(q{SELECT etl_job_alter('client', alert_after => '1 hour')});
-$jobs->sql(q{SELECT pg_terminate_backend(pid) FROM etl_patterns.job_run WHERE job = 'client'});
+$jobs->sql(q{SELECT pg_terminate_backend(pid, 60000) FROM etl_patterns.job_run WHERE job = 'client'});
 my ($status, $out, $err) = $node->psql('postgres', q{SET statement_timeout = '100s'; CALL etl_run_due_jobs()},
 	extra_params => [ '-U', 'worker' ], timeout => 60);
 is($status, 0, 'etl_run_due_jobs() does not wait for who holds a job');
