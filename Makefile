@@ -90,6 +90,7 @@ OBJS += \
 	src/sink/append_writer.o \
 	src/sink/append_guarded.o \
 	src/sink/append_heap.o \
+	src/sink/append_keys.o \
 	src/sink/append_query.o \
 	src/sink/append_sql.o \
 	src/sink/indexes.o \
