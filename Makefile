@@ -76,6 +76,7 @@ OBJS += \
 	src/source/wal_wake.o \
 	src/source/wal_tables.o \
 	src/source/wal_decode.o \
+	src/source/wal_spool.o \
 	src/source/wal_local.o \
 	src/source/wal_remote.o \
 	src/source/wal_publication.o \
@@ -172,6 +173,7 @@ OBJS += \
 	src/flow/cdc_followed.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
+	src/flow/cdc_catch_up.o \
 	src/flow/cdc_error.o \
 	src/flow/cdc_scd2.o \
 	src/flow/cdc_scd2_columns.o \
