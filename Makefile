@@ -5,11 +5,13 @@
 #   make installcheck    run every suite against a server that is running
 #   make demo            see it work on a throw-away server
 #   make test            run every suite on a throw-away server
+#   make test-versions   the suites on each major version that Debian has
 #   make torture         the random and kill -9 tests at full length
 #   make bench           measure against what one would use instead
 #   make lint, format    check, or apply, the code's layout
 #
-# demo, test, torture and bench bring what they need: see test/setup.sh.
+# demo, test, torture and bench bring what they need: see test/setup.sh, and
+# test/versions.sh for test-versions.
 
 EXTENSION = etl_patterns
 MODULE_big = etl_patterns
@@ -297,6 +299,9 @@ SOURCES = $(wildcard $(here)src/*.[ch] $(here)src/*/*.[ch])
 demo test torture bench:
 	$(here)test/setup.sh $@
 
+test-versions:
+	$(here)test/versions.sh
+
 # cppcheck sees none of PostgreSQL's headers: it is told of the macros that
 # stand for syntax, and not that ereport(ERROR) does not come back.
 CPPCHECK_FLAGS = --quiet --error-exitcode=1 --inline-suppr \
@@ -311,4 +316,4 @@ lint:
 format:
 	clang-format -i $(SOURCES)
 
-.PHONY: demo test torture bench lint format
+.PHONY: demo test test-versions torture bench lint format
