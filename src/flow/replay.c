@@ -454,7 +454,7 @@ begin_group(Replay *replay)
 							   replay->file_id),
 						errdetail("How the file was read is no longer known.")));
 	etl_layout_from_jsonb(&replay->layout, layout);
-	options = etl_layout_sink_options(&replay->layout, true, false);
+	options = etl_layout_sink_options(&replay->layout, true, NULL);
 
 	attnums = etl_layout_attnums(&replay->layout, replay->target);
 	replay->nfields = list_length(replay->layout.columns);
