@@ -47,6 +47,9 @@
 #define KEY_TABLES	  2
 #define KEY_QUEUE	  3
 
+/* Milliseconds between two times that a reader shows how far it is. */
+#define SHOW_EVERY 100
+
 /* A reader that was told to end is terminated after so many milliseconds. */
 #define STOP_GRACE 2000
 
@@ -74,6 +77,8 @@ struct EtlWalLink
 	EtlChangeReader *changes;
 	bool has_ended; /* the reader */
 };
+
+void (*etl_wal_show)(const EtlWalControl *control) = NULL;
 
 static void make_segment(EtlWalLink *link, const EtlWalControl *settings,
 						 List *tables);
@@ -438,6 +443,18 @@ read_changes(EtlWalControl *control, shm_mq_handle *queue, List *tables)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+}
+
+void
+etl_wal_looked(const EtlWalControl *control, TimestampTz now)
+{
+	static TimestampTz shown_at = 0;
+
+	if (etl_wal_show == NULL ||
+		!TimestampDifferenceExceeds(shown_at, now, SHOW_EVERY))
+		return;
+	shown_at = now;
+	etl_wal_show(control);
 }
 
 /* Leave an error to the process that applies. */

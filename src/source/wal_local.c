@@ -445,6 +445,7 @@ look_around(TimestampTz now)
 	SpinLockRelease(&control->mutex);
 	if (stop)
 		etl_wal_leave();
+	etl_wal_looked(control, now);
 	if (is_decoding && flushed > confirmed)
 	{
 		LogicalConfirmReceivedLocation(flushed);

@@ -641,6 +641,7 @@ look_around(TimestampTz now)
 	SpinLockRelease(&control->mutex);
 	if (stop)
 		etl_wal_leave();
+	etl_wal_looked(control, now);
 	if (flushed > confirmed ||
 		TimestampDifferenceExceeds(status_at, now, (int) status_every))
 		send_status(now, false);
