@@ -95,8 +95,12 @@ extern void etl_wal_link_stop(EtlWalLink *link);
 
 extern PGDLLEXPORT void etl_wal_reader_main(Datum main_arg);
 
-/* For readers: they have written into control how far they are. */
-extern void etl_wal_looked(const EtlWalControl *control, TimestampTz now);
+/*
+ * For readers: tell how far they are, and up to where all is applied and safe.
+ * Does not come back if nobody wants changes any more.
+ */
+extern XLogRecPtr etl_wal_look(EtlWalControl *control, XLogRecPtr read,
+							   XLogRecPtr wal_end, TimestampTz now);
 
 /* ------------------------------------------------------------------ */
 /* in wal_local.c and wal_remote.c: until told to stop; throw errors     */

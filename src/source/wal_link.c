@@ -37,7 +37,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "source/wal.h"
+#include "source/wal_private.h"
 
 #define READER "etl_patterns cdc reader"
 
@@ -445,16 +445,31 @@ read_changes(EtlWalControl *control, shm_mq_handle *queue, List *tables)
 	PG_END_TRY();
 }
 
-void
-etl_wal_looked(const EtlWalControl *control, TimestampTz now)
+/* See what the process that applies says, and tell how far we are. */
+XLogRecPtr
+etl_wal_look(EtlWalControl *control, XLogRecPtr read, XLogRecPtr wal_end,
+			 TimestampTz now)
 {
 	static TimestampTz shown_at = 0;
+	XLogRecPtr flushed;
+	bool stop;
 
-	if (etl_wal_show == NULL ||
-		!TimestampDifferenceExceeds(shown_at, now, SHOW_EVERY))
-		return;
-	shown_at = now;
-	etl_wal_show(control);
+	SpinLockAcquire(&control->mutex);
+	flushed = control->flushed;
+	stop = control->stop;
+	control->read = read;
+	control->wal_end = wal_end;
+	control->read_time = now;
+	SpinLockRelease(&control->mutex);
+	if (stop)
+		etl_wal_leave();
+	if (etl_wal_show != NULL &&
+		TimestampDifferenceExceeds(shown_at, now, SHOW_EVERY))
+	{
+		shown_at = now;
+		etl_wal_show(control);
+	}
+	return flushed;
 }
 
 /* Leave an error to the process that applies. */
