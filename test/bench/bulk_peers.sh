@@ -59,7 +59,7 @@ find_contestants()
 	fi
 	so=$("${PG_CONFIG:-pg_config}" --pkglibdir)/pg_bulkload.so
 	if [ -f "$so" ]; then
-		sql -c 'CREATE EXTENSION IF NOT EXISTS pg_bulkload' -c "ALTER SYSTEM SET search_path = '\"\$user\", public'"
+		sql -c 'CREATE EXTENSION IF NOT EXISTS pg_bulkload'
 		all+=(bulkload_direct bulkload_parallel bulkload_buffered)
 	else
 		echo 'pg_bulkload is missing (see BULKLOAD_SOURCE=)'
