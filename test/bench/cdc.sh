@@ -57,6 +57,7 @@ declare -A stop_of=(
 )
 declare -A database_of=([ours]=source [native]=native [pglogical]=pglogical)
 declare -A schema_of=([ours]=target [native]=public [pglogical]=public)
+declare -A slot_of=([ours]='^etl_' [native]='^native$' [pglogical]='^pgl_')
 declare -A kinds_of=(
 	[ours]='^etl_patterns cdc'
 	[native]='^(walsender|logical replication worker)'
@@ -88,6 +89,20 @@ stop_consumer()
 {
 	quietly "${database_of[$1]}" "${stop_of[$1]}"
 	wait_until source "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type ~ '${kinds_of[$1]}'"
+}
+
+# Until the slot is behind what was drained, or else it is read once more after
+# the next start.
+settle()
+{
+	local end deadline=$((SECONDS + 20))
+
+	end=$(sql -d source -c 'SELECT pg_current_wal_insert_lsn()')
+	until [ "$(sql -d source -c "SELECT restart_lsn >= '$end' FROM pg_replication_slots WHERE slot_name ~ '${slot_of[$1]}'")" = t ] ||
+		[ $SECONDS -ge $deadline ]; do
+		sql -d source -c CHECKPOINT	# which logs what runs: nothing
+		sleep 0.3
+	done
 }
 
 # A server with the source, its copies, and all consumers, stopped; settings may
@@ -211,12 +226,13 @@ contest()
 {
 	start_contest ${pglogical:+'pglogical.conflict_resolution = error'}
 	while [ $# -gt 0 ]; do
-		compete "$1" "$2"
+		compete "$@"
 		shift 2
 	done
 	stop_server
 }
 
+# compete NAME WORK [what comes next]
 compete()
 {
 	local i j who n=${#participants[@]}
@@ -231,6 +247,7 @@ compete()
 			drain "$who"
 			walls[$who]+="$wall " cpus[$who]+="$cpu " wall_of[$who]=$wall
 			[ -z "${VERBOSE:-}" ] || printf '# %s %s: %s s, cpu %s\n' "$1" "$who" "$wall" "$cpu"
+			if [ $# -gt 2 ] || [ $((i + 1)) -lt "$rounds" ]; then settle "$who"; fi
 			stop_consumer "$who"
 		done
 		for who in "${participants[@]}"; do

@@ -327,7 +327,8 @@ sub run
 
 	note("seed $seed, $rounds rounds");
 	srand($seed);
-	$server = Cdc::start($name, $conf . 'synchronous_commit = ' . pick('on', 'off') . "\n");
+	$server = Cdc::start($name, $conf . 'synchronous_commit = ' . pick('on', 'off') . "\n"
+		. 'logical_decoding_work_mem = ' . pick("'64kB'", "'64MB'") . "\n");
 	$node = $server->{node};
 	$node->safe_psql('postgres', $schema);
 	wait_until($node, q{SELECT has_slot FROM etl_patterns.cdc_pipeline WHERE pipeline = 'appends'}, 'appends has its slot');
