@@ -43,3 +43,6 @@ AS 'MODULE_PATHNAME'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION etl_bulk_copy IS
     'loads CSV files of the server into a table, each file once, with rejected rows as dead letters';
+
+COMMENT ON FUNCTION etl_dead_letter_replay IS
+    'loads or applies pending dead letters again, as the load or the CDC pipeline that rejected them would now';
