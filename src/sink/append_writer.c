@@ -284,6 +284,10 @@ open_target(EtlHeapWriter *writer, Relation target)
 		(target->rd_createSubid != InvalidSubTransactionId ||
 		 etl_rd_first_new_storage_subid(target) != InvalidSubTransactionId))
 		writer->options |= TABLE_INSERT_SKIP_FSM;
+
+	/* Not in a subtransaction that may be rolled back while the storage stays. */
+	if (writer->sink->base.options.freeze && etl_sink_may_freeze(target))
+		writer->options |= TABLE_INSERT_FROZEN;
 }
 
 /* Forgets the indexes that etl_indexes_rebuild() will build anew. */

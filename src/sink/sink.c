@@ -14,6 +14,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
+#include "catalog/pg_am.h"
 #include "foreign/fdwapi.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
@@ -22,6 +23,8 @@
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
 
 /* A batch of copied rows holds no more bytes, so that its memory stays small. */
 #define MAX_BATCH_BYTES (1024 * 1024)
@@ -68,6 +71,50 @@ etl_sink_check_privileges(Relation target, const AttrNumber *attnums, int natts,
 	if (!target->rd_islocaltemp)
 		PreventCommandIfReadOnly("INSERT");
 	PreventCommandIfParallelMode("INSERT");
+}
+
+/*
+ * Does a rollback of what is written now take the table's storage with it?
+ * Then nobody else can see the rows before the commit, frozen or not.
+ */
+bool
+etl_sink_may_freeze(Relation target)
+{
+	SubTransactionId now = GetCurrentSubTransactionId();
+
+	return target->rd_createSubid == now ||
+		   etl_rd_new_storage_subid(target) == now;
+}
+
+/*
+ * May rows go into the target as if they had always been there?  As with
+ * COPY's FREEZE nothing in this transaction may read it with a snapshot from
+ * before.
+ */
+void
+etl_sink_check_freeze(Relation target)
+{
+	if (target->rd_rel->relkind != RELKIND_RELATION ||
+		target->rd_rel->relam != HEAP_TABLE_AM_OID)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot freeze rows of \"%s\"",
+						RelationGetRelationName(target)),
+				 errdetail("Only the rows of a plain table can be frozen.")));
+	InvalidateCatalogSnapshot();
+	if (!ThereAreNoPriorRegisteredSnapshots() || !ThereAreNoReadyPortals())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg(
+					 "cannot freeze rows because of prior transaction activity"),
+				 errhint(
+					 "Close all cursors, and call the function at the top level.")));
+	if (!etl_sink_may_freeze(target))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot freeze rows because table \"%s\" was not created or truncated in the current subtransaction",
+						RelationGetRelationName(target)),
+				 errhint("Begin a transaction, truncate the table, then load.")));
 }
 
 /*
