@@ -143,18 +143,13 @@ etl_sink_open(Relation target, const AttrNumber *attnums, int natts,
 	return sink;
 }
 
-/*
- * The slot of the next row.  The caller fills tts_values and tts_isnull of
- * the supplied columns only, and stores nothing; by-reference values live in
- * sink->batch_context.  It must flush when batch_rows reaches batch_limit:
- * the sink cannot do it, since what rows refer to is the caller's.
- */
-TupleTableSlot *
-etl_sink_next_slot(EtlSink *sink)
+/* The slot of the next row, with what it held before. */
+static TupleTableSlot *
+take_slot(EtlSink *sink)
 {
 	if (sink->batch_rows >= sink->batch_limit)
 		elog(ERROR, "batch of %d rows was not flushed", sink->batch_rows);
-	if (sink->slots[sink->batch_rows] == NULL)
+	if (unlikely(sink->slots[sink->batch_rows] == NULL))
 	{
 		MemoryContext oldcontext;
 
@@ -169,7 +164,19 @@ etl_sink_next_slot(EtlSink *sink)
 																 sink->slot_ops);
 		MemoryContextSwitchTo(oldcontext);
 	}
-	return ExecClearTuple(sink->slots[sink->batch_rows++]);
+	return sink->slots[sink->batch_rows++];
+}
+
+/*
+ * The slot of the next row.  The caller fills tts_values and tts_isnull of
+ * the supplied columns only, and stores nothing; by-reference values live in
+ * sink->batch_context.  It must flush when batch_rows reaches batch_limit:
+ * the sink cannot do it, since what rows refer to is the caller's.
+ */
+TupleTableSlot *
+etl_sink_next_slot(EtlSink *sink)
+{
+	return ExecClearTuple(take_slot(sink));
 }
 
 /* Takes back the slot given last: its row is not to be written. */
@@ -248,7 +255,7 @@ void
 etl_sink_add_formed(EtlSink *sink, HeapTupleHeader tuple, uint32 len)
 {
 	sink->batch_bytes += len;
-	etl_row_slot_lend(etl_sink_next_slot(sink), tuple, len);
+	etl_row_slot_lend(take_slot(sink), tuple, len);
 }
 
 /*
