@@ -291,13 +291,18 @@ start_latency()
 follow()
 {
 	local database=${database_of[$1]} schema=${schema_of[$1]} from before rate=${3#0}
+	local script="$draw
+begin; $update $insert commit;"
 
+	# it has seen all tables, and is idle
+	bench "$script" 1 10
 	put_mark
 	drain "$1"
+	sleep 1
 	from=$(sql -d source -c 'SELECT coalesce(max(id), 0) FROM ev')
 	before=$(sql -d source -c "SELECT cpu_of('${kinds_of[$1]}')")
 	pgbench -n -c "$2" -j 1 -T "$seconds_each" ${rate:+-R "$rate"} \
-		-f <(printf '%s\n' "$draw" "begin; $update $insert commit;") source >"$work/pgbench.log" 2>&1
+		-f <(printf '%s\n' "$script") source >"$work/pgbench.log" 2>&1
 	put_mark
 	drain "$1" ''
 	stop_consumer "$1"
