@@ -5,13 +5,15 @@
 #   make installcheck    run every suite against a server that is running
 #   make demo            see it work on a throw-away server
 #   make test            run every suite on a throw-away server
+#   make test-versions   the suites on each major version that Debian has
 #   make torture         the random and kill -9 tests at full length
 #   make bench           measure against what one would use instead
 #   make lint, format    check, or apply, the code's layout
 #   make dist            an archive for PGXN
 #   make deb             a Debian package, for the PostgreSQL of PG_CONFIG
 #
-# demo, test, torture and bench bring what they need: see test/setup.sh.
+# demo, test, torture and bench bring what they need: see test/setup.sh, and
+# test/versions.sh for test-versions.
 
 EXTENSION = etl_patterns
 MODULE_big = etl_patterns
@@ -90,6 +92,7 @@ OBJS += \
 	src/sink/append_writer.o \
 	src/sink/append_guarded.o \
 	src/sink/append_heap.o \
+	src/sink/append_keys.o \
 	src/sink/append_query.o \
 	src/sink/append_sql.o \
 	src/sink/indexes.o \
@@ -118,6 +121,7 @@ OBJS += \
 	src/sink/apply_expression.o \
 	src/sink/apply_map.o \
 	src/sink/apply_write.o \
+	src/sink/change_letter.o \
 	src/sink/apply_event.o \
 	src/sink/apply_changelog.o \
 	src/sink/apply_function.o \
@@ -142,6 +146,7 @@ OBJS += \
 	src/flow/after_load.o \
 	src/flow/dead_letter.o \
 	src/flow/replay.o \
+	src/flow/replay_changes.o \
 	src/flow/infer.o \
 	src/flow/watermark.o \
 	src/flow/incremental_pull.o \
@@ -173,7 +178,9 @@ OBJS += \
 	src/flow/cdc_followed.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
+	src/flow/cdc_catch_up.o \
 	src/flow/cdc_error.o \
+	src/flow/cdc_letters.o \
 	src/flow/cdc_scd2.o \
 	src/flow/cdc_scd2_columns.o \
 	src/flow/cdc_changelog.o \
@@ -312,6 +319,8 @@ demo test torture bench:
 
 dist deb:
 	$(here).package/build $@
+test-versions:
+	$(here)test/versions.sh
 
 # cppcheck sees none of PostgreSQL's headers: it is told of the macros that
 # stand for syntax, and not that ereport(ERROR) does not come back.
@@ -328,3 +337,4 @@ format:
 	clang-format -i $(SOURCES)
 
 .PHONY: demo test torture bench lint format dist deb
+.PHONY: demo test test-versions torture bench lint format

@@ -66,7 +66,7 @@ BEGIN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
                 hint = PG_EXCEPTION_HINT;
             outcome := concat_ws(e'\n', format('ERROR %s: %s', SQLSTATE, message),
-                'DETAIL: ' || nullif(detail, ''), 'HINT: ' || nullif(hint, ''));
+                'DETAIL: ' || nullif(detail, ''), 'HINT: ' || mask(nullif(hint, '')));
             has := NULL;
         END;
         IF way = 'general' THEN

@@ -27,17 +27,23 @@ typedef struct EtlCopySnapshot
 	uint64 *xip; /* in order */
 } EtlCopySnapshot;
 
+/* Changes of a table that wait in the dead letters. */
+typedef struct EtlCdcLetters EtlCdcLetters;
+
 /* One table of a pipeline, with its sink. */
 typedef struct EtlCdcFollowed
 {
 	EtlCdcTable *table;
 	EtlApply *apply;
-	EtlCopySnapshot *copy; /* NULL: no transaction was seen by a copy */
-	XLogRecPtr copy_end;   /* what commits later was not; 0: not known */
+	EtlCopySnapshot *copy;		/* NULL: no transaction was seen by a copy */
+	XLogRecPtr copy_end;		/* what commits later was not; 0: not known */
+	EtlCopySnapshot *copied_as; /* while the stream catches up with a copy */
 	bool is_in_batch;
 	bool is_pending; /* its sink was given what it has not written */
 	bool is_stale;	 /* the target may have changed: begin with a new state */
 	bool is_ready;	 /* its sink has looked at the target */
+	EtlCdcLetters *letters; /* NULL: none wait, or they are of no interest */
+	int64 before_letter; /* changes are later than those with smaller numbers */
 } EtlCdcFollowed;
 
 typedef enum EtlCdcDoing
@@ -52,6 +58,7 @@ typedef enum EtlCdcResult
 	ETL_CDC_NOTHING, /* to do for now */
 	ETL_CDC_DONE,	 /* something; there may be more */
 	ETL_CDC_ENDED,	 /* the stream */
+	ETL_CDC_BEHIND,	 /* the stream is to be applied up to copy_after first */
 	ETL_CDC_CHANGED	 /* the pipeline, or its tables: to be loaded anew */
 } EtlCdcResult;
 
@@ -80,9 +87,10 @@ typedef struct EtlCdcApplier
 	bool in_source_xact;
 	bool passes; /* this transaction is skipped */
 	EtlSourceXact xact;
-	XLogRecPtr position; /* all that ends before it was taken */
-	XLogRecPtr applied;	 /* and committed, or was of no interest */
-	XLogRecPtr saved;	 /* what the row says */
+	const char *source_db; /* of another server */
+	XLogRecPtr position;   /* all that ends before it was taken */
+	XLogRecPtr applied;	   /* and committed, or was of no interest */
+	XLogRecPtr saved;	   /* what the row says */
 	EtlCdcCommit commits[ETL_CDC_COMMITS];
 	int ncommits;
 	XLogRecPtr last_local; /* the end of our last commit */
@@ -94,15 +102,23 @@ typedef struct EtlCdcApplier
 	MemoryContext batch_context;
 	int64 xacts;
 	int64 changes[5];
-	int64 added;	/* since memory was last looked at */
-	bool any_order; /* a table of the batch is in_order */
+	int64 added;		 /* since memory was last looked at */
+	bool any_order;		 /* a table of the batch is in_order */
+	List *overtaken;	 /* dead letters, see cdc_letters.c */
+	bool holds_triggers; /* AFTER triggers fire when all is written */
 	TimestampTz source_time;
+
+	/* copies that refer to tables that are followed */
+	XLogRecPtr copy_after; /* they are made when this is applied */
+	List *kept;			   /* to be applied behind the copy */
+	Size kept_bytes;
 
 	/* the search for a change that fails; positions of commit records */
 	XLogRecPtr search_until; /* one transaction at a time, up to this one */
 	XLogRecPtr alone;		 /* this one change by change */
 	bool copies_alone;		 /* row by row */
 	Jsonb *failed_change;	 /* was found */
+	bool cannot_read;		 /* it is in what the reader was sent */
 	MemoryContext error_context;
 } EtlCdcApplier;
 
@@ -128,6 +144,11 @@ extern EtlCdcPipeline *etl_cdc_finish(EtlCdcApplier *applier);
 extern void etl_cdc_store_progress(EtlCdcApplier *applier,
 								   EtlCdcPipeline *pipeline);
 extern void etl_cdc_commit(EtlCdcApplier *applier);
+extern void etl_cdc_commit_position(EtlCdcApplier *applier,
+									EtlCdcPipeline *pipeline);
+extern bool etl_cdc_take_until(EtlCdcApplier *applier, XLogRecPtr end);
+extern void etl_cdc_hold_triggers(EtlCdcApplier *applier);
+extern void etl_cdc_fire_triggers(EtlCdcApplier *applier);
 
 /* in cdc_followed.c */
 extern EtlCdcFollowed *etl_cdc_follow_table(EtlCdcApplier *applier,
@@ -143,7 +164,16 @@ extern EtlSourceRelation *etl_cdc_describe(Relation source,
 extern EtlCopySnapshot *etl_copy_snapshot_parse(const char *text);
 extern bool etl_copy_snapshot_sees(const EtlCopySnapshot *snapshot,
 								   TransactionId xid);
+extern bool etl_cdc_refers_to(const EtlCdcTable *one, const EtlCdcTable *other);
 extern EtlCdcResult etl_cdc_copy(EtlCdcApplier *applier);
+
+/* in cdc_catch_up.c; a transaction is open */
+extern bool etl_cdc_must_catch_up(const EtlCdcApplier *applier, List *group);
+extern bool etl_cdc_catch_up(EtlCdcApplier *applier, List *group,
+							 const char *snapshot, XLogRecPtr end);
+extern void etl_cdc_keep(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+						 const EtlChangeEvent *event);
+extern void etl_cdc_apply_kept(EtlCdcApplier *applier);
 
 /* in cdc_copy_remote.c: the source of a copy on another server */
 typedef struct EtlRemoteTable EtlRemoteTable;
@@ -157,9 +187,25 @@ extern void etl_cdc_remote_rows(EtlRemoteTable *table, EtlRowCall call,
 								void *arg);
 extern void etl_cdc_remote_close(EtlRemoteTable *table);
 
+/* in cdc_letters.c */
+extern void etl_cdc_letters_load(EtlCdcApplier *applier,
+								 EtlCdcFollowed *followed);
+extern void etl_cdc_letters_add(EtlCdcApplier *applier, Oid target,
+								int64 letter_id, Jsonb *payload);
+extern void etl_cdc_letters_check(EtlCdcFollowed *followed,
+								  const EtlChangeEvent *event);
+extern void etl_cdc_overtake(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+							 const EtlChangeEvent *event);
+extern void etl_cdc_letters_copied(EtlCdcApplier *applier,
+								   EtlCdcFollowed *followed, XLogRecPtr lsn);
+extern void etl_cdc_letters_write(EtlCdcApplier *applier);
+
 /* in cdc_error.c */
+extern ErrorData *etl_cdc_try(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+							  const EtlChangeEvent *event);
 extern bool etl_cdc_add_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 							  const EtlChangeEvent *event);
+extern void etl_cdc_reject(EtlReject *reject, const ErrorData *error);
 extern void etl_cdc_context(void *arg);
 extern bool etl_cdc_search(EtlCdcApplier *applier, const ErrorData *error);
 extern void etl_cdc_write_error(EtlCdcApplier *applier, const ErrorData *error,

@@ -64,8 +64,10 @@ static void set_state(EtlCdcState state);
 static void begin_stream(void);
 static bool has_slot(void);
 static bool is_reported(void);
+static void name_source(void);
 static void copy_tables(void);
-static void apply(void);
+static void apply(XLogRecPtr until);
+static void throw_end(void);
 static void stop_reader(void);
 static void publish(void);
 static void wait_for_changes(void);
@@ -151,7 +153,7 @@ follow(void)
 			reload = false;
 			begin_stream();
 			copy_tables();
-			apply();
+			apply(InvalidXLogRecPtr);
 			stop_reader();
 			is_wanted = load();
 		}
@@ -283,6 +285,7 @@ begin_stream(void)
 	settings.create_slot = !pipeline->has_slot;
 	settings.start = applier->applied;
 	pair = etl_wal_link_start(&settings, tables_to_read());
+	etl_applier_paired();
 	MemoryContextSwitchTo(context);
 	MemoryContextReset(applier->batch_context);
 
@@ -290,6 +293,8 @@ begin_stream(void)
 		wait_for_changes();
 	while (settings.is_remote && !is_reported())
 		wait_for_changes();
+	if (settings.is_remote)
+		name_source();
 	etl_cdc_applier_follow(applier, etl_wal_link_changes(pair));
 }
 
@@ -345,6 +350,19 @@ is_reported(void)
 	return reports;
 }
 
+/* Changes tell the name of the database that they come from. */
+static void
+name_source(void)
+{
+	static char name[NAMEDATALEN];
+	ListCell *lc;
+
+	strlcpy(name, etl_wal_link_control(pair)->source_db, NAMEDATALEN);
+	applier->source_db = name;
+	foreach(lc, applier->tables)
+		((EtlCdcFollowed *) lfirst(lc))->apply->source_db = name;
+}
+
 /* Copy what is new. */
 static void
 copy_tables(void)
@@ -363,7 +381,11 @@ copy_tables(void)
 		serve_signals();
 		publish();
 		result = etl_cdc_copy(applier);
-		is_new = result == ETL_CDC_DONE;
+		if (result == ETL_CDC_ENDED)
+			throw_end();
+		if (result == ETL_CDC_BEHIND)
+			apply(applier->copy_after);
+		is_new = result == ETL_CDC_DONE || result == ETL_CDC_BEHIND;
 		reload |= result == ETL_CDC_CHANGED;
 		pgstat_report_stat(false);
 	}
@@ -371,22 +393,28 @@ copy_tables(void)
 		set_state(ETL_CDC_RUNNING);
 }
 
-/* Apply what comes, until the pipeline is to be read anew. */
+/* What went wrong is not the fault of a change. */
 static void
-apply(void)
+throw_end(void)
 {
-	while (!reload)
+	etl_cdc_applier_abort(applier);
+	etl_wal_link_throw(pair);
+}
+
+/*
+ * Apply what comes, until the pipeline is to be read anew, or up to a position.
+ */
+static void
+apply(XLogRecPtr until)
+{
+	while (!reload && (until == InvalidXLogRecPtr || applier->applied < until))
 	{
 		EtlCdcResult result;
 
 		serve_signals();
 		result = etl_cdc_apply(applier);
 		if (result == ETL_CDC_ENDED)
-		{
-			/* what went wrong is not the fault of a change */
-			etl_cdc_applier_abort(applier);
-			etl_wal_link_throw(pair);
-		}
+			throw_end();
 		reload |= result == ETL_CDC_CHANGED ||
 				  !etl_cdc_save(applier,
 								applier->pipeline->error_message != NULL &&
@@ -489,6 +517,9 @@ give_up(ErrorData *error)
 	bool is_ours = applier->doing != ETL_CDC_WAITS;
 	bool searches = etl_cdc_search(applier, error);
 
+	/* data that cannot be read will not be others the next time */
+	applier->cannot_read = !is_ours && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+										   ERRCODE_DATA_EXCEPTION;
 	etl_cdc_applier_abort(applier);
 	if (pair != NULL && etl_wal_link_control(pair)->slot_lost)
 		state = ETL_CDC_LOST;
@@ -496,7 +527,8 @@ give_up(ErrorData *error)
 	if (searches)
 		return false;
 
-	if (state != ETL_CDC_LOST && is_ours && etl_error_is_row_fault(error))
+	if (state != ETL_CDC_LOST && (is_ours || applier->cannot_read) &&
+		etl_error_is_row_fault(error))
 		state = ETL_CDC_PAUSED;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());

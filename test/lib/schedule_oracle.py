@@ -58,6 +58,7 @@ class Field:
         self.values = set()
         self.last = False       # L
         self.last_weekdays = set()
+        self.lone_range = False  # 8-8
         items = [self.item() for _ in range(random.choice((1, 1, 1, 2, 3)))]
         self.text = ",".join(items)
         self.star = self.text[0] == "*"
@@ -66,7 +67,7 @@ class Field:
 
     def set(self, text, values):
         self.text, self.values, self.star = text, set(values), text[0] == "*"
-        self.last, self.last_weekdays = False, set()
+        self.last, self.last_weekdays, self.lone_range = False, set(), False
         self.odd_star, self.full = False, len(self.values) == self.high - self.low + 1
 
     def word(self, value):
@@ -89,6 +90,7 @@ class Field:
             self.values.add(value)
             return self.word(value)
         a, b = sorted(random.randint(low, high) for _ in "ab")
+        self.lone_range |= a == b
         step = random.randint(1, 5)
         step = min(step, high - low + 1)
         self.values |= set(range(a, b + 1, step))
@@ -182,6 +184,9 @@ class Cron:
         """As croniter writes it, or None where it is known to differ."""
         day, weekday = self.day, self.weekday
         if any(f.odd_star for f in self.fields):
+            return None
+        # Its newer versions take "8-8" for all values.
+        if any(f.lone_range for f in self.fields):
             return None
         # It takes all values for "*".
         if not self.both and (day.full or len(weekday.values) == 7):
