@@ -319,6 +319,7 @@ demo test torture bench:
 
 dist deb:
 	$(here).package/build $@
+
 test-versions:
 	$(here)test/versions.sh
 
@@ -336,5 +337,4 @@ lint:
 format:
 	clang-format -i $(SOURCES)
 
-.PHONY: demo test torture bench lint format dist deb
-.PHONY: demo test test-versions torture bench lint format
+.PHONY: demo test test-versions torture bench lint format dist deb
