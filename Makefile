@@ -9,6 +9,8 @@
 #   make torture         the random and kill -9 tests at full length
 #   make bench           measure against what one would use instead
 #   make lint, format    check, or apply, the code's layout
+#   make dist            an archive for PGXN
+#   make deb             a Debian package, for the PostgreSQL of PG_CONFIG
 #
 # demo, test, torture and bench bring what they need: see test/setup.sh, and
 # test/versions.sh for test-versions.
@@ -45,7 +47,10 @@ OBJS += \
 	src/source/stream.o \
 	src/source/files.o \
 	src/source/csv_reader.o \
+	src/source/csv_plain.o \
+	src/source/csv_scan.o \
 	src/source/csv_resync.o \
+	src/source/csv_part.o \
 	src/source/csv_split.o \
 	src/source/encoding.o \
 	src/source/convert.o \
@@ -54,6 +59,11 @@ OBJS += \
 	src/source/convert_text.o \
 	src/source/convert_json.o \
 	src/source/row_form.o \
+	src/source/feed.o \
+	src/source/bulk_pack.o \
+	src/source/bulk_workers.o \
+	src/source/bulk_worker.o \
+	src/source/bulk_feed.o \
 	src/source/rows.o \
 	src/source/site.o \
 	src/source/site_local.o \
@@ -68,6 +78,7 @@ OBJS += \
 	src/source/wal_wake.o \
 	src/source/wal_tables.o \
 	src/source/wal_decode.o \
+	src/source/wal_spool.o \
 	src/source/wal_local.o \
 	src/source/wal_remote.o \
 	src/source/wal_publication.o \
@@ -129,6 +140,7 @@ OBJS += \
 	src/flow/load.o \
 	src/flow/bulk_copy.o \
 	src/flow/bulk_file.o \
+	src/flow/bulk_parallel.o \
 	src/flow/after_load.o \
 	src/flow/dead_letter.o \
 	src/flow/replay.o \
@@ -163,6 +175,7 @@ OBJS += \
 	src/flow/cdc_followed.o \
 	src/flow/cdc_copy.o \
 	src/flow/cdc_copy_remote.o \
+	src/flow/cdc_catch_up.o \
 	src/flow/cdc_error.o \
 	src/flow/cdc_scd2.o \
 	src/flow/cdc_scd2_columns.o \
@@ -254,7 +267,8 @@ TAP_TESTS = 1
 # The long versions are for make torture, which names them itself.
 PROVE_TESTS = $(patsubst $(here)%,%,$(filter-out %_torture.pl,$(sort $(wildcard $(here)test/t/*.pl))))
 
-EXTRA_CLEAN = output_iso results regression.diffs regression.out tmp_check
+EXTRA_CLEAN = output_iso results regression.diffs regression.out tmp_check \
+	$(EXTENSION)-*.zip postgresql-*-etl-patterns_*.deb
 
 # A fresh machine has neither pg_config nor PGXS: then only the targets that
 # install them work.
@@ -302,6 +316,9 @@ demo test torture bench:
 test-versions:
 	$(here)test/versions.sh
 
+dist deb:
+	$(here).package/build $@
+
 # cppcheck sees none of PostgreSQL's headers: it is told of the macros that
 # stand for syntax, and not that ereport(ERROR) does not come back.
 CPPCHECK_FLAGS = --quiet --error-exitcode=1 --inline-suppr \
@@ -316,4 +333,4 @@ lint:
 format:
 	clang-format -i $(SOURCES)
 
-.PHONY: demo test test-versions torture bench lint format
+.PHONY: demo test test-versions torture bench lint format dist deb

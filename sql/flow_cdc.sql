@@ -220,6 +220,9 @@ SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'mirror', '{"conflicts
 SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', row_filter => 'nothing > 1');
 SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', row_filter => 'amount');
 SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', columns => '{"amount": "nothing"}');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', columns => '{"status": {"expr": "*"}}');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', columns => '{"status": {"expr": "orders.*"}}');
+SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', row_filter => '*');
 SELECT etl_cdc_add_table('sales', 'shop.days', 'keyless');
 SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'scd2');
 SELECT etl_cdc_add_table('sales', 'shop.orders', 'third', 'changelog');

@@ -79,7 +79,11 @@ SELECT try('SELECT * FROM etl_bulk_copy(0, ''/x'')');
 SELECT try('SELECT * FROM etl_bulk_copy(4294967295, ''/x'')');
 SELECT count(*) FROM t;
 
--- workers are accepted, and the run says what was done with them.
-SELECT load('t', 't.csv', 'workers => 4, force => true');
-SELECT detail -> 'workers' FROM etl_patterns.run ORDER BY run_id DESC LIMIT 1;
+-- The run says what was done with workers: t has a generated column.
+CREATE TABLE plain (a int, b text);
+SELECT load('plain', 't.csv', 'workers => 1');
+SELECT load('plain', 't.csv', 'force => true');
+SELECT load('plain', 't.csv', 'workers => 1, force => true, encoding => ''latin1''');
+SELECT load('t', 't.csv', 'workers => 1, force => true');
+SELECT detail -> 'workers' FROM etl_patterns.run ORDER BY run_id DESC LIMIT 4;
 \i :end

@@ -22,7 +22,9 @@
 PG_MODULE_MAGIC;
 
 int etl_merge_path = ETL_MERGE_PATH_AUTO;
+int etl_csv_scan_way = ETL_CSV_SCAN_AUTO;
 int etl_horizon_guard = 100;
+int etl_bulk_piece_size = 1024 * 1024;
 bool etl_scheduler_enabled = true;
 bool etl_superuser_jobs = true;
 int etl_max_running_jobs = 32;
@@ -40,6 +42,13 @@ char *etl_event_payload;
 static const struct config_enum_entry merge_path_options[] = {
 	{"auto", ETL_MERGE_PATH_AUTO, false},
 	{"general", ETL_MERGE_PATH_GENERAL, false},
+	{NULL, 0, false},
+};
+
+static const struct config_enum_entry csv_scan_options[] = {
+	{"auto", ETL_CSV_SCAN_AUTO, false},
+	{"portable", ETL_CSV_SCAN_PORTABLE, false},
+	{"none", ETL_CSV_SCAN_NONE, false},
 	{NULL, 0, false},
 };
 
@@ -61,6 +70,12 @@ _PG_init(void)
 							 &etl_merge_path, ETL_MERGE_PATH_AUTO,
 							 merge_path_options, PGC_USERSET, 0, NULL, NULL,
 							 NULL);
+	DefineCustomEnumVariable(ETL_SCHEMA ".csv_scan",
+							 "Sets how the bytes of CSV files are looked at.",
+							 "For tests: the records are the same.",
+							 &etl_csv_scan_way, ETL_CSV_SCAN_AUTO,
+							 csv_scan_options, PGC_USERSET, GUC_NOT_IN_SAMPLE,
+							 NULL, NULL, NULL);
 	DefineCustomIntVariable(ETL_SCHEMA ".horizon_guard",
 							"Sets how old a row must be for a pull with safety "
 							"'horizon' to read it while other sessions are "
@@ -69,6 +84,12 @@ _PG_init(void)
 							"showing the start of its transaction.",
 							&etl_horizon_guard, 100, 0, 60000, PGC_USERSET,
 							GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable(ETL_SCHEMA ".bulk_piece_size",
+							"Sets the size of the pieces into which the "
+							"workers of a bulk load cut a file.",
+							"For tests.", &etl_bulk_piece_size, 1024 * 1024, 16,
+							INT_MAX, PGC_USERSET,
+							GUC_UNIT_BYTE | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 	define_job_settings();
 	define_job_variables();
 	MarkGUCPrefixReserved(ETL_SCHEMA);

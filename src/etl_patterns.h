@@ -18,9 +18,19 @@ typedef enum EtlMergePath
 	ETL_MERGE_PATH_GENERAL
 } EtlMergePath;
 
+/* How the bytes of CSV files are looked at. */
+typedef enum EtlCsvScanWay
+{
+	ETL_CSV_SCAN_AUTO,
+	ETL_CSV_SCAN_PORTABLE, /* with no special instructions */
+	ETL_CSV_SCAN_NONE	   /* by the careful code only */
+} EtlCsvScanWay;
+
 /* in etl_patterns.c: settings */
 extern int etl_merge_path;
-extern int etl_horizon_guard; /* milliseconds */
+extern int etl_csv_scan_way;
+extern int etl_horizon_guard;	/* milliseconds */
+extern int etl_bulk_piece_size; /* bytes */
 extern bool etl_scheduler_enabled;
 extern bool etl_superuser_jobs;
 extern int etl_max_running_jobs;

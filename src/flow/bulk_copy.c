@@ -306,8 +306,10 @@ load_files(void *arg)
 	ListCell *lc;
 
 	bulk->bytes_total = total_bytes(bulk);
+	etl_bulk_settle_workers(bulk);
 	foreach(lc, bulk->paths)
 		etl_bulk_load_file(bulk, lfirst(lc));
+	etl_bulk_end_workers(bulk);
 	if (bulk->loading)
 		etl_load_end(&bulk->load);
 	if (bulk->loading && bulk->defer_indexes)
@@ -344,13 +346,9 @@ run_detail(EtlBulkCopy *bulk)
 		appendStringInfoString(&json, ", \"reason\": ");
 		escape_json(&json, bulk->indexes_reason);
 	}
-	appendStringInfoString(&json, "}, \"workers\": {\"used\": 0");
-	if (bulk->workers > 0)
-		appendStringInfo(&json,
-						 ", \"requested\": %d, \"reason\": "
-						 "\"this version loads in one process\"",
-						 bulk->workers);
-	appendStringInfoString(&json, "}, \"rejected\": {");
+	appendStringInfoString(&json, "}, \"workers\": ");
+	etl_bulk_workers_detail(bulk, &json);
+	appendStringInfoString(&json, ", \"rejected\": {");
 	for (int i = 0; bulk->loading && i < ETL_NUM_CATEGORIES; i++)
 	{
 		if (bulk->load.rejected_by_category[i] == 0)
@@ -360,8 +358,10 @@ run_detail(EtlBulkCopy *bulk)
 						 bulk->load.rejected_by_category[i]);
 		separator = ", ";
 	}
-	appendStringInfo(&json, "}, \"first_rejects\": [%s]}",
-					 bulk->loading ? bulk->load.first_rejects.data : "");
+	appendStringInfoString(&json, "}, \"first_rejects\": [");
+	if (bulk->loading)
+		etl_load_first_rejects(&bulk->load, &json);
+	appendStringInfoString(&json, "]}");
 	return DatumGetJsonbP(
 		DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
 }

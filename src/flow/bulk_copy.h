@@ -9,6 +9,7 @@
 #define ETL_BULK_COPY_H
 
 #include "flow/flow.h"
+#include "source/bulk_workers.h"
 
 typedef enum EtlIndexes
 {
@@ -43,12 +44,23 @@ typedef struct EtlBulkCopy
 	bool loading; /* load has begun */
 	bool defer_indexes;
 	const char *indexes_reason;
+	int workers_wanted;
+	const char *workers_reason;	  /* why not more; or NULL */
+	EtlBulkWorkers *bulk_workers; /* or NULL: none */
+	int workers_used;
 	int64 files_loaded;
 	int64 files_skipped;
 	int64 bytes_total; /* of the files that are not known to be skipped */
 	MemoryContext load_context; /* lives as long as the call */
 	MemoryContext file_context; /* reset for every file */
 } EtlBulkCopy;
+
+/* in bulk_parallel.c */
+extern void etl_bulk_settle_workers(EtlBulkCopy *bulk);
+extern EtlFeed *etl_bulk_open_feed(EtlBulkCopy *bulk, const EtlFileInfo *info,
+								   EtlStream *stream, EtlCsvReader *reader);
+extern void etl_bulk_end_workers(EtlBulkCopy *bulk);
+extern void etl_bulk_workers_detail(const EtlBulkCopy *bulk, StringInfo json);
 
 /* in bulk_file.c */
 extern void etl_bulk_load_file(EtlBulkCopy *bulk, const char *path);

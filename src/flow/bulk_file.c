@@ -133,13 +133,12 @@ load_new_file(EtlBulkCopy *bulk, const EtlFileInfo *info, EtlLoadedFile *file)
 	file->file_id = etl_ledger_next_id("file_id_seq");
 	load->source_name = info->path;
 	load->file_id = file->file_id;
-	load->reader = reader;
-	load->stream = stream;
+	load->file_no++;
+	load->feed = etl_bulk_open_feed(bulk, info, stream, reader);
 	show_phase(bulk, ETL_PHASE_COPYING);
 	etl_load_records(load);
 
-	etl_csv_close(reader);
-	etl_stream_close(stream, file->content_hash);
+	load->feed->ops->close(load->feed, file->content_hash);
 	bulk->run->bytes_read += info->size_bytes;
 
 	file->rows_loaded = load->sink->counts.inserted +

@@ -66,6 +66,7 @@ static List *tables_of(EtlCdcApplier *applier,
 static void take_begin(EtlCdcApplier *applier);
 static void take_change(EtlCdcApplier *applier);
 static void take_commit(EtlCdcApplier *applier);
+static void take_idle(EtlCdcApplier *applier);
 static bool is_full(const EtlCdcApplier *applier);
 static bool is_for(const EtlCdcFollowed *followed, const EtlSourceXact *xact);
 static bool commit_batch(EtlCdcApplier *applier);
@@ -232,9 +233,7 @@ etl_cdc_apply(EtlCdcApplier *applier)
 												   ETL_CDC_CHANGED;
 				break;
 			case ETL_STREAM_IDLE:
-				applier->position = Max(applier->position,
-										etl_change_reader_position(
-											applier->reader));
+				take_idle(applier);
 				break;
 			case ETL_STREAM_NOTHING:
 				if (applier->in_source_xact)
@@ -251,6 +250,39 @@ etl_cdc_apply(EtlCdcApplier *applier)
 				return ETL_CDC_ENDED;
 		}
 	}
+}
+
+/*
+ * Take items up to a position, without a commit: the caller's transaction is
+ * open.  False if the stream has ended.
+ */
+bool
+etl_cdc_take_until(EtlCdcApplier *applier, XLogRecPtr end)
+{
+	while (applier->position < end || applier->in_source_xact)
+	{
+		CHECK_FOR_INTERRUPTS();
+		switch (etl_change_reader_next(applier->reader, true))
+		{
+			case ETL_STREAM_BEGIN:
+				take_begin(applier);
+				break;
+			case ETL_STREAM_CHANGE:
+				take_change(applier);
+				break;
+			case ETL_STREAM_COMMIT:
+				take_commit(applier);
+				break;
+			case ETL_STREAM_IDLE:
+				take_idle(applier);
+				break;
+			case ETL_STREAM_NOTHING:
+				break;
+			case ETL_STREAM_END:
+				return false;
+		}
+	}
+	return true;
 }
 
 static void
@@ -276,6 +308,8 @@ take_change(EtlCdcApplier *applier)
 	{
 		EtlCdcFollowed *followed = lfirst(lc);
 
+		if (followed->copied_as != NULL)
+			etl_cdc_keep(applier, followed, event);
 		if (!is_for(followed, &applier->xact))
 			continue;
 		etl_cdc_begin(applier, ETL_CDC_APPLIES);
@@ -302,6 +336,13 @@ take_commit(EtlCdcApplier *applier)
 		applier->xacts++;
 		applier->source_time = applier->xact.commit_time;
 	}
+}
+
+static void
+take_idle(EtlCdcApplier *applier)
+{
+	applier->position = Max(applier->position,
+							etl_change_reader_position(applier->reader));
 }
 
 /* Is the batch to be committed?  Whoever looks for a fault wants small ones. */
@@ -457,7 +498,7 @@ void
 etl_cdc_flush(EtlCdcApplier *applier)
 {
 	List *applies = NIL;
-	EState *estate;
+	bool holds_triggers = applier->holds_triggers;
 	ListCell *lc;
 
 	foreach(lc, applier->order)
@@ -471,7 +512,8 @@ etl_cdc_flush(EtlCdcApplier *applier)
 		return;
 	etl_apply_truncate(applies);
 
-	AfterTriggerBeginQuery();
+	if (!holds_triggers)
+		etl_cdc_hold_triggers(applier);
 	foreach(lc, applier->order)
 	{
 		EtlCdcFollowed *followed = lfirst(lc);
@@ -483,12 +525,29 @@ etl_cdc_flush(EtlCdcApplier *applier)
 		etl_cdc_flush_one(followed);
 		followed->apply->defers_triggers = false;
 	}
-	estate = CreateExecutorState();
+	if (!holds_triggers)
+		etl_cdc_fire_triggers(applier);
+	list_free(applies);
+}
+
+/* AFTER triggers of what is flushed from now on wait for the next call. */
+void
+etl_cdc_hold_triggers(EtlCdcApplier *applier)
+{
+	AfterTriggerBeginQuery();
+	applier->holds_triggers = true;
+}
+
+void
+etl_cdc_fire_triggers(EtlCdcApplier *applier)
+{
+	EState *estate = CreateExecutorState();
+
+	applier->holds_triggers = false;
 	AfterTriggerEndQuery(estate);
 	ExecCloseResultRelations(estate);
 	ExecResetTupleTable(estate->es_tupleTable, false);
 	FreeExecutorState(estate);
-	list_free(applies);
 }
 
 /*
@@ -542,13 +601,22 @@ static bool
 commit_batch(EtlCdcApplier *applier)
 {
 	EtlCdcPipeline *pipeline = etl_cdc_finish(applier);
-	EtlCdcCommit *commit;
 
 	if (pipeline == NULL)
 	{
 		etl_cdc_applier_abort(applier);
 		return false;
 	}
+	etl_cdc_commit_position(applier, pipeline);
+	return true;
+}
+
+/* Commit a batch that is finished, with the position that it has reached. */
+void
+etl_cdc_commit_position(EtlCdcApplier *applier, EtlCdcPipeline *pipeline)
+{
+	EtlCdcCommit *commit;
+
 	pipeline->applied = applier->position;
 	pipeline->applied_time = GetCurrentTimestamp();
 	if (applier->search_until == InvalidXLogRecPtr)
@@ -574,7 +642,6 @@ commit_batch(EtlCdcApplier *applier)
 	commit->local = applier->last_local;
 	if (applier->search_until < applier->applied)
 		applier->search_until = applier->alone = InvalidXLogRecPtr;
-	return true;
 }
 
 /*
@@ -673,6 +740,8 @@ etl_cdc_applier_abort(EtlCdcApplier *applier)
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(TopMemoryContext);
 	applier->in_xact = false;
+	applier->holds_triggers = false;
+	applier->kept = NIL;
 	applier->doing = ETL_CDC_WAITS;
 	applier->order = NIL;
 	foreach(lc, applier->tables)

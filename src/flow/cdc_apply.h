@@ -32,8 +32,9 @@ typedef struct EtlCdcFollowed
 {
 	EtlCdcTable *table;
 	EtlApply *apply;
-	EtlCopySnapshot *copy; /* NULL: no transaction was seen by a copy */
-	XLogRecPtr copy_end;   /* what commits later was not; 0: not known */
+	EtlCopySnapshot *copy;		/* NULL: no transaction was seen by a copy */
+	XLogRecPtr copy_end;		/* what commits later was not; 0: not known */
+	EtlCopySnapshot *copied_as; /* while the stream catches up with a copy */
 	bool is_in_batch;
 	bool is_pending; /* its sink was given what it has not written */
 	bool is_stale;	 /* the target may have changed: begin with a new state */
@@ -52,6 +53,7 @@ typedef enum EtlCdcResult
 	ETL_CDC_NOTHING, /* to do for now */
 	ETL_CDC_DONE,	 /* something; there may be more */
 	ETL_CDC_ENDED,	 /* the stream */
+	ETL_CDC_BEHIND,	 /* the stream is to be applied up to copy_after first */
 	ETL_CDC_CHANGED	 /* the pipeline, or its tables: to be loaded anew */
 } EtlCdcResult;
 
@@ -94,9 +96,15 @@ typedef struct EtlCdcApplier
 	MemoryContext batch_context;
 	int64 xacts;
 	int64 changes[5];
-	int64 added;	/* since memory was last looked at */
-	bool any_order; /* a table of the batch is in_order */
+	int64 added;		 /* since memory was last looked at */
+	bool any_order;		 /* a table of the batch is in_order */
+	bool holds_triggers; /* AFTER triggers fire when all is written */
 	TimestampTz source_time;
+
+	/* copies that refer to tables that are followed */
+	XLogRecPtr copy_after; /* they are made when this is applied */
+	List *kept;			   /* to be applied behind the copy */
+	Size kept_bytes;
 
 	/* the search for a change that fails; positions of commit records */
 	XLogRecPtr search_until; /* one transaction at a time, up to this one */
@@ -128,6 +136,11 @@ extern EtlCdcPipeline *etl_cdc_finish(EtlCdcApplier *applier);
 extern void etl_cdc_store_progress(EtlCdcApplier *applier,
 								   EtlCdcPipeline *pipeline);
 extern void etl_cdc_commit(EtlCdcApplier *applier);
+extern void etl_cdc_commit_position(EtlCdcApplier *applier,
+									EtlCdcPipeline *pipeline);
+extern bool etl_cdc_take_until(EtlCdcApplier *applier, XLogRecPtr end);
+extern void etl_cdc_hold_triggers(EtlCdcApplier *applier);
+extern void etl_cdc_fire_triggers(EtlCdcApplier *applier);
 
 /* in cdc_followed.c */
 extern EtlCdcFollowed *etl_cdc_follow_table(EtlCdcApplier *applier,
@@ -143,7 +156,16 @@ extern EtlSourceRelation *etl_cdc_describe(Relation source,
 extern EtlCopySnapshot *etl_copy_snapshot_parse(const char *text);
 extern bool etl_copy_snapshot_sees(const EtlCopySnapshot *snapshot,
 								   TransactionId xid);
+extern bool etl_cdc_refers_to(const EtlCdcTable *one, const EtlCdcTable *other);
 extern EtlCdcResult etl_cdc_copy(EtlCdcApplier *applier);
+
+/* in cdc_catch_up.c; a transaction is open */
+extern bool etl_cdc_must_catch_up(const EtlCdcApplier *applier, List *group);
+extern bool etl_cdc_catch_up(EtlCdcApplier *applier, List *group,
+							 const char *snapshot, XLogRecPtr end);
+extern void etl_cdc_keep(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+						 const EtlChangeEvent *event);
+extern void etl_cdc_apply_kept(EtlCdcApplier *applier);
 
 /* in cdc_copy_remote.c: the source of a copy on another server */
 typedef struct EtlRemoteTable EtlRemoteTable;

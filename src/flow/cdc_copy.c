@@ -45,6 +45,7 @@
 #include "utils/xid8.h"
 
 #include "flow/cdc_apply.h"
+#include "flow/cdc_check.h"
 #include "source/rows.h"
 
 /* Descriptions of copies have numbers that no stream reaches. */
@@ -61,6 +62,7 @@ typedef struct Copy
 	EtlSourceRelation *relation;
 	AttrNumber *attnums; /* of the source: columns of the description */
 	bool is_plain;		 /* rows are in the layout of the description */
+	bool truncates;		 /* the target is emptied first */
 	Relation source;	 /* here */
 	Snapshot snapshot;
 	EtlRemoteTable *remote; /* or there */
@@ -305,11 +307,17 @@ references_of(Oid relid)
 }
 
 /* Does the target of one refer to that of the other? */
+bool
+etl_cdc_refers_to(const EtlCdcTable *one, const EtlCdcTable *other)
+{
+	return one->target != other->target &&
+		   list_member_oid(references_of(one->target), other->target);
+}
+
 static bool
 refers_to(const EtlCdcFollowed *one, const EtlCdcFollowed *other)
 {
-	return one != other && list_member_oid(references_of(one->table->target),
-										   other->table->target);
+	return etl_cdc_refers_to(one->table, other->table);
 }
 
 /* What refers to others goes behind them, where there is no circle. */
@@ -388,12 +396,60 @@ source_is_gone(const Copy *copy)
 					errhint("Remove it with etl_cdc_remove_table().")));
 }
 
-/* What the rows of copies look like as changes; the first one may be TRUNCATE. */
+/*
+ * Which targets are emptied first: those that have a copy, and mirrors that
+ * refer to them, which could not be emptied otherwise.
+ */
 static void
-begin_copies(EtlCdcApplier *applier, List *copies, XLogRecPtr end)
+find_truncated(List *copies)
 {
+	bool grows = true;
+	ListCell *lc;
+	ListCell *lc2;
+
+	while (grows)
+	{
+		grows = false;
+		foreach(lc, copies)
+		{
+			Copy *copy = lfirst(lc);
+			bool truncates = copy->followed->table->copied_at != 0;
+
+			if (copy->truncates)
+				continue;
+			if (copy->followed->apply->ops == &etl_apply_mirror)
+				foreach(lc2, copies)
+				{
+					const Copy *other = lfirst(lc2);
+
+					truncates |= other->truncates &&
+								 refers_to(copy->followed, other->followed);
+				}
+			copy->truncates = truncates;
+			grows |= truncates;
+		}
+	}
+}
+
+/*
+ * Before the first row: the stream catches up with the snapshot where that is
+ * needed, and what rows look like as changes.  False if the stream has ended.
+ */
+static bool
+begin_copies(EtlCdcApplier *applier, List *copies, const char *snapshot,
+			 XLogRecPtr end)
+{
+	List *group = NIL;
+	bool catches_up;
 	ListCell *lc;
 
+	foreach(lc, copies)
+		group = lappend(group, ((Copy *) lfirst(lc))->followed);
+	catches_up = etl_cdc_must_catch_up(applier, group);
+	if (catches_up && !etl_cdc_catch_up(applier, group, snapshot, end))
+		return false;
+
+	find_truncated(copies);
 	memset(&applier->xact, 0, sizeof(EtlSourceXact));
 	applier->xact.commit_lsn = applier->xact.end_lsn = end;
 	applier->xact.commit_time = GetCurrentTimestamp();
@@ -405,7 +461,7 @@ begin_copies(EtlCdcApplier *applier, List *copies, XLogRecPtr end)
 		copy->relation->number = FIRST_NUMBER + number++;
 		event->relation = copy->relation;
 		event->lsn = end;
-		if (copy->followed->table->copied_at != 0)
+		if (copy->truncates)
 		{
 			event->kind = ETL_EVENT_TRUNCATE;
 			etl_cdc_add(applier, copy->followed, event);
@@ -413,9 +469,24 @@ begin_copies(EtlCdcApplier *applier, List *copies, XLogRecPtr end)
 		event->kind = ETL_EVENT_READ;
 	}
 	etl_cdc_flush(applier);
+
+	/* a row that fails alone is found by its own triggers */
+	if (catches_up && !applier->copies_alone)
+		etl_cdc_hold_triggers(applier);
+	return true;
 }
 
-/* Tables of this database; returns the snapshot. */
+/* After the last row. */
+static void
+end_copies(EtlCdcApplier *applier)
+{
+	if (applier->kept != NIL)
+		etl_cdc_apply_kept(applier);
+	if (applier->holds_triggers)
+		etl_cdc_fire_triggers(applier);
+}
+
+/* Tables of this database; returns the snapshot, NULL if the stream has ended. */
 static char *
 copy_local(EtlCdcApplier *applier, List *copies, XLogRecPtr *end)
 {
@@ -437,13 +508,14 @@ copy_local(EtlCdcApplier *applier, List *copies, XLogRecPtr *end)
 	}
 	settle();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	*end = GetXLogInsertRecPtr();
+	*end = etl_cdc_end_of_wal();
 	PushActiveSnapshot(snapshot);
 	text = DatumGetCString(
 		DirectFunctionCall1(pg_snapshot_out,
 							DirectFunctionCall1(pg_current_snapshot, (Datum) 0)));
 	PopActiveSnapshot();
-	begin_copies(applier, copies, *end);
+	if (!begin_copies(applier, copies, text, *end))
+		return NULL;
 	foreach(lc, copies)
 	{
 		Copy *copy = lfirst(lc);
@@ -453,6 +525,7 @@ copy_local(EtlCdcApplier *applier, List *copies, XLogRecPtr *end)
 		etl_cdc_flush(applier);
 		table_close(copy->source, NoLock);
 	}
+	end_copies(applier);
 	UnregisterSnapshot(snapshot);
 	return text;
 }
@@ -480,7 +553,8 @@ copy_remote(EtlCdcApplier *applier, List *copies, XLogRecPtr *end)
 		tables = lappend(tables, copy->remote);
 	}
 	text = etl_cdc_remote_snapshot(tables, end);
-	begin_copies(applier, copies, *end);
+	if (!begin_copies(applier, copies, text, *end))
+		return NULL;
 	foreach(lc, copies)
 	{
 		Copy *copy = lfirst(lc);
@@ -488,8 +562,24 @@ copy_remote(EtlCdcApplier *applier, List *copies, XLogRecPtr *end)
 		etl_cdc_remote_rows(copy->remote, copy_row, copy);
 		etl_cdc_flush(applier);
 	}
+	end_copies(applier);
 	etl_cdc_remote_close(first);
 	return text;
+}
+
+/*
+ * Is what the rows of a copy may refer to as good as there?  If not, it comes
+ * in batches of usual size, up to here; the rest comes with the copy.
+ */
+static bool
+is_behind(EtlCdcApplier *applier, List *group)
+{
+	if (applier->pipeline->server != NULL || !applier->pipeline->snapshot ||
+		!etl_cdc_must_catch_up(applier, group))
+		return false;
+	if (applier->copy_after == InvalidXLogRecPtr)
+		applier->copy_after = etl_cdc_end_of_wal();
+	return applier->applied < applier->copy_after;
 }
 
 /* Copy the next tables that are new, between two batches. */
@@ -504,11 +594,12 @@ etl_cdc_copy(EtlCdcApplier *applier)
 
 	etl_cdc_begin(applier, ETL_CDC_COPIES);
 	group = next_group(applier);
-	if (group == NIL)
+	if (group == NIL || is_behind(applier, group))
 	{
 		etl_cdc_commit(applier);
-		return ETL_CDC_NOTHING;
+		return group == NIL ? ETL_CDC_NOTHING : ETL_CDC_BEHIND;
 	}
+	applier->copy_after = InvalidXLogRecPtr;
 	foreach(lc, group)
 	{
 		Copy *copy = palloc0(sizeof(Copy));
@@ -518,9 +609,13 @@ etl_cdc_copy(EtlCdcApplier *applier)
 		copies = lappend(copies, copy);
 	}
 	if (applier->pipeline->snapshot)
+	{
 		text = applier->pipeline->server == NULL ?
 				   copy_local(applier, copies, &end) :
 				   copy_remote(applier, copies, &end);
+		if (text == NULL)
+			return ETL_CDC_ENDED;
+	}
 	return finish(applier, copies, text, end);
 }
 
@@ -568,7 +663,8 @@ finish(EtlCdcApplier *applier, List *copies, const char *snapshot,
 		etl_cdc_applier_abort(applier);
 		return ETL_CDC_CHANGED;
 	}
-	etl_cdc_store_progress(applier, pipeline);
+	if (applier->position == applier->applied)
+		etl_cdc_store_progress(applier, pipeline);
 
 	context = MemoryContextSwitchTo(applier->table_context);
 	foreach(lc, copies)
@@ -584,7 +680,10 @@ finish(EtlCdcApplier *applier, List *copies, const char *snapshot,
 		followed->table->state = ETL_CDC_TABLE_FOLLOWED;
 	}
 	MemoryContextSwitchTo(context);
-	etl_cdc_commit(applier);
+	if (applier->position > applier->applied)
+		etl_cdc_commit_position(applier, pipeline);
+	else
+		etl_cdc_commit(applier);
 	applier->copies_alone = false;
 	return ETL_CDC_DONE;
 }

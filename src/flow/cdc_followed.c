@@ -88,6 +88,7 @@ etl_cdc_discard(EtlCdcFollowed *followed)
 	MemoryContextReset(apply->context);
 	MemoryContextReset(apply->batch_context);
 	followed->is_in_batch = followed->is_pending = false;
+	followed->copied_as = NULL;
 	followed->is_stale = false;
 	followed->is_ready = false;
 }

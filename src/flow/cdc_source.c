@@ -14,6 +14,8 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -94,6 +96,27 @@ static void check_identity(const EtlCdcTable *table, char **facts,
 						   bool is_remote);
 static void refuse_this_database(const EtlCdcPipeline *pipeline,
 								 EtlRemote *remote);
+
+/* ------------------------------------------------------------------ */
+/* positions                                                            */
+
+/*
+ * Where the last record of this server's WAL ends, now.  What is not on disk
+ * yet cannot be read, and might wait there for seconds, so it is flushed.
+ */
+XLogRecPtr
+etl_cdc_end_of_wal(void)
+{
+	XLogRecPtr end = GetXLogInsertRecPtr();
+
+	/* behind the header of a page no record has ended */
+	if (end % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		end -= SizeOfXLogShortPHD;
+	else if (XLogSegmentOffset(end, wal_segment_size) == SizeOfXLogLongPHD)
+		end -= SizeOfXLogLongPHD;
+	XLogFlush(end);
+	return end;
+}
 
 /* ------------------------------------------------------------------ */
 /* servers                                                              */

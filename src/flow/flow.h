@@ -12,6 +12,7 @@
 #include "ledger/ledger.h"
 #include "lib/stringinfo.h"
 #include "sink/sink.h"
+#include "source/feed.h"
 #include "source/row_form.h"
 #include "source/source.h"
 #include "utils/array.h"
@@ -82,9 +83,20 @@ typedef enum EtlOnError
 	ETL_ON_ERROR_DEAD_LETTER
 } EtlOnError;
 
+/* The run's detail shows so many rejected records. */
+#define ETL_FIRST_REJECTS 10
+
+/* One of them. */
+typedef struct EtlFirstReject
+{
+	int64 file_no;
+	int64 row_no;
+	char *json;
+} EtlFirstReject;
+
 /*
  * A load: records go through split, convert and write into one table.  The
- * reader and what names it change from file to file, the rest stays.
+ * feed and what names it change from file to file, the rest stays.
  */
 typedef struct EtlLoad
 {
@@ -94,16 +106,20 @@ typedef struct EtlLoad
 	EtlSink *sink;
 	EtlDeadLetters *letters; /* with ETL_ON_ERROR_DEAD_LETTER */
 	int64 rejected_by_category[ETL_NUM_CATEGORIES];
-	StringInfoData first_rejects; /* some of them, as elements of a JSON array */
+	EtlFirstReject first_rejects[ETL_FIRST_REJECTS]; /* in the files' order */
+	int num_first_rejects;
+	MemoryContext context; /* lives as long as the load */
 
 	/* The file that is being read. */
 	const char *source_name;
 	int64 file_id;
-	const EtlStream *stream;
-	EtlCsvReader *reader;
+	int64 file_no; /* counts the files */
+	EtlFeed *feed;
 	EtlConverter *converter;
 	AttrNumber *attnums; /* the columns of the fields */
 	int nfields;
+	Datum *constants; /* what the other columns get, if each row gets it */
+	bool *constant_nulls;
 	EtlRowForm *row_form; /* or NULL: the sink takes values only */
 	char *row_space;	  /* of the batch, for rows to come */
 	Size row_space_left;
@@ -122,6 +138,7 @@ extern void etl_load_begin(EtlLoad *load, EtlRun *run, Relation target,
 extern void etl_load_set_columns(EtlLoad *load, const AttrNumber *attnums,
 								 int nfields);
 extern void etl_load_records(EtlLoad *load);
+extern void etl_load_first_rejects(const EtlLoad *load, StringInfo json);
 extern void etl_load_end(EtlLoad *load);
 
 /* ------------------------------------------------------------------ */

@@ -3,9 +3,12 @@
  * load.c
  *	  The record loop: split, convert, write.
  *
- * A batch is what the sink holds.  Its rows refer to records in the reader's
- * buffer, so that it is written before the reader is filled again, when the
- * sink has enough rows, and when enough rejected records have piled up.
+ * Records come from a feed: read here, or by background workers that may have
+ * made rows of them already.
+ *
+ * A batch is what the sink holds.  Its rows refer to records in the feed's
+ * buffer, so that it is written before the feed is filled again, when the sink
+ * has enough rows, and when enough rejected records have piled up.
  *
  * A record that is rejected is counted once and, by on_error, thrown, skipped
  * or made a dead letter.  No subtransaction is open when dead letters are
@@ -26,9 +29,6 @@
 /* So many rejected records end a batch: their texts are in its memory. */
 #define MAX_BATCH_REJECTS 1000
 
-/* The run's detail shows so many rejected records. */
-#define MAX_FIRST_REJECTS 10
-
 /* Memory taken at once for the rows of a batch; longer rows are not formed. */
 #define ROW_SPACE	   (64 * 1024)
 #define MAX_FORMED_ROW (256 * 1024)
@@ -36,35 +36,95 @@
 /* An error context shows so many bytes of a value. */
 #define MAX_VALUE_SHOWN 100
 
+/* A rejected record as an element of a JSON array. */
+static char *
+reject_as_json(EtlLoad *load, const EtlCsvRecord *record,
+			   const EtlReject *reject)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoString(&json, "{\"file\": ");
+	escape_json(&json, load->source_name);
+	appendStringInfo(&json,
+					 ", \"line\": " INT64_FORMAT ", \"category\": \"%s\", "
+					 "\"error_code\": \"%s\", \"message\": ",
+					 record->line_no, etl_category_name(reject->category),
+					 unpack_sql_state(reject->sqlerrcode));
+	escape_json(&json, etl_ledger_clip(reject->message));
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}
+
 /*
  * Keep the first rejected records for the run's detail, which is all that is
- * left of them when they are skipped or the load is a dry run.
+ * left of them when they are skipped or the load is a dry run.  What the sink
+ * rejects comes after what was rejected before its batch is written.
  */
 static void
 keep_first_rejects(EtlLoad *load, const EtlCsvRecord *record,
 				   const EtlReject *reject)
 {
-	StringInfo json = &load->first_rejects;
+	EtlFirstReject *first = load->first_rejects;
+	int i = load->num_first_rejects;
+	MemoryContext old_context;
 
-	if (load->run->rows_rejected > MAX_FIRST_REJECTS)
+	while (i > 0 && first[i - 1].file_no == load->file_no &&
+		   first[i - 1].row_no > record->row_no)
+		i--;
+	if (i == ETL_FIRST_REJECTS)
 		return;
-	appendStringInfoString(json,
-						   json->len == 0 ? "{\"file\": " : ", {\"file\": ");
-	escape_json(json, load->source_name);
-	appendStringInfo(json,
-					 ", \"line\": " INT64_FORMAT ", \"category\": \"%s\", "
-					 "\"error_code\": \"%s\", \"message\": ",
-					 record->line_no, etl_category_name(reject->category),
-					 unpack_sql_state(reject->sqlerrcode));
-	escape_json(json, etl_ledger_clip(reject->message));
-	appendStringInfoChar(json, '}');
+	if (load->num_first_rejects == ETL_FIRST_REJECTS)
+		pfree(first[--load->num_first_rejects].json);
+	memmove(&first[i + 1], &first[i],
+			sizeof(EtlFirstReject) * (load->num_first_rejects - i));
+	load->num_first_rejects++;
+	first[i].file_no = load->file_no;
+	first[i].row_no = record->row_no;
+	old_context = MemoryContextSwitchTo(load->context);
+	first[i].json = reject_as_json(load, record, reject);
+	MemoryContextSwitchTo(old_context);
+}
+
+/* They, as the elements of a JSON array. */
+void
+etl_load_first_rejects(const EtlLoad *load, StringInfo json)
+{
+	for (int i = 0; i < load->num_first_rejects; i++)
+		appendStringInfo(json, "%s%s", i > 0 ? ", " : "",
+						 load->first_rejects[i].json);
+}
+
+/*
+ * The error of a row that ends the load, which has to be that of the first
+ * such row, whatever the size of batches: so the rows before it are written.
+ */
+static EtlReject *
+write_rows_before(EtlLoad *load, const EtlReject *reject)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(load->context);
+	EtlReject *copy = palloc(sizeof(EtlReject));
+
+	*copy = *reject;
+	copy->message = pstrdup(reject->message);
+	if (reject->detail != NULL)
+		copy->detail = pstrdup(reject->detail);
+	if (reject->column_name != NULL)
+		copy->column_name = pstrdup(reject->column_name);
+	if (reject->field_value != NULL)
+		copy->field_value = pstrdup(reject->field_value);
+	MemoryContextSwitchTo(old_context);
+
+	etl_converter_end_batch(load->converter);
+	etl_sink_flush(load->sink);
+	return copy;
 }
 
 /*
  * Reject one record.  Its strings need to live only until this returns.
  */
 static void
-reject_record(EtlLoad *load, const EtlCsvRecord *record, const EtlReject *reject)
+reject_record(EtlLoad *load, EtlCsvRecord *record, const EtlReject *reject)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(load->sink->batch_context);
 
@@ -74,10 +134,11 @@ reject_record(EtlLoad *load, const EtlCsvRecord *record, const EtlReject *reject
 
 	if (load->on_error == ETL_ON_ERROR_ABORT)
 	{
+		load->in_record = false;
+		load->thrown = write_rows_before(load, reject);
 		load->record = *record;
 		load->in_record = true;
-		load->thrown = reject;
-		etl_reject_throw(reject);
+		etl_reject_throw(load->thrown);
 	}
 	if (load->reject_limit >= 0 && load->run->rows_rejected > load->reject_limit)
 		ereport(ERROR,
@@ -98,9 +159,10 @@ reject_record(EtlLoad *load, const EtlCsvRecord *record, const EtlReject *reject
 			.line_no = record->line_no,
 			.row_no = record->row_no,
 			.byte_offset = record->byte_offset,
-			.raw_record = etl_csv_text(load->reader, record),
 		};
 
+		load->feed->ops->recall(load->feed, record);
+		origin.raw_record = etl_csv_text(load->feed->reader, record);
 		if (origin.raw_record == NULL)
 		{
 			origin.raw_bytes = record->raw;
@@ -128,16 +190,15 @@ set_converter(EtlLoad *load, const AttrNumber *attnums, int nfields)
 {
 	Size size = sizeof(AttrNumber) * nfields;
 	TupleDesc desc = RelationGetDescr(load->sink->target);
-	Datum *values = palloc0(sizeof(Datum) * (desc->natts + 1));
-	bool *isnull = palloc0(sizeof(bool) * (desc->natts + 1));
 
+	load->constants = palloc0(sizeof(Datum) * (desc->natts + 1));
+	load->constant_nulls = palloc0(sizeof(bool) * (desc->natts + 1));
 	load->converter = etl_converter_create(desc, attnums, nfields);
 	load->row_form = NULL;
-	if (etl_sink_takes_formed(load->sink, values, isnull))
-		load->row_form = etl_row_form_create(desc, attnums, nfields, values,
-											 isnull);
-	pfree(values);
-	pfree(isnull);
+	if (etl_sink_takes_formed(load->sink, load->constants, load->constant_nulls))
+		load->row_form = etl_row_form_create(desc, attnums, nfields,
+											 load->constants,
+											 load->constant_nulls);
 	load->attnums = palloc(size);
 	memcpy(load->attnums, attnums, size);
 	load->nfields = nfields;
@@ -156,7 +217,7 @@ etl_load_begin(EtlLoad *load, EtlRun *run, Relation target, EtlOnError on_error,
 	load->run = run;
 	load->on_error = on_error;
 	load->reject_limit = -1;
-	initStringInfo(&load->first_rejects);
+	load->context = CurrentMemoryContext;
 	load->sink = etl_sink_open(target, attnums, nfields, sink_options,
 							   reject_row, load);
 	load->records = palloc(sizeof(EtlCsvRecord) * load->sink->batch_limit);
@@ -175,6 +236,8 @@ etl_load_set_columns(EtlLoad *load, const AttrNumber *attnums, int nfields)
 	etl_converter_free(load->converter);
 	etl_row_form_free(load->row_form);
 	pfree(load->attnums);
+	pfree(load->constants);
+	pfree(load->constant_nulls);
 	etl_sink_set_columns(load->sink, attnums, nfields);
 	set_converter(load, attnums, nfields);
 }
@@ -192,7 +255,7 @@ flush_batch(EtlLoad *load)
 	load->row_space = NULL;
 	load->row_space_left = 0;
 	etl_progress_done(load->run, load->run->bytes_read +
-									 etl_stream_file_bytes(load->stream));
+									 load->feed->ops->file_bytes(load->feed));
 }
 
 /*
@@ -253,7 +316,8 @@ load_record(EtlLoad *load)
 	int nfields;
 
 	load->run->rows_read++;
-	if (etl_csv_split(load->reader, &load->record, &fields, &nfields, &reject) &&
+	if (etl_csv_split(load->feed->reader, &load->record, &fields, &nfields,
+					  &reject) &&
 		((load->row_form != NULL && form_row(load, fields, nfields)) ||
 		 convert_row(load, fields, nfields, &reject)))
 	{
@@ -262,17 +326,26 @@ load_record(EtlLoad *load)
 	else
 	{
 		if (load->on_error != ETL_ON_ERROR_ABORT &&
-			etl_csv_resync(load->reader, &load->record, load->nfields))
+			load->feed->ops->resync(load->feed, &load->record, load->nfields))
 		{
 			/* What is left of it fails for a reason of its own. */
 			memset(&reject, 0, sizeof(reject));
-			if (etl_csv_split(load->reader, &load->record, &fields, &nfields,
-							  &reject))
+			if (etl_csv_split(load->feed->reader, &load->record, &fields,
+							  &nfields, &reject))
 				elog(ERROR, "record cut at a broken quote has none");
 		}
 		reject_record(load, &load->record, &reject);
 	}
 	MemoryContextSwitchTo(old_context);
+}
+
+/* Take the row that the feed has made of the current record. */
+static void
+load_row(EtlLoad *load, const EtlFeedRow *row)
+{
+	load->run->rows_read++;
+	etl_sink_add_formed(load->sink, row->tuple, row->len);
+	load->records[load->sink->batch_rows - 1] = load->record;
 }
 
 /* Name file and line, and where it is known column and value, in errors. */
@@ -309,7 +382,7 @@ load_error_context(void *arg)
 	}
 }
 
-/* Load all records that the reader still has. */
+/* Load all records of the feed. */
 void
 etl_load_records(EtlLoad *load)
 {
@@ -318,14 +391,18 @@ etl_load_records(EtlLoad *load)
 		.callback = load_error_context,
 		.arg = load,
 	};
+	EtlFeed *feed = load->feed;
+	EtlFeedRow row;
 	EtlCsvNext next;
 
 	error_context_stack = &context;
 	load->in_record = false;
-	while ((next = etl_csv_next(load->reader, &load->record)) != ETL_CSV_END)
+	while ((next = feed->ops->next(feed, &load->record, &row)) != ETL_CSV_END)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (next == ETL_CSV_RECORD)
+		if (next == ETL_CSV_ROW)
+			load_row(load, &row);
+		else if (next == ETL_CSV_RECORD)
 		{
 			load->in_record = true;
 			load_record(load);
@@ -336,7 +413,7 @@ etl_load_records(EtlLoad *load)
 			(load->letters != NULL && etl_dead_letters_full(load->letters)))
 			flush_batch(load);
 		if (next == ETL_CSV_NEED_FILL)
-			etl_csv_fill(load->reader);
+			feed->ops->fill(feed);
 	}
 	flush_batch(load);
 	error_context_stack = context.previous;

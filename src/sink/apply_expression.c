@@ -137,7 +137,15 @@ static void
 parser_context(void *arg)
 {
 	EtlApplyParser *parser = arg;
+	int position = geterrposition();
 
+	/* the place is one in the expression, not in the statement of the user */
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery(parser->text);
+	}
 	if (parser->column == NULL)
 		errcontext("row_filter of table \"%s\"", parser->table);
 	else

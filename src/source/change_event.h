@@ -143,4 +143,25 @@ extern bool etl_change_writer_flush(EtlChangeWriter *writer);
 extern bool etl_change_writer_is_empty(EtlChangeWriter *writer);
 extern void etl_change_writer_close(EtlChangeWriter *writer);
 
+/* Messages go there, and not into a queue. */
+extern void etl_change_writer_divert(EtlChangeWriter *writer,
+									 void (*take)(void *arg, char *message,
+												  Size size),
+									 void *arg);
+/* Sends what there is, and gives back the memory. */
+extern bool etl_change_writer_rest(EtlChangeWriter *writer);
+
+/* How the changes of diverted messages are written as those of a transaction. */
+typedef struct EtlChangeCopy
+{
+	const EtlSourceXact *xact; /* begins before the first */
+	bool (*is_wanted)(void *arg, uint32 number);
+	void *arg;
+	int64 ordinal; /* of the last one */
+} EtlChangeCopy;
+
+/* Their ordinal is the number that is asked for, and then the one that counts. */
+extern bool etl_change_write_copy(EtlChangeWriter *writer, char *message,
+								  Size size, EtlChangeCopy *copy);
+
 #endif /* ETL_CHANGE_EVENT_H */

@@ -116,6 +116,8 @@ struct EtlChangeWriter
 	Size size;
 	bool detached; /* nobody takes items any more */
 	void (*on_full)(void);
+	void (*take)(void *arg, char *message, Size size); /* in its place */
+	void *take_arg;
 };
 
 /* A description that has come, with all that it points to. */
@@ -144,6 +146,7 @@ struct EtlChangeReader
 };
 
 static void *append_item(EtlChangeWriter *writer, ItemKind kind, Size size);
+static void free_buffer(EtlChangeWriter *writer);
 static void make_room(EtlChangeWriter *writer, Size size);
 static bool sent(EtlChangeWriter *writer);
 static bool write_xact(EtlChangeWriter *writer, ItemKind kind,
@@ -188,6 +191,15 @@ etl_change_writer_on_full(EtlChangeWriter *writer, void (*on_full)(void))
 	writer->on_full = on_full;
 }
 
+void
+etl_change_writer_divert(EtlChangeWriter *writer,
+						 void (*take)(void *arg, char *message, Size size),
+						 void *arg)
+{
+	writer->take = take;
+	writer->take_arg = arg;
+}
+
 /* Forgets what was not flushed. */
 void
 etl_change_writer_close(EtlChangeWriter *writer)
@@ -209,28 +221,45 @@ etl_change_writer_is_empty(EtlChangeWriter *writer)
 bool
 etl_change_writer_flush(EtlChangeWriter *writer)
 {
-	shm_mq_result result;
+	shm_mq_result result = SHM_MQ_SUCCESS;
 
 	if (writer->used == 0 || writer->detached)
 		return !writer->detached;
-	while ((result = shm_mq_send(writer->queue, writer->used, writer->buffer,
-								 writer->on_full != NULL, true)) ==
-		   SHM_MQ_WOULD_BLOCK)
-		writer->on_full();
+	if (writer->take != NULL)
+		writer->take(writer->take_arg, writer->buffer, writer->used);
+	else
+		while ((result = shm_mq_send(writer->queue, writer->used,
+									 writer->buffer, writer->on_full != NULL,
+									 true)) == SHM_MQ_WOULD_BLOCK)
+			writer->on_full();
 	if (result != SHM_MQ_SUCCESS)
 		writer->detached = true;
 	writer->used = 0;
 	if (writer->size > MAX_KEPT_BUFFER)
-	{
-		pfree(writer->buffer);
-		writer->buffer = NULL;
-		writer->size = 0;
-	}
+		free_buffer(writer);
 	return !writer->detached;
 }
 
+bool
+etl_change_writer_rest(EtlChangeWriter *writer)
+{
+	bool taken = etl_change_writer_flush(writer);
+
+	free_buffer(writer);
+	return taken;
+}
+
+static void
+free_buffer(EtlChangeWriter *writer)
+{
+	if (writer->buffer != NULL)
+		pfree(writer->buffer);
+	writer->buffer = NULL;
+	writer->size = 0;
+}
+
 /*
- * Room for an item in the buffer, with its header, all else zero.  Items that
+ * Room for an item in the buffer, with its header, all else undefined.  Items that
  * are there already are sent first if the new one would make the message too
  * large, so that only a single large item makes a large message.
  */
@@ -250,7 +279,6 @@ append_item(EtlChangeWriter *writer, ItemKind kind, Size size)
 
 	header = (ItemHeader *) (writer->buffer + writer->used);
 	writer->used += size;
-	memset(header, 0, size);
 	header->size = size;
 	header->kind = kind;
 	return header;
@@ -466,6 +494,31 @@ put_change(EtlChangeWriter *writer, const EtlChangeEvent *event,
 	data += MAXALIGN((Size) new_len);
 	if (unchanged != NULL)
 		memcpy(data, unchanged, unchanged_len);
+}
+
+/* A message that was diverted: there are changes in it, nothing else. */
+bool
+etl_change_write_copy(EtlChangeWriter *writer, char *message, Size size,
+					  EtlChangeCopy *copy)
+{
+	for (Size offset = 0; offset < size;)
+	{
+		ChangeItem *item = (ChangeItem *) (message + offset);
+
+		offset += item->header.size;
+		if (item->header.kind != ITEM_CHANGE || offset > size)
+			refuse_message("copy");
+		if (!copy->is_wanted(copy->arg, (uint32) item->ordinal))
+			continue;
+		if (copy->ordinal == 0)
+			(void) etl_change_write_begin(writer, copy->xact);
+		item->ordinal = ++copy->ordinal;
+		memcpy(append_item(writer, ITEM_CHANGE, item->header.size), item,
+			   item->header.size);
+		if (!sent(writer))
+			return false;
+	}
+	return true;
 }
 
 /* ------------------------------------------------------------------ */

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * csv_private.h
- *	  What the CSV files (csv_reader.c, csv_resync.c, csv_split.c,
- *	  encoding.c) share with each other and with nobody else.
+ *	  What the CSV files (csv_reader.c, csv_plain.c, csv_scan.c, csv_resync.c,
+ *	  csv_split.c, encoding.c) share with each other and with nobody else.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,6 +11,7 @@
 
 #include <csv.h>
 
+#include "source/csv_scan.h"
 #include "source/source.h"
 
 #include "utils/memutils.h"
@@ -31,7 +32,7 @@
 #endif
 
 /* EtlCsvRecord.flags */
-#define ETL_CSV_QUOTED 0x01 /* has quote characters */
+#define ETL_CSV_QUOTED 0x01 /* may have quote characters */
 #define ETL_CSV_ODD \
 	0x02						   /* quotes may stand where RFC 4180
 										 * forbids them */
@@ -100,8 +101,18 @@ struct EtlCsvReader
 	size_t need;	  /* known length of the record at start */
 	bool cut;		  /* the record at start cannot be kept whole */
 	uint32 cut_flags;
-	size_t bad_cr; /* in the last record, with ETL_CSV_BAD_CR */
 	bool skipping; /* to the next line end, after a cut */
+
+	/* what is known of many records at once; see csv_plain.c */
+	EtlCsvScan *scan; /* NULL: nothing */
+	bool scan_tried;
+	struct
+	{
+		const char *raw; /* of the last record, NULL if it is no such */
+		int from;		 /* its place in the scan */
+		int first;		 /* of its ends there */
+		int nfields;
+	} plain;
 
 	/* the splitter's */
 	struct csv_parser parser;
@@ -110,7 +121,8 @@ struct EtlCsvReader
 	char *converted; /* the record in the server's encoding */
 	size_t converted_size;
 	EtlField *fields;
-	size_t *null_lens; /* of the dialect's null strings */
+	size_t *null_lens;	/* of the dialect's null strings */
+	bool null_is_empty; /* there is but the empty one */
 	int nfields;
 	const char *cursor; /* in the text being split by libcsv */
 	const char *cursor_end;
@@ -124,6 +136,12 @@ extern bool etl_csv_append(EtlCsvReader *reader);
 extern void etl_csv_go_to(EtlCsvReader *reader, size_t start, int64 line_no,
 						  int64 row_no);
 
+/* in csv_plain.c */
+extern void etl_csv_plain_forget(EtlCsvReader *reader);
+extern bool etl_csv_plain_next(EtlCsvReader *reader, EtlCsvRecord *record);
+extern void etl_csv_plain_split(EtlCsvReader *reader,
+								const EtlCsvRecord *record);
+
 /* in encoding.c */
 extern void etl_csv_encoding_open(EtlCsvReader *reader);
 extern int etl_csv_char_len(const EtlCsvReader *reader, const char *s,
@@ -135,5 +153,15 @@ extern char *etl_csv_grow(EtlCsvReader *reader, char *buf, size_t *size,
 
 /* in csv_split.c */
 extern void etl_csv_split_open(EtlCsvReader *reader);
+extern bool etl_csv_is_null_string(const EtlCsvReader *reader, const char *data,
+								   size_t len);
+
+/* Is this text, which was not quoted, null? */
+static inline bool
+etl_csv_is_null(const EtlCsvReader *reader, const char *data, size_t len)
+{
+	return reader->null_is_empty ? len == 0 :
+								   etl_csv_is_null_string(reader, data, len);
+}
 
 #endif /* ETL_CSV_PRIVATE_H */

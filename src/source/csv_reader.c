@@ -309,6 +309,7 @@ etl_csv_go_to(EtlCsvReader *reader, size_t start, int64 line_no, int64 row_no)
 	framer->start = framer->scan = start;
 	framer->in_quote = framer->escaped = false;
 	framer->flags = 0;
+	reader->plain.raw = NULL;
 	reader->line_no = line_no;
 	reader->row_no = row_no;
 	reader->need = 0;
@@ -323,6 +324,7 @@ emit_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t end, size_t next)
 	EtlCsvFramer *framer = &reader->framer;
 	int64 inner = 0;
 
+	reader->plain.raw = NULL;
 	record->raw = framer->buf + framer->start;
 	record->raw_len = end - framer->start;
 	record->line_no = reader->line_no;
@@ -340,7 +342,8 @@ emit_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t end, size_t next)
 	if (inner > 0)
 		framer->flags |= ETL_CSV_MULTILINE;
 	record->flags = framer->flags;
-	reader->bad_cr = framer->bad_cr;
+	record->bad_cr = framer->bad_cr;
+	record->follows = (uint32) Min(framer->len - end, MAX_MULTIBYTE_CHAR_LEN);
 
 	reader->line_no += inner + (next > end ? 1 : 0);
 	reader->need = 0;
@@ -407,8 +410,13 @@ etl_csv_next(EtlCsvReader *reader, EtlCsvRecord *record)
 		reader->skipping = true;
 		return ETL_CSV_RECORD;
 	}
+	if (etl_csv_plain_next(reader, record))
+		return ETL_CSV_RECORD;
 	if (frame(reader, framer, &end, &next))
 	{
+		/* What follows it may have to be shown, wherever the buffer ends. */
+		if (framer->len - end < MAX_MULTIBYTE_CHAR_LEN && !framer->eof)
+			return ETL_CSV_NEED_FILL;
 		emit_record(reader, record, end, next);
 		return ETL_CSV_RECORD;
 	}
@@ -428,6 +436,7 @@ read_buffer(EtlCsvReader *reader)
 {
 	EtlCsvFramer *framer = &reader->framer;
 
+	etl_csv_plain_forget(reader);
 	while (framer->len < reader->size)
 	{
 		size_t got = etl_stream_read(reader->stream, framer->buf + framer->len,
@@ -542,7 +551,7 @@ etl_csv_fill(EtlCsvReader *reader)
 	}
 	while (size / 2 < tail && reader->need == 0)
 		size *= 2;
-	size = Max(size, reader->need + 2);
+	size = Max(size, reader->need + MAX_MULTIBYTE_CHAR_LEN);
 	if (size != reader->size)
 	{
 		char *fresh = MemoryContextAllocHuge(reader->context, size);
@@ -661,14 +670,9 @@ check_dialect(const EtlCsvReader *reader)
 				 errhint("Convert the file to the server's encoding first.")));
 }
 
-/*
- * Start reading records.  The stream stays the caller's and must outlive the
- * reader, and so must the dialect's null strings.  A dialect that cannot work
- * (no conversion from the file's encoding to the server's) is an error here,
- * before anything is handed out.
- */
-EtlCsvReader *
-etl_csv_open(EtlStream *stream, const EtlCsvDialect *dialect, int skip_lines)
+/* A reader of what the stream holds from where it stands. */
+static EtlCsvReader *
+reader_create(EtlStream *stream, const EtlCsvDialect *dialect)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "etl csv reader",
@@ -688,9 +692,52 @@ etl_csv_open(EtlStream *stream, const EtlCsvDialect *dialect, int skip_lines)
 	reader->framer.buf = palloc(reader->size);
 	etl_csv_go_to(reader, 0, 1, 0);
 	read_buffer(reader);
-	skip_preamble(reader, skip_lines);
 	MemoryContextSwitchTo(old);
 	return reader;
+}
+
+/*
+ * Start reading records.  The stream stays the caller's and must outlive the
+ * reader, and so must the dialect's null strings.  A dialect that cannot work
+ * (no conversion from the file's encoding to the server's) is an error here,
+ * before anything is handed out.
+ */
+EtlCsvReader *
+etl_csv_open(EtlStream *stream, const EtlCsvDialect *dialect, int skip_lines)
+{
+	EtlCsvReader *reader = reader_create(stream, dialect);
+
+	skip_preamble(reader, skip_lines);
+	return reader;
+}
+
+/*
+ * The same for parts of a file that etl_csv_divide() found divisible.  To be
+ * followed by etl_csv_move_to().
+ */
+EtlCsvReader *
+etl_csv_open_part(EtlStream *stream, const EtlCsvDialect *dialect)
+{
+	EtlCsvReader *reader = reader_create(stream, dialect);
+
+	reader->framer.eol = ETL_CSV_EOL_LF;
+	return reader;
+}
+
+/*
+ * Go to the given offset of the stream, where a record begins.  Its line is
+ * the first, and so is the record.
+ */
+void
+etl_csv_move_to(EtlCsvReader *reader, int64 offset)
+{
+	free_old(reader);
+	etl_stream_rewind(reader->stream, offset);
+	reader->framer.len = 0;
+	reader->framer.eof = false;
+	reader->buf_offset = offset;
+	etl_csv_go_to(reader, 0, 1, 0);
+	read_buffer(reader);
 }
 
 /* The records so far were the header: data records count from 1. */

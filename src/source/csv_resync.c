@@ -22,6 +22,7 @@
 
 #include "source/csv_private.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
 /* Bytes looked at between two looks at the cancel flag, about. */
@@ -276,9 +277,10 @@ cut_record(EtlCsvReader *reader, EtlCsvRecord *record, size_t start, size_t pos)
 		end--;
 	record->raw = framer->buf + start;
 	record->raw_len = end - start;
+	record->follows = (uint32) Min(framer->len - end, MAX_MULTIBYTE_CHAR_LEN);
 	record->flags &= ETL_CSV_NONASCII | ETL_CSV_BAD_CR;
 	record->flags |= ETL_CSV_QUOTED | ETL_CSV_ODD | ETL_CSV_BLANKS;
-	if (reader->bad_cr >= record->raw_len)
+	if (record->bad_cr >= record->raw_len)
 		record->flags &= ~ETL_CSV_BAD_CR;
 	if (memchr(record->raw, '\0', record->raw_len) != NULL)
 		record->flags |= ETL_CSV_NUL;

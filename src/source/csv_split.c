@@ -3,8 +3,9 @@
  * csv_split.c
  *	  Cuts one CSV record into fields.
  *
- * libcsv does it wherever it agrees with COPY: unquoted records, and quoted
- * ones in which each quote stands where RFC 4180 wants it.  The rest goes to
+ * Most records are split where they were scanned, see csv_plain.c.  Of the
+ * others libcsv does those in which it agrees with COPY: unquoted records, and
+ * quoted ones in which each quote stands where RFC 4180 wants it.  The rest goes to
  * a splitter of our own with COPY's rules: quotes in mid-field, text behind a
  * closing quote, an escape that differs from the quote, blanks to trim.  The
  * framer's flags tell which is which.
@@ -21,6 +22,7 @@
 
 #include "source/csv_private.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 
 /* Bytes split between two looks at the cancel flag. */
@@ -63,11 +65,13 @@ etl_csv_split_open(EtlCsvReader *reader)
 							   sizeof(size_t));
 	for (int i = 0; i < reader->dialect.null_count; i++)
 		reader->null_lens[i] = strlen(reader->dialect.null_strings[i]);
+	reader->null_is_empty = reader->dialect.null_count == 1 &&
+							reader->null_lens[0] == 0;
 }
 
-/* Is this text, which was not quoted, one of the null strings? */
-static inline bool
-is_null_string(const EtlCsvReader *reader, const char *data, size_t len)
+/* Is this text one of the null strings? */
+bool
+etl_csv_is_null_string(const EtlCsvReader *reader, const char *data, size_t len)
 {
 	for (int i = 0; i < reader->dialect.null_count; i++)
 	{
@@ -93,7 +97,7 @@ add_field(EtlCsvReader *reader, char *data, size_t len, bool quoted)
 		field->quoted = quoted;
 		field->data = data;
 		field->len = (int) len;
-		if (!quoted && is_null_string(reader, data, len))
+		if (!quoted && etl_csv_is_null(reader, data, len))
 		{
 			field->data = NULL;
 			field->len = 0;
@@ -320,7 +324,12 @@ check_flags(EtlCsvReader *reader, const EtlCsvRecord *record, EtlReject *reject)
 	else
 	{
 		if (record->flags & ETL_CSV_BAD_CR)
-			before.raw_len = reader->bad_cr;
+		{
+			before.raw_len = record->bad_cr;
+			before.follows = (uint32) Min(record->raw_len - record->bad_cr +
+											  record->follows,
+										  MAX_MULTIBYTE_CHAR_LEN);
+		}
 		if (!etl_csv_to_server(reader, &before, &text, &len, reject))
 			return false;
 		if (record->flags & ETL_CSV_BAD_CR)
@@ -370,7 +379,10 @@ etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
 		return false;
 	reader->scratch = etl_csv_grow(reader, reader->scratch,
 								   &reader->scratch_size, 0, len + 2);
-	if (!split_text(reader, record, text, len))
+	if (text == record->raw && text == reader->plain.raw &&
+		(record->flags & ETL_CSV_ODD) == 0)
+		etl_csv_plain_split(reader, record);
+	else if (!split_text(reader, record, text, len))
 		return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,
 								"unterminated CSV quoted field", NULL);
 	*fields = reader->fields;

@@ -111,18 +111,15 @@ append_bytes(StringInfo buf, int encoding, const char *s, size_t len)
 }
 
 /*
- * Describe what is wrong at s, as COPY does.  Looks at what follows the
- * record where that is in the buffer, since COPY shows those bytes too.
+ * Describe what is wrong at s, as COPY does.  len counts bytes that follow the
+ * record, since COPY shows those too.
  */
 static void
 reject_bytes(EtlCsvReader *reader, const char *s, size_t len, EtlReject *reject)
 {
 	int encoding = reader->check_encoding;
-	const char *buf = reader->framer.buf;
 	bool invalid;
 
-	if (s >= buf && s < buf + reader->framer.len)
-		len = buf + reader->framer.len - s;
 	invalid = pg_encoding_verifymbchar(encoding, s,
 									   (int) Min(len, MAX_MULTIBYTE_CHAR_LEN)) <
 				  0 ||
@@ -157,9 +154,11 @@ reject_bytes(EtlCsvReader *reader, const char *s, size_t len, EtlReject *reject)
  * always fits an int.
  */
 static bool
-convert_record(EtlCsvReader *reader, const char *raw, size_t raw_len,
-			   size_t *len, EtlReject *reject)
+convert_record(EtlCsvReader *reader, const EtlCsvRecord *record, size_t *len,
+			   EtlReject *reject)
 {
+	const char *raw = record->raw;
+	size_t raw_len = record->raw_len;
 	size_t done = 0;
 	size_t used = 0;
 
@@ -200,7 +199,8 @@ convert_record(EtlCsvReader *reader, const char *raw, size_t raw_len,
 			(converted == 0 || done - converted + slice == raw_len ||
 			 slice - converted >= MAX_MULTIBYTE_CHAR_LEN))
 		{
-			reject_bytes(reader, raw + done, raw_len - done, reject);
+			reject_bytes(reader, raw + done, raw_len - done + record->follows,
+						 reject);
 			return false;
 		}
 	}
@@ -224,7 +224,7 @@ etl_csv_to_server(EtlCsvReader *reader, const EtlCsvRecord *record,
 		return true;
 	if (OidIsValid(reader->conversion) && !(record->flags & ETL_CSV_NUL))
 	{
-		if (!convert_record(reader, record->raw, record->raw_len, len, reject))
+		if (!convert_record(reader, record, len, reject))
 			return false;
 		*text = reader->converted;
 		return true;
@@ -233,7 +233,8 @@ etl_csv_to_server(EtlCsvReader *reader, const EtlCsvRecord *record,
 									(int) record->raw_len);
 	if (valid == record->raw_len)
 		return true;
-	reject_bytes(reader, record->raw + valid, record->raw_len - valid, reject);
+	reject_bytes(reader, record->raw + valid,
+				 record->raw_len - valid + record->follows, reject);
 	return false;
 }
 

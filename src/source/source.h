@@ -48,10 +48,16 @@ extern TimestampTz etl_file_modified_at(const struct stat *st);
 extern void etl_file_hash(const char *path, uint8 *sha256);
 extern EtlStream *etl_stream_open_file(const EtlFileInfo *info,
 									   EtlCompression compression);
+extern EtlStream *etl_stream_open_part(const EtlFileInfo *info);
 extern EtlStream *etl_stream_open_memory(const char *data, size_t len);
 extern size_t etl_stream_read(EtlStream *stream, char *buf, size_t len);
 extern void etl_stream_rewind(EtlStream *stream, int64 offset);
 extern int64 etl_stream_file_bytes(const EtlStream *stream);
+extern bool etl_stream_is_plain(const EtlStream *stream);
+extern EtlCompression etl_stream_compression(const EtlStream *stream);
+extern void etl_stream_read_at(EtlStream *stream, char *buf, size_t len,
+							   int64 offset);
+extern void etl_stream_hash_to(EtlStream *stream, int64 offset);
 extern void etl_stream_close(EtlStream *stream, uint8 *sha256);
 
 /* in files.c: an absolute path or a glob, as a sorted list of paths */
@@ -84,6 +90,8 @@ typedef struct EtlCsvRecord
 	int64 row_no;	   /* among the data records, from 1 */
 	int64 byte_offset; /* in the (inflated) stream */
 	uint32 flags;	   /* private to the CSV files */
+	uint32 follows;	   /* so many bytes of the file can be read behind it */
+	size_t bad_cr;	   /* of the first carriage return that spoils it */
 } EtlCsvRecord;
 
 typedef struct EtlField
@@ -102,6 +110,7 @@ typedef struct EtlField
 typedef enum EtlCsvNext
 {
 	ETL_CSV_RECORD,	   /* *record is filled */
+	ETL_CSV_ROW,	   /* of feeds only: its row is, too */
 	ETL_CSV_NEED_FILL, /* finish with all records, then fill */
 	ETL_CSV_END
 } EtlCsvNext;
@@ -119,6 +128,32 @@ extern bool etl_csv_resync(EtlCsvReader *reader, EtlCsvRecord *record,
 						   int nfields);
 extern void etl_csv_header_done(EtlCsvReader *reader);
 extern void etl_csv_close(EtlCsvReader *reader);
+
+/* in csv_part.c: reading a file in parts */
+
+/* Where a reader stands, to go back there after a resync. */
+typedef struct EtlCsvPlace
+{
+	size_t start;
+	int64 line_no;
+	int64 row_no;
+	size_t need;
+	bool cut;
+	bool skipping;
+} EtlCsvPlace;
+
+extern EtlCsvReader *etl_csv_open_part(EtlStream *stream,
+									   const EtlCsvDialect *dialect);
+extern void etl_csv_move_to(EtlCsvReader *reader, int64 offset);
+extern bool etl_csv_divide(EtlCsvReader *reader, int64 *offset);
+extern int64 etl_csv_offset(const EtlCsvReader *reader);
+extern int64 etl_csv_line_no(const EtlCsvReader *reader);
+extern bool etl_csv_try_resync(EtlCsvReader *reader, EtlCsvRecord *record,
+							   int nfields, EtlCsvPlace *place);
+extern void etl_csv_resync_undo(EtlCsvReader *reader, const EtlCsvPlace *place);
+extern bool etl_csv_quote_parity(const char *buf, size_t len, char quote);
+extern size_t etl_csv_line_start(const char *buf, size_t len, char quote,
+								 bool *in_quote);
 
 /* ------------------------------------------------------------------ */
 /* in convert.c (and convert_*.c): fields to Datums without throwing    */

@@ -235,13 +235,13 @@ raw_read(EtlStream *stream, char *buf, size_t len)
 	size_t got = read_piece(stream->fd, stream->info.path, buf, len);
 	int64 end = stream->raw_offset + (int64) got;
 
-	if (end > stream->raw_seen)
+	if (end > stream->raw_seen && stream->hash != NULL)
 	{
 		size_t fresh = (size_t) (end - Max(stream->raw_seen, stream->raw_offset));
 
 		hash_update(stream->hash, buf + got - fresh, fresh);
-		stream->raw_seen = end;
 	}
+	stream->raw_seen = Max(stream->raw_seen, end);
 	stream->raw_offset = end;
 	return got;
 }
@@ -465,12 +465,9 @@ stream_create(void)
 	return stream;
 }
 
-/*
- * Open the file that *info describes.  It is an error if another file stands
- * there by now.
- */
-EtlStream *
-etl_stream_open_file(const EtlFileInfo *info, EtlCompression compression)
+/* A stream over the file that *info describes. */
+static EtlStream *
+stream_open(const EtlFileInfo *info)
 {
 	EtlStream *stream = stream_create();
 	struct stat st;
@@ -481,11 +478,36 @@ etl_stream_open_file(const EtlFileInfo *info, EtlCompression compression)
 	stream->fd = open_for_read(stream->info.path, &st);
 	if ((uint64) st.st_dev != info->device || (uint64) st.st_ino != info->inode)
 		throw_changed(stream->info.path);
+	return stream;
+}
+
+/*
+ * Open the file that *info describes.  It is an error if another file stands
+ * there by now.
+ */
+EtlStream *
+etl_stream_open_file(const EtlFileInfo *info, EtlCompression compression)
+{
+	EtlStream *stream = stream_open(info);
+
 	stream->hash = hash_start();
 	stream->compression = compression == ETL_COMPRESSION_AUTO ?
 							  detect_compression(stream) :
 							  compression;
 	start_decompressor(stream);
+	return stream;
+}
+
+/*
+ * The same for one of many readers of a plain file.  It goes to any place by
+ * etl_stream_rewind(), and computes no hash.
+ */
+EtlStream *
+etl_stream_open_part(const EtlFileInfo *info)
+{
+	EtlStream *stream = stream_open(info);
+
+	stream->compression = ETL_COMPRESSION_NONE;
 	return stream;
 }
 
@@ -566,7 +588,8 @@ etl_stream_rewind(EtlStream *stream, int64 offset)
 		stream->offset = offset;
 		return;
 	}
-	if (stream->compression == ETL_COMPRESSION_NONE && offset <= stream->raw_seen)
+	if (stream->compression == ETL_COMPRESSION_NONE &&
+		(offset <= stream->raw_seen || stream->hash == NULL))
 	{
 		raw_seek(stream, offset);
 		stream->offset = offset;
@@ -581,6 +604,58 @@ etl_stream_rewind(EtlStream *stream, int64 offset)
 										offset - stream->offset)) > 0)
 		/* skip */;
 	pfree(skip);
+}
+
+/* Is the file stored as it is read? */
+bool
+etl_stream_is_plain(const EtlStream *stream)
+{
+	return stream->fd >= 0 && stream->compression == ETL_COMPRESSION_NONE;
+}
+
+/* How the file is compressed; never ETL_COMPRESSION_AUTO. */
+EtlCompression
+etl_stream_compression(const EtlStream *stream)
+{
+	return stream->compression;
+}
+
+/*
+ * Bytes of a plain file from anywhere, without moving the stream.  They have
+ * been there before.
+ */
+void
+etl_stream_read_at(EtlStream *stream, char *buf, size_t len, int64 offset)
+{
+	size_t done = 0;
+
+	while (done < len)
+	{
+		ssize_t got;
+
+		CHECK_FOR_INTERRUPTS();
+		got = pread(stream->fd, buf + done,
+					Min(len - done, (size_t) STREAM_PIECE),
+					(off_t) (offset + (int64) done));
+		if (got < 0 && errno != EINTR)
+			ereport(ERROR, (errcode_for_file_access(),
+							errmsg("could not read file \"%s\": %m",
+								   stream->info.path)));
+		if (got == 0)
+			throw_changed(stream->info.path);
+		done += Max(got, 0);
+	}
+}
+
+/* Read a plain file up to there, for its hash alone. */
+void
+etl_stream_hash_to(EtlStream *stream, int64 offset)
+{
+	while (stream->raw_seen < offset &&
+		   raw_read(stream, stream->in, STREAM_PIECE) > 0)
+		/* hash */;
+	stream->offset = stream->raw_offset;
+	stream->in_pos = stream->in_len = 0;
 }
 
 /* How many stored bytes have been read so far: for progress and counts. */

@@ -14,6 +14,10 @@
  * are copied into the queue, no more.  Transactions that were rolled back, and
  * savepoints that were, do not come; a prepared one comes when it commits.
  *
+ * Of a large transaction the decoder calls with pieces, before it has ended:
+ * between the calls for the start and the stop of a stream.  Those are kept in
+ * a spool (wal_spool.c), which is the transaction's, until it commits.
+ *
  * ALTER TABLE may change rows without a change for each of them.  All that
  * shows is the rows that it writes into a new heap, so we ask for those, too.
  *
@@ -33,6 +37,8 @@
 
 static EtlChangeWriter *writer;
 static MemoryContext change_context;
+static MemoryContext spool_context;
+static EtlWalSpool *spool; /* a piece of a transaction is coming */
 
 /* The transaction that is coming. */
 static EtlSourceXact xact;
@@ -45,7 +51,7 @@ static XLogRecPtr last_commit = InvalidXLogRecPtr;
 static void on_begin(LogicalDecodingContext *context, ReorderBufferTXN *txn);
 static void on_change(LogicalDecodingContext *context, ReorderBufferTXN *txn,
 					  Relation rel, ReorderBufferChange *change);
-static void on_rewrite(Oid relid, XLogRecPtr lsn);
+static void on_rewrite(Oid relid, ReorderBufferChange *change);
 static void on_truncate(LogicalDecodingContext *context, ReorderBufferTXN *txn,
 						int nrelations, Relation rels[],
 						ReorderBufferChange *change);
@@ -54,7 +60,17 @@ static void on_commit(LogicalDecodingContext *context, ReorderBufferTXN *txn,
 					  XLogRecPtr commit_lsn);
 static bool fill_event(EtlChangeEvent *event, const EtlWalRelation *known,
 					   Relation rel, ReorderBufferChange *change);
-static void write_event(EtlChangeEvent *event, XLogRecPtr lsn);
+static void write_event(EtlChangeEvent *event,
+						const ReorderBufferChange *change);
+static void set_xact(const ReorderBufferTXN *txn);
+static void on_stream_start(LogicalDecodingContext *context,
+							ReorderBufferTXN *txn);
+static void on_stream_stop(LogicalDecodingContext *context,
+						   ReorderBufferTXN *txn);
+static void on_stream_abort(LogicalDecodingContext *context,
+							ReorderBufferTXN *txn, XLogRecPtr lsn);
+static void on_stream_commit(LogicalDecodingContext *context,
+							 ReorderBufferTXN *txn, XLogRecPtr commit_lsn);
 
 /* Take the place of the plugin; it keeps what it needs to shut down. */
 void
@@ -68,8 +84,14 @@ etl_wal_decode_init(LogicalDecodingContext *context, EtlChangeWriter *queue)
 	callbacks.change_cb = on_change;
 	callbacks.truncate_cb = on_truncate;
 	callbacks.commit_cb = on_commit;
+	callbacks.stream_start_cb = on_stream_start;
+	callbacks.stream_stop_cb = on_stream_stop;
+	callbacks.stream_change_cb = on_change;
+	callbacks.stream_truncate_cb = on_truncate;
+	callbacks.stream_abort_cb = on_stream_abort;
+	callbacks.stream_commit_cb = on_stream_commit;
 	context->callbacks = callbacks;
-	context->streaming = false;
+	context->streaming = true;
 	context->twophase = false;
 	context->reorder->output_rewrites = true;
 
@@ -80,6 +102,10 @@ etl_wal_decode_init(LogicalDecodingContext *context, EtlChangeWriter *queue)
 	xact_context = AllocSetContextCreate(CurrentMemoryContext,
 										 "etl_patterns decoded transaction",
 										 ALLOCSET_SMALL_SIZES);
+	spool_context = AllocSetContextCreate(CurrentMemoryContext,
+										  "etl_patterns spools",
+										  ALLOCSET_SMALL_SIZES);
+	etl_wal_spool_init();
 }
 
 /* A transaction is coming; nothing is said of it before it is of interest. */
@@ -90,15 +116,21 @@ on_begin(LogicalDecodingContext *context, ReorderBufferTXN *txn)
 	rewritten = NIL;
 	has_begun = false;
 	ordinal = 0;
-	xact.xid = txn->xid;
-	xact.commit_lsn = txn->final_lsn;
-	xact.end_lsn = txn->end_lsn;
-	xact.commit_time = txn->xact_time.commit_time;
+	set_xact(txn);
 
 	/* it may take long, and be of no interest */
 	if ((txn->total_size > LARGE_XACT || rbtxn_is_serialized(txn)) &&
 		!etl_change_writer_flush(writer))
 		etl_wal_leave();
+}
+
+static void
+set_xact(const ReorderBufferTXN *txn)
+{
+	xact.xid = txn->xid;
+	xact.commit_lsn = txn->final_lsn;
+	xact.end_lsn = txn->end_lsn;
+	xact.commit_time = txn->xact_time.commit_time;
 }
 
 /* A row was inserted, updated or deleted. */
@@ -112,7 +144,7 @@ on_change(LogicalDecodingContext *context, ReorderBufferTXN *txn, Relation rel,
 
 	if (OidIsValid(rel->rd_rel->relrewrite))
 	{
-		on_rewrite(rel->rd_rel->relrewrite, change->lsn);
+		on_rewrite(rel->rd_rel->relrewrite, change);
 		return;
 	}
 	known = etl_wal_relation(rel, writer);
@@ -120,7 +152,7 @@ on_change(LogicalDecodingContext *context, ReorderBufferTXN *txn, Relation rel,
 		return;
 	old = MemoryContextSwitchTo(change_context);
 	if (fill_event(&event, known, rel, change))
-		write_event(&event, change->lsn);
+		write_event(&event, change);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(change_context);
 }
@@ -130,17 +162,30 @@ on_change(LogicalDecodingContext *context, ReorderBufferTXN *txn, Relation rel,
  * said once of each table in a transaction.
  */
 static void
-on_rewrite(Oid relid, XLogRecPtr lsn)
+on_rewrite(Oid relid, ReorderBufferChange *change)
 {
+	static Oid last_relid;
+	static TransactionId last_xid;
 	MemoryContext old;
 	Relation rel;
 	EtlChangeEvent event = {0};
 
-	if (list_member_oid(rewritten, relid))
+	if (spool != NULL)
+	{
+		/* by a subtransaction that may be rolled back: more often is no harm */
+		if (last_relid == relid && last_xid == change->txn->xid)
+			return;
+		last_relid = relid;
+		last_xid = change->txn->xid;
+	}
+	else if (list_member_oid(rewritten, relid))
 		return;
-	old = MemoryContextSwitchTo(xact_context);
-	rewritten = lappend_oid(rewritten, relid);
-	MemoryContextSwitchTo(old);
+	else
+	{
+		old = MemoryContextSwitchTo(xact_context);
+		rewritten = lappend_oid(rewritten, relid);
+		MemoryContextSwitchTo(old);
+	}
 
 	rel = RelationIdGetRelation(relid);
 	if (!RelationIsValid(rel))
@@ -151,7 +196,7 @@ on_rewrite(Oid relid, XLogRecPtr lsn)
 		return;
 	event.kind = ETL_EVENT_TRUNCATE;
 	event.obstacle = ETL_OBSTACLE_REWRITTEN;
-	write_event(&event, lsn);
+	write_event(&event, change);
 }
 
 /* The event that a change is; false if it is none. */
@@ -214,7 +259,7 @@ on_truncate(LogicalDecodingContext *context, ReorderBufferTXN *txn,
 		event.restart_sequences = change->data.truncate.restart_seqs;
 		if (!is_whole)
 			event.obstacle = ETL_OBSTACLE_PARTITION_TRUNCATED;
-		write_event(&event, change->lsn);
+		write_event(&event, change);
 	}
 }
 
@@ -236,9 +281,15 @@ was_said(Oid source, int nrelations, Relation rels[], int nsaid)
 
 /* Write a change, and before the first that the transaction has begun. */
 static void
-write_event(EtlChangeEvent *event, XLogRecPtr lsn)
+write_event(EtlChangeEvent *event, const ReorderBufferChange *change)
 {
-	event->lsn = lsn;
+	event->lsn = change->lsn;
+	if (spool != NULL)
+	{
+		event->ordinal = change->txn->xid;
+		(void) etl_change_write_event(etl_wal_spool_writer(spool), event);
+		return;
+	}
 	event->ordinal = ++ordinal;
 	if (!has_begun && !etl_change_write_begin(writer, &xact))
 		etl_wal_leave();
@@ -257,6 +308,63 @@ on_commit(LogicalDecodingContext *context, ReorderBufferTXN *txn,
 		etl_wal_leave();
 	last_commit = xact.end_lsn;
 	has_begun = false;
+}
+
+/* ------------------------------------------------------------------ */
+/* pieces of large transactions                                         */
+
+static void
+on_stream_start(LogicalDecodingContext *context, ReorderBufferTXN *txn)
+{
+	if (!etl_change_writer_flush(writer))
+		etl_wal_leave();
+	if (txn->output_plugin_private == NULL)
+		txn->output_plugin_private = etl_wal_spool_open(spool_context);
+	spool = txn->output_plugin_private;
+}
+
+/* Also when the transaction turns out to have been rolled back. */
+static void
+on_stream_stop(LogicalDecodingContext *context, ReorderBufferTXN *txn)
+{
+	(void) etl_change_writer_rest(etl_wal_spool_writer(spool));
+	spool = NULL;
+}
+
+/* The transaction was rolled back, or one within it. */
+static void
+on_stream_abort(LogicalDecodingContext *context, ReorderBufferTXN *txn,
+				XLogRecPtr lsn)
+{
+	ReorderBufferTXN *top = txn->toptxn != NULL ? txn->toptxn : txn;
+
+	if (top->output_plugin_private == NULL)
+		return;
+	if (top != txn)
+	{
+		etl_wal_spool_abort(top->output_plugin_private, txn->xid);
+		return;
+	}
+	etl_wal_spool_close(txn->output_plugin_private);
+	txn->output_plugin_private = NULL;
+}
+
+/* All of it has come in pieces. */
+static void
+on_stream_commit(LogicalDecodingContext *context, ReorderBufferTXN *txn,
+				 XLogRecPtr commit_lsn)
+{
+	bool sent;
+
+	if (txn->output_plugin_private == NULL)
+		return;
+	set_xact(txn);
+	if (!etl_wal_spool_send(txn->output_plugin_private, writer, &xact, &sent))
+		etl_wal_leave();
+	if (sent)
+		last_commit = xact.end_lsn;
+	etl_wal_spool_close(txn->output_plugin_private);
+	txn->output_plugin_private = NULL;
 }
 
 XLogRecPtr

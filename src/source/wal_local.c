@@ -48,6 +48,7 @@
 #define SEND_AFTER	   2	/* what was gathered waits no longer than this */
 #define REPORT_EVERY   20	/* positions between which nothing happened */
 #define LOOK_EVERY	   1000 /* without being woken */
+#define FLUSH_AFTER	   10	/* what others have applied is put on disk */
 #define SLOT_IN_USE	   5000 /* how long the last reader may take to end */
 #define SLOT_IN_USE_IN 20
 
@@ -74,7 +75,7 @@ static void decode(LogicalDecodingContext *context);
 static int read_page(XLogReaderState *state, XLogRecPtr page, int len,
 					 XLogRecPtr record, char *buffer);
 static void wait_for_wal(XLogRecPtr position);
-static void flush_commits(void);
+static long flush_commits(TimestampTz now);
 static void look_around(TimestampTz now);
 static long report_idle(TimestampTz now);
 static void keep_order(void);
@@ -367,6 +368,7 @@ wait_for_wal(XLogRecPtr position)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 		long timeout;
+		long flush_in;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -374,11 +376,11 @@ wait_for_wal(XLogRecPtr position)
 			etl_wal_leave();
 		sent_at = now;
 		look_around(now);
-		flush_commits();
+		flush_in = flush_commits(now);
 		if (position <= GetFlushRecPtr(NULL))
 			break;
 
-		timeout = report_idle(now);
+		timeout = Min(report_idle(now), flush_in);
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
@@ -395,14 +397,35 @@ wait_for_wal(XLogRecPtr position)
 	MemoryContextSwitchTo(old);
 }
 
-/* Commits that did not wait for the disk are read when they are on it. */
-static void
-flush_commits(void)
+/*
+ * Commits that did not wait for the disk are read when they are on it.  What
+ * other pipelines have applied has some time; mostly somebody else's commit
+ * puts it on disk.  Returns how long.
+ */
+static long
+flush_commits(TimestampTz now)
 {
+	static TimestampTz deferred_at = 0;
 	XLogRecPtr unflushed = etl_wal_wake_unflushed();
+	XLogRecPtr deferred = etl_wal_wake_deferred();
+	long passed;
 
 	if (unflushed > GetFlushRecPtr(NULL))
 		XLogFlush(unflushed);
+	if (deferred == InvalidXLogRecPtr)
+		return LOOK_EVERY;
+	if (deferred_at == 0)
+		deferred_at = now;
+	passed = TimestampDifferenceMilliseconds(deferred_at, now);
+	if (deferred > GetFlushRecPtr(NULL))
+	{
+		if (passed < FLUSH_AFTER)
+			return FLUSH_AFTER - passed;
+		XLogFlush(deferred);
+	}
+	etl_wal_wake_flushed(deferred);
+	deferred_at = 0;
+	return FLUSH_AFTER; /* there may be another one by now */
 }
 
 /* See what the process that applies says, and tell it how far we are. */

@@ -44,6 +44,17 @@ extern void etl_wal_decode_init(LogicalDecodingContext *context,
 /* The end of the last transaction that was written; 0 if none was. */
 extern XLogRecPtr etl_wal_last_commit(void);
 
+/* in wal_spool.c: changes of a transaction that has not ended yet */
+typedef struct EtlWalSpool EtlWalSpool;
+
+extern void etl_wal_spool_init(void);
+extern EtlWalSpool *etl_wal_spool_open(MemoryContext parent);
+extern EtlChangeWriter *etl_wal_spool_writer(EtlWalSpool *spool);
+extern void etl_wal_spool_abort(EtlWalSpool *spool, TransactionId xid);
+extern bool etl_wal_spool_send(EtlWalSpool *spool, EtlChangeWriter *queue,
+							   const EtlSourceXact *xact, bool *sent);
+extern void etl_wal_spool_close(EtlWalSpool *spool);
+
 /* in wal_local.c: nobody wants changes any more; ends the process */
 pg_noreturn extern void etl_wal_leave(void);
 

@@ -48,6 +48,7 @@ static MemoryContext tables_context;
 static HTAB *sources;	/* Source */
 static HTAB *relations; /* EtlWalRelation */
 static uint32 last_number = 0;
+static uint64 ninvalidations = 0; /* that may matter */
 
 static EtlWalRelation *enter(Oid relid);
 static Source *find_source(Relation rel);
@@ -99,18 +100,23 @@ EtlWalRelation *
 etl_wal_relation(Relation rel, EtlChangeWriter *writer)
 {
 	EtlWalRelation *known = enter(RelationGetRelid(rel));
+	uint64 before = ninvalidations;
 	Source *source;
 
 	if (known->is_valid)
 		return known;
 
-	/* what becomes invalid from here on stays so */
-	known->is_valid = true;
+	/*
+	 * What becomes invalid from here on stays so, as does what an error leaves
+	 * half done: the decoder catches that of a transaction which was rolled
+	 * back meanwhile.
+	 */
 	known->source = InvalidOid;
 	known->relation = NULL;
 	source = find_source(rel);
 	if (source != NULL)
 		describe(known, rel, source, writer);
+	known->is_valid = ninvalidations == before;
 	return known;
 }
 
@@ -368,6 +374,7 @@ forget_all(void)
 	HASH_SEQ_STATUS scan;
 	EtlWalRelation *known;
 
+	ninvalidations++;
 	hash_seq_init(&scan, relations);
 	while ((known = hash_seq_search(&scan)) != NULL)
 		known->is_valid = false;
@@ -387,6 +394,7 @@ relation_changed(Datum arg, Oid relid)
 	known = hash_search(relations, &relid, HASH_FIND, NULL);
 	if (known == NULL)
 		return;
+	ninvalidations++;
 	known->is_valid = false;
 	if (known->is_ancestor)
 		forget_all();

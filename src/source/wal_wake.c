@@ -11,6 +11,9 @@
  *
  * A transaction that does not wait for its commit to be on disk cannot be read
  * until it is.  Where it ends is told, too, so that the reader can see to it.
+ * What a pipeline applies is such a transaction, and nobody may be waiting for
+ * it: its own reader is not told, unless the pipeline follows one of its own
+ * targets, and other readers are told that it is not urgent.
  *
  * Entries are made and freed under the spinlock; sessions read them without a
  * lock, after their commit, where nothing may be thrown.  At worst they set a
@@ -38,9 +41,11 @@
 /* One reader. */
 typedef struct WakeEntry
 {
-	Oid database; /* InvalidOid: the entry is free */
+	Oid database;  /* InvalidOid: the entry is free */
+	pid_t applier; /* reads for this process */
 	Latch *latch;
 	pg_atomic_uint64 unflushed;
+	pg_atomic_uint64 deferred; /* likewise, and not urgent */
 } WakeEntry;
 
 typedef struct WakeShared
@@ -54,6 +59,10 @@ typedef struct WakeShared
 static WakeShared *shared = NULL;
 static WakeEntry *own_entry = NULL;
 
+/* Does this process apply changes, and may its own reader want them? */
+static bool is_applier = false;
+static bool is_chained = false;
+
 static shmem_request_hook_type next_shmem_request_hook = NULL;
 static shmem_startup_hook_type next_shmem_startup_hook = NULL;
 
@@ -62,8 +71,8 @@ static void request_shmem(void);
 static void start_shmem(void);
 static void free_entry(int code, Datum arg);
 static void at_transaction_end(XactEvent event, void *arg);
-static void wake_readers(XLogRecPtr commit_end);
-static void advance(pg_atomic_uint64 *position, XLogRecPtr commit_end);
+static void tell_readers(XLogRecPtr commit_end);
+static uint64 advance(pg_atomic_uint64 *position, XLogRecPtr commit_end);
 
 /* ------------------------------------------------------------------ */
 /* at the start of the server                                           */
@@ -113,6 +122,7 @@ start_shmem(void)
 			shared->entries[i].database = InvalidOid;
 			shared->entries[i].latch = NULL;
 			pg_atomic_init_u64(&shared->entries[i].unflushed, 0);
+			pg_atomic_init_u64(&shared->entries[i].deferred, 0);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -146,8 +156,10 @@ etl_wal_wake_me(void)
 	}
 	if (entry != NULL)
 	{
+		entry->applier = MyBgworkerEntry->bgw_notify_pid;
 		entry->latch = MyLatch;
 		pg_atomic_write_u64(&entry->unflushed, InvalidXLogRecPtr);
+		pg_atomic_write_u64(&entry->deferred, InvalidXLogRecPtr);
 		pg_write_barrier();
 		entry->database = MyDatabaseId;
 	}
@@ -177,8 +189,50 @@ etl_wal_wake_unflushed(void)
 	return pg_atomic_read_u64(&own_entry->unflushed);
 }
 
+XLogRecPtr
+etl_wal_wake_deferred(void)
+{
+	if (own_entry == NULL)
+		return InvalidXLogRecPtr;
+	return pg_atomic_read_u64(&own_entry->deferred);
+}
+
+/* Commits up to there are on disk: the next one is to wake us again. */
+void
+etl_wal_wake_flushed(XLogRecPtr position)
+{
+	uint64 known = position;
+
+	if (own_entry != NULL)
+		(void) pg_atomic_compare_exchange_u64(&own_entry->deferred, &known,
+											  InvalidXLogRecPtr);
+}
+
 /* ------------------------------------------------------------------ */
 /* sessions                                                             */
+
+void
+etl_wal_wake_applier(bool chained)
+{
+	is_applier = true;
+	is_chained = chained;
+}
+
+/* Set the latches of the readers of this database. */
+void
+etl_wal_wake_readers(void)
+{
+	if (shared == NULL || pg_atomic_read_u32(&shared->nreaders) == 0 ||
+		!OidIsValid(MyDatabaseId))
+		return;
+	for (int i = 0; i < shared->nentries; i++)
+	{
+		if (shared->entries[i].database != MyDatabaseId)
+			continue;
+		pg_read_barrier();
+		SetLatch(shared->entries[i].latch);
+	}
+}
 
 /* Tells readers of a commit that wrote something. */
 static void
@@ -190,30 +244,38 @@ at_transaction_end(XactEvent event, void *arg)
 		return;
 	last_commit_end = XactLastCommitEnd;
 	if (shared != NULL && pg_atomic_read_u32(&shared->nreaders) > 0)
-		wake_readers(last_commit_end);
+		tell_readers(last_commit_end);
 }
 
-/* Set the latches of the readers of this database. */
+/* Tell the readers of this database. */
 static void
-wake_readers(XLogRecPtr commit_end)
+tell_readers(XLogRecPtr commit_end)
 {
+	bool is_async = synchronous_commit == SYNCHRONOUS_COMMIT_OFF;
+
 	if (!OidIsValid(MyDatabaseId))
 		return;
 	for (int i = 0; i < shared->nentries; i++)
 	{
 		WakeEntry *entry = &shared->entries[i];
 
-		if (entry->database != MyDatabaseId || entry == own_entry)
+		if (entry->database != MyDatabaseId || entry == own_entry ||
+			(is_applier && !is_chained && entry->applier == MyProcPid))
 			continue;
 		pg_read_barrier();
-		if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
-			advance(&entry->unflushed, commit_end);
+		if (is_async && is_applier && !is_chained)
+		{
+			if (advance(&entry->deferred, commit_end) != InvalidXLogRecPtr)
+				continue; /* it has an eye on that already */
+		}
+		else if (is_async)
+			(void) advance(&entry->unflushed, commit_end);
 		SetLatch(entry->latch);
 	}
 }
 
-/* Move a position forward, whoever else does so. */
-static void
+/* Move a position forward, whoever else does so; returns the former one. */
+static uint64
 advance(pg_atomic_uint64 *position, XLogRecPtr commit_end)
 {
 	uint64 known = pg_atomic_read_u64(position);
@@ -221,4 +283,5 @@ advance(pg_atomic_uint64 *position, XLogRecPtr commit_end)
 	while (known < commit_end &&
 		   !pg_atomic_compare_exchange_u64(position, &known, commit_end))
 		;
+	return known;
 }

@@ -13,19 +13,21 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
 #include "etl_patterns.h"
+#include "flow/cdc_apply.h"
 #include "flow/cdc_check.h"
 #include "flow/flow.h"
+#include "source/wal_wake.h"
 #include "worker/cdc_control.h"
 #include "worker/job_check.h"
 #include "worker/shared.h"
@@ -33,6 +35,9 @@
 /* A wait looks so often, less and less. */
 #define MIN_LOOK_MS 1
 #define MAX_LOOK_MS 50
+
+/* A start waits for locks no longer than that, unless the session says so. */
+#define START_LOCK_TIMEOUT "10s"
 
 PG_FUNCTION_INFO_V1(etl_cdc_start);
 PG_FUNCTION_INFO_V1(etl_cdc_stop);
@@ -73,12 +78,54 @@ refuse_lost(const EtlCdcPipeline *pipeline)
 					 pipeline->name)));
 }
 
+/* Who waits for a lock is to know what for. */
+static void
+check_context(void *arg)
+{
+	const EtlCdcTable *table = arg;
+
+	errcontext("check of table %s of CDC pipeline \"%s\"", table->source,
+			   table->pipeline);
+	if (geterrcode() == ERRCODE_LOCK_NOT_AVAILABLE)
+		errhint("Another session has locked the source or the target: see pg_locks. Setting lock_timeout says how long to wait, instead of %s.",
+				START_LOCK_TIMEOUT);
+}
+
+/*
+ * What must hold of the tables.  The pipeline is locked, and others wait for
+ * that; so nobody waits for ever for a lock on a table.
+ */
+static void
+check_tables(const EtlCdcPipeline *pipeline, List *tables)
+{
+	int level = NewGUCNestLevel();
+	ErrorContextCallback callback;
+	ListCell *lc;
+
+	if (LockTimeout == 0)
+		(void) set_config_option("lock_timeout", START_LOCK_TIMEOUT, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	callback.callback = check_context;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	foreach(lc, tables)
+	{
+		EtlCdcTable *table = lfirst(lc);
+
+		callback.arg = table;
+		if (pipeline->server == NULL)
+			etl_cdc_find_source(pipeline, table, NULL);
+		etl_cdc_check_table(pipeline, table, pipeline->server == NULL);
+	}
+	error_context_stack = callback.previous;
+	AtEOXact_GUC(false, level);
+}
+
 /* All that must hold of a pipeline when it starts. */
 static void
 check_startable(const EtlCdcPipeline *pipeline)
 {
 	List *tables = etl_cdc_tables(pipeline->pipeline_id);
-	ListCell *lc;
 
 	if (tables == NIL)
 		ereport(ERROR,
@@ -89,14 +136,7 @@ check_startable(const EtlCdcPipeline *pipeline)
 	etl_cdc_check_settings(pipeline, ERROR);
 	if (pipeline->server != NULL)
 		etl_cdc_check_remote(pipeline);
-	foreach(lc, tables)
-	{
-		EtlCdcTable *table = lfirst(lc);
-
-		if (pipeline->server == NULL)
-			etl_cdc_find_source(pipeline, table, NULL);
-		etl_cdc_check_table(pipeline, table, pipeline->server == NULL);
-	}
+	check_tables(pipeline, tables);
 	etl_cdc_check_workers(pipeline);
 	etl_job_check_armed();
 }
@@ -153,24 +193,7 @@ etl_cdc_stop(PG_FUNCTION_ARGS)
 /* ------------------------------------------------------------------ */
 /* wait                                                                 */
 
-/*
- * The end of what is in the WAL.  At the beginning of a page that is behind
- * the page's header, where no record ends.
- */
-static XLogRecPtr
-end_of_wal(XLogRecPtr insert)
-{
-	if (insert % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		return insert - SizeOfXLogShortPHD;
-	if (XLogSegmentOffset(insert, wal_segment_size) == SizeOfXLogLongPHD)
-		return insert - SizeOfXLogLongPHD;
-	return insert;
-}
-
-/*
- * The end of the source's WAL, now.  What is not on disk yet cannot be read, and
- * might wait there for seconds, so it is flushed.
- */
+/* The end of the source's WAL, now. */
 static XLogRecPtr
 source_position(const EtlCdcPipeline *pipeline)
 {
@@ -180,11 +203,7 @@ source_position(const EtlCdcPipeline *pipeline)
 	XLogRecPtr position;
 
 	if (pipeline->server == NULL)
-	{
-		position = end_of_wal(GetXLogInsertRecPtr());
-		XLogFlush(position);
-		return position;
-	}
+		return etl_cdc_end_of_wal();
 	remote = etl_cdc_connect(pipeline);
 	result = etl_remote_query(remote, sql, PGRES_TUPLES_OK);
 	if (PQntuples(result) != 1 || PQnfields(result) != 1)
@@ -298,6 +317,8 @@ etl_cdc_wait(PG_FUNCTION_ARGS)
 			break;
 		refuse_idle(pipeline);
 		refuse_to_wait_for_us(pipeline);
+		if (pipeline->server == NULL)
+			etl_wal_wake_readers();
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 look_after, PG_WAIT_EXTENSION);
@@ -406,6 +427,45 @@ copy_again(List *tables)
 }
 
 /*
+ * With mirrors those whose targets refer to theirs: no table can be emptied
+ * without what refers to it.
+ */
+static List *
+with_references(const EtlCdcPipeline *pipeline, List *tables)
+{
+	List *all = etl_cdc_tables(pipeline->pipeline_id);
+	ListCell *lc;
+	ListCell *lc2;
+
+	foreach(lc, tables)
+	{
+		const EtlCdcTable *table = lfirst(lc);
+
+		if (strcmp(table->apply, "mirror") != 0)
+			continue;
+		foreach(lc2, all)
+		{
+			EtlCdcTable *other = lfirst(lc2);
+			bool is_known = false;
+			ListCell *lc3;
+
+			foreach(lc3, tables)
+				is_known |= ItemPointerEquals(&((EtlCdcTable *) lfirst(lc3))->place,
+											  &other->place);
+			if (is_known || strcmp(other->apply, "mirror") != 0 ||
+				!etl_cdc_refers_to(other, table))
+				continue;
+			ereport(NOTICE,
+					(errmsg("table %s is copied again, too", other->source),
+					 errdetail("Its target refers to that of table %s.",
+							   table->source)));
+			tables = lappend(tables, other);
+		}
+	}
+	return tables;
+}
+
+/*
  * All begins anew: with a new slot, from where it begins.  A pipeline that was
  * stopped stays so.
  */
@@ -440,7 +500,9 @@ etl_cdc_resync(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 	refuse_lost(pipeline);
-	copy_again(etl_cdc_match(pipeline, etl_arg_text(fcinfo, 1), InvalidOid));
+	copy_again(with_references(pipeline,
+							   etl_cdc_match(pipeline, etl_arg_text(fcinfo, 1),
+											 InvalidOid)));
 	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
 }

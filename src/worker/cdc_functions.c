@@ -22,6 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "etl_patterns.h"
@@ -217,6 +218,19 @@ set_table(FunctionCallInfo fcinfo, EtlCdcTable *table)
 		table->row_filter = NULL;
 }
 
+/* Throw if the owner is gone, whose rights are the pipeline's. */
+static void
+refuse_orphan(const EtlCdcPipeline *pipeline)
+{
+	if (SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(pipeline->role)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("the owner of CDC pipeline \"%s\" does not exist any more",
+					pipeline->name),
+			 errhint("Drop it with etl_cdc_drop(), and create another one.")));
+}
+
 /* Throw if the pipeline has the table already. */
 static void
 refuse_same_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table)
@@ -271,6 +285,7 @@ etl_cdc_add_table(PG_FUNCTION_ARGS)
 	etl_refuse_null(fcinfo, TABLE_APPLY_OPTIONS, "apply_options");
 	PreventCommandIfReadOnly("etl_cdc_add_table()");
 	pipeline = etl_cdc_of_caller(etl_arg_text(fcinfo, TABLE_PIPELINE), false);
+	refuse_orphan(pipeline);
 	table->pipeline_id = pipeline->pipeline_id;
 	table->pipeline = pipeline->name;
 	table->role = pipeline->role;
@@ -314,6 +329,7 @@ etl_cdc_alter_table(PG_FUNCTION_ARGS)
 	etl_refuse_null(fcinfo, TABLE_TARGET, "target");
 	PreventCommandIfReadOnly("etl_cdc_alter_table()");
 	pipeline = etl_cdc_of_caller(etl_arg_text(fcinfo, TABLE_PIPELINE), false);
+	refuse_orphan(pipeline);
 	table = table_of_caller(fcinfo, pipeline);
 	if (!PG_ARGISNULL(TABLE_APPLY) && PG_ARGISNULL(TABLE_APPLY_OPTIONS) &&
 		strcmp(table->apply, etl_arg_text(fcinfo, TABLE_APPLY)) != 0)

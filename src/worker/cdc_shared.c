@@ -78,6 +78,23 @@ etl_applier_attach(int index)
 	return entry;
 }
 
+/*
+ * The reader was asked for: the next pipeline may start.  Before that it would
+ * take the place that the reader needs, and this one the place of its reader.
+ */
+void
+etl_applier_paired(void)
+{
+	EtlSharedDatabase *entry;
+
+	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
+	own->is_paired = true;
+	entry = etl_shared_find_database(own->database);
+	if (entry != NULL && entry->latch != NULL)
+		SetLatch(entry->latch);
+	LWLockRelease(etl_shared->lock);
+}
+
 /* Show how far we are.  Is the pipeline to be read anew? */
 bool
 etl_applier_publish(const EtlCdcProgress *progress)

@@ -77,11 +77,19 @@ WITH here AS MATERIALIZED (
         WHEN NOT here.served THEN 'no scheduler in this database'
         WHEN w.pid IS NULL THEN 'waits for its process'
         WHEN NOT p.has_slot THEN 'waits for its replication slot'
+        WHEN a.wait_event_type OPERATOR(pg_catalog.=) 'Lock' THEN 'waits for a lock'
         END AS obstacle,
+        CASE
+        WHEN w.pid IS NULL THEN NULL
+        WHEN NOT p.has_slot THEN 'It is made when all transactions have ended that write now.'
+        WHEN a.wait_event_type OPERATOR(pg_catalog.=) 'Lock'
+            THEN pg_catalog.format('pg_blocking_pids(%s) says who holds it.', w.pid)
+        END AS obstacle_hint,
         p.has_slot AND NOT pg_catalog.starts_with(p.slot_name, here.slot_prefix) AS is_copy
     FROM here
         CROSS JOIN etl_patterns.cdc_pipeline p
         LEFT JOIN etl_cdc_workers() w ON w.pipeline_id OPERATOR(pg_catalog.=) p.pipeline_id
+        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) w.pid
         LEFT JOIN pg_catalog.pg_replication_slots s
             ON s.slot_name OPERATOR(pg_catalog.=) p.slot_name::pg_catalog.name
                 AND s.database OPERATOR(pg_catalog.=) pg_catalog.current_database()
@@ -100,7 +108,8 @@ SELECT
     CASE
     WHEN p.is_copy OR p.state OPERATOR(pg_catalog.=) 'lost'
         THEN pg_catalog.format('etl_cdc_resync(%L) copies its tables again.', p.pipeline)
-    ELSE p.error_hint
+    WHEN p.error_message IS NOT NULL THEN p.error_hint
+    WHEN p.is_to_run THEN p.obstacle_hint
     END AS hint,
     t.tables,
     t.tables_new,

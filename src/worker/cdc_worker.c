@@ -40,6 +40,7 @@
 
 #include "flow/cdc_apply.h"
 #include "source/wal.h"
+#include "source/wal_wake.h"
 #include "worker/scheduler.h"
 
 /* Milliseconds: between looks at the clock; while commits wait for the disk. */
@@ -58,12 +59,14 @@ static void connect_as_owner(const EtlSharedApplier *entry);
 static void set(const char *name, const char *value);
 static ErrorData *follow(void);
 static bool load(void);
+static bool is_chained(void);
 static void set_state(EtlCdcState state);
 static void begin_stream(void);
 static bool has_slot(void);
 static bool is_reported(void);
 static void copy_tables(void);
-static void apply(void);
+static void apply(XLogRecPtr until);
+static void throw_end(void);
 static void stop_reader(void);
 static void publish(void);
 static void wait_for_changes(void);
@@ -149,7 +152,7 @@ follow(void)
 			reload = false;
 			begin_stream();
 			copy_tables();
-			apply();
+			apply(InvalidXLogRecPtr);
 			stop_reader();
 			is_wanted = load();
 		}
@@ -186,9 +189,32 @@ load(void)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(TopMemoryContext);
+	etl_wal_wake_applier(is_chained());
 	if (is_wanted && applier->pipeline->server == NULL)
 		etl_cdc_wal_ended(applier, GetXLogInsertRecPtr());
 	return is_wanted;
+}
+
+/* Does the pipeline follow a table that it writes itself? */
+static bool
+is_chained(void)
+{
+	ListCell *lc;
+	ListCell *lc2;
+
+	foreach(lc, applier->tables)
+	{
+		Oid target = ((EtlCdcFollowed *) lfirst(lc))->apply->target_relid;
+
+		foreach(lc2, applier->tables)
+		{
+			const EtlCdcFollowed *other = lfirst(lc2);
+
+			if (OidIsValid(target) && other->table->source_relid == target)
+				return true;
+		}
+	}
+	return false;
 }
 
 /* Write the state, unless it is that already or somebody has changed it. */
@@ -258,6 +284,7 @@ begin_stream(void)
 	settings.create_slot = !pipeline->has_slot;
 	settings.start = applier->applied;
 	pair = etl_wal_link_start(&settings, tables_to_read());
+	etl_applier_paired();
 	MemoryContextSwitchTo(context);
 	MemoryContextReset(applier->batch_context);
 
@@ -338,7 +365,11 @@ copy_tables(void)
 		serve_signals();
 		publish();
 		result = etl_cdc_copy(applier);
-		is_new = result == ETL_CDC_DONE;
+		if (result == ETL_CDC_ENDED)
+			throw_end();
+		if (result == ETL_CDC_BEHIND)
+			apply(applier->copy_after);
+		is_new = result == ETL_CDC_DONE || result == ETL_CDC_BEHIND;
 		reload |= result == ETL_CDC_CHANGED;
 		pgstat_report_stat(false);
 	}
@@ -346,22 +377,28 @@ copy_tables(void)
 		set_state(ETL_CDC_RUNNING);
 }
 
-/* Apply what comes, until the pipeline is to be read anew. */
+/* What went wrong is not the fault of a change. */
 static void
-apply(void)
+throw_end(void)
 {
-	while (!reload)
+	etl_cdc_applier_abort(applier);
+	etl_wal_link_throw(pair);
+}
+
+/*
+ * Apply what comes, until the pipeline is to be read anew, or up to a position.
+ */
+static void
+apply(XLogRecPtr until)
+{
+	while (!reload && (until == InvalidXLogRecPtr || applier->applied < until))
 	{
 		EtlCdcResult result;
 
 		serve_signals();
 		result = etl_cdc_apply(applier);
 		if (result == ETL_CDC_ENDED)
-		{
-			/* what went wrong is not the fault of a change */
-			etl_cdc_applier_abort(applier);
-			etl_wal_link_throw(pair);
-		}
+			throw_end();
 		reload |= result == ETL_CDC_CHANGED ||
 				  !etl_cdc_save(applier,
 								applier->pipeline->error_message != NULL &&

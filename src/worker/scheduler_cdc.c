@@ -28,8 +28,18 @@
 
 #define MAX_RETRY_SECONDS 60
 
+/* take_entry(): not now. */
+#define MUST_WAIT -2
+
 /* A process that ran for so long did not fail at its start. */
 #define STABLE_TIME (60 * USECS_PER_SEC)
+
+/*
+ * A process takes a second place, for its reader, as soon as it has begun.  Until
+ * then no other one is started, but no longer than that; looked at so often.
+ */
+#define PAIRING_TIME (2 * USECS_PER_SEC)
+#define PAIRING_LOOK (100 * 1000)
 
 /* After so long a process that has not ended is told once more. */
 #define END_TIME (10 * USECS_PER_SEC)
@@ -70,6 +80,7 @@ static void tell(Known *known, bool leave, TimestampTz now);
 static void start(Known *known, TimestampTz now);
 static void look_at_owner(void *arg);
 static int take_entry(Known *known, TimestampTz now);
+static bool is_pairing(const EtlSharedApplier *entry, TimestampTz now);
 static bool start_worker(Known *known);
 static void write_obstacle(void *arg);
 
@@ -339,6 +350,12 @@ start(Known *known, TimestampTz now)
 	if (error == NULL && obstacle.message == NULL)
 	{
 		known->index = take_entry(known, now);
+		if (known->index == MUST_WAIT)
+		{
+			known->index = -1;
+			known->retry_at = now + PAIRING_LOOK;
+			return;
+		}
 		if (known->index >= 0 && start_worker(known))
 			return;
 		obstacle.sqlerrcode = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
@@ -368,13 +385,30 @@ look_at_owner(void *arg)
 	obstacle->hint = "Mend that; the pipeline goes on by itself.";
 }
 
-/* An entry of shared memory for a process; -1 if there is none. */
+/* Has a process, of whatever database, not asked for its reader yet? */
+static bool
+is_pairing(const EtlSharedApplier *entry, TimestampTz now)
+{
+	return entry->state != ETL_APPLIER_FREE && !entry->is_paired &&
+		   entry->since > now - PAIRING_TIME && entry->since <= now;
+}
+
+/*
+ * An entry of shared memory for a process; -1 if there is none, MUST_WAIT if
+ * another one is to have its reader first.
+ */
 static int
 take_entry(Known *known, TimestampTz now)
 {
 	int index;
 
 	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
+	for (index = 0; index < etl_shared->nappliers; index++)
+		if (is_pairing(etl_shared_applier(index), now))
+		{
+			LWLockRelease(etl_shared->lock);
+			return MUST_WAIT;
+		}
 	for (index = 0; index < etl_shared->nappliers; index++)
 	{
 		EtlSharedApplier *entry = etl_shared_applier(index);
@@ -389,6 +423,7 @@ take_entry(Known *known, TimestampTz now)
 		entry->pid = 0;
 		entry->latch = NULL;
 		entry->changed = false;
+		entry->is_paired = false;
 		entry->since = now;
 		memset(&entry->progress, 0, sizeof(EtlCdcProgress));
 		known->generation = entry->generation;
@@ -444,6 +479,7 @@ write_obstacle(void *arg)
 	pipeline = etl_cdc_try_lock(obstacle->known->pipeline_id);
 	if (pipeline == NULL || !is_wanted(pipeline))
 		return;
+	pipeline->state = ETL_CDC_STARTING;
 	pipeline->error_code = pstrdup(unpack_sql_state(obstacle->sqlerrcode));
 	pipeline->error_message = obstacle->message;
 	pipeline->error_hint = obstacle->hint;

@@ -137,7 +137,8 @@ typedef struct EtlSharedApplier
 	int64 pipeline_id;
 	pid_t pid; /* 0: has not started */
 	Latch *latch;
-	bool changed; /* pipeline and tables are to be read anew */
+	bool changed;	/* pipeline and tables are to be read anew */
+	bool is_paired; /* it has asked for its reader */
 	TimestampTz since;
 	EtlCdcProgress progress;
 } EtlSharedApplier;
@@ -196,6 +197,7 @@ extern void etl_tell_launcher(Oid database);
  * the row of the pipeline still says that it is to run.
  */
 extern EtlSharedApplier *etl_applier_attach(int index);
+extern void etl_applier_paired(void);
 extern bool etl_applier_publish(const EtlCdcProgress *progress);
 extern bool etl_cdc_progress(int64 pipeline_id, EtlCdcProgress *progress);
 extern bool etl_cdc_end(int64 pipeline_id);

@@ -18,12 +18,16 @@
 # Latency: commits one by one, with synchronous_commit = on; when the row was
 # written to the target (a default there, just before the commit) less the time
 # of its commit in the source.  The target's commits do not say: those of native
-# have the source's time.
+# have the source's time.  One consumer runs at a time, on the same server, the
+# others wait; each round goes there and back.  First all clients go as fast as
+# they can: what a consumer has applied, by the time until all is there, is the
+# rate that it sustains.  The rest is at half of native's, for all, and at 20
+# transactions per second, which is idle.
 #
 #   ROUNDS=3    SCALE=1     a tenth of the work is 0.1
 #   CASES=.                 which cases: a regular expression
 #   ONLY=.                  which others: a regular expression
-#   SECONDS_EACH=10         of each measurement of latency
+#   SECONDS_EACH=8          of each measurement of latency
 #
 # "pglogical" runs in its faster mode, which stops at the first conflict
 # (pglogical.conflict_resolution = error), but for latency.
@@ -36,7 +40,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=test/bench/lib_jobs.sh
 . "$here/lib_jobs.sh"
 
-seconds_each=${SECONDS_EACH:-10}
+seconds_each=${SECONDS_EACH:-8}
 mark=0
 
 # What each consumer is started and stopped by, where its targets are, and
@@ -53,6 +57,7 @@ declare -A stop_of=(
 )
 declare -A database_of=([ours]=source [native]=native [pglogical]=pglogical)
 declare -A schema_of=([ours]=target [native]=public [pglogical]=public)
+declare -A slot_of=([ours]='^etl_' [native]='^native$' [pglogical]='^pgl_')
 declare -A kinds_of=(
 	[ours]='^etl_patterns cdc'
 	[native]='^(walsender|logical replication worker)'
@@ -84,6 +89,20 @@ stop_consumer()
 {
 	quietly "${database_of[$1]}" "${stop_of[$1]}"
 	wait_until source "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type ~ '${kinds_of[$1]}'"
+}
+
+# Until the slot is behind what was drained, or else it is read once more after
+# the next start.
+settle()
+{
+	local end deadline=$((SECONDS + 20))
+
+	end=$(sql -d source -c 'SELECT pg_current_wal_insert_lsn()')
+	until [ "$(sql -d source -c "SELECT restart_lsn >= '$end' FROM pg_replication_slots WHERE slot_name ~ '${slot_of[$1]}'")" = t ] ||
+		[ $SECONDS -ge $deadline ]; do
+		sql -d source -c CHECKPOINT	# which logs what runs: nothing
+		sleep 0.3
+	done
 }
 
 # A server with the source, its copies, and all consumers, stopped; settings may
@@ -198,15 +217,27 @@ update doc set n = :v where id = :id;
 update doc set n = n + 1, body = repeat(md5(n::text), 250) where id = :id;" 4 $((xacts / 2)); }
 work_big() { xacts=1 changes=$(scaled 1000000); sql -d source -c "INSERT INTO ev (acc, amt, kind)
 	SELECT i, i, 'big' FROM generate_series(1, $changes) i"; }
-work_big_update() { xacts=1 changes=$(scaled 200000); sql -d source -c "UPDATE acc SET bal = bal + 1 WHERE id <= $changes"; }
+work_big_update() { xacts=1 changes=$(scaled 1000000); sql -d source -c "UPDATE ev SET amt = amt + 1
+	WHERE id IN (SELECT id FROM ev ORDER BY id DESC LIMIT $changes)"; }
 
-# contest NAME WORK: lines of the table.
+# contest NAME WORK [NAME WORK...]: lines of the table; on one server, one after
+# the other.
 contest()
+{
+	start_contest ${pglogical:+'pglogical.conflict_resolution = error'}
+	while [ $# -gt 0 ]; do
+		compete "$@"
+		shift 2
+	done
+	stop_server
+}
+
+# compete NAME WORK [what comes next]
+compete()
 {
 	local i j who n=${#participants[@]}
 	local -A walls=() cpus=() pairs=()
 
-	start_contest ${pglogical:+'pglogical.conflict_resolution = error'}
 	for ((i = 0; i < rounds; i++)); do
 		"$2"
 		put_mark
@@ -216,6 +247,7 @@ contest()
 			drain "$who"
 			walls[$who]+="$wall " cpus[$who]+="$cpu " wall_of[$who]=$wall
 			[ -z "${VERBOSE:-}" ] || printf '# %s %s: %s s, cpu %s\n' "$1" "$who" "$wall" "$cpu"
+			[ $# = 2 ] && [ $i = $((rounds - 1)) ] || settle "$who"
 			stop_consumer "$who"
 		done
 		for who in "${participants[@]}"; do
@@ -227,7 +259,6 @@ contest()
 		# shellcheck disable=SC2086
 		drain_line "$1" "$who" "$(median ${walls[$who]})" "$(median ${cpus[$who]})" "$(median ${pairs[$who]})"
 	done
-	stop_server
 }
 
 # drain_line CASE WHO S CPU PAIRS; ours comes first
@@ -242,47 +273,63 @@ drain_line()
 	}'
 }
 
-# latency NAME CLIENTS RATE: all run, one after the other, each on a new server.
+# A server for latency().
+start_latency()
+{
+	local who
+
+	start_contest 'track_commit_timestamp = on'
+	for who in "${participants[@]}"; do
+		sql -d "${database_of[$who]}" -c "ALTER TABLE ${schema_of[$who]}.ev ADD applied timestamptz DEFAULT clock_timestamp()"
+	done
+	sql -d source -c CHECKPOINT
+}
+
+# follow WHO CLIENTS RATE: one consumer while transactions are made; RATE may be
+# 0, as many as can be.  Adds to its files: how late each row was; how many rows,
+# in what time, and the CPU seconds.
+follow()
+{
+	local database=${database_of[$1]} schema=${schema_of[$1]} from before rate=${3#0}
+
+	put_mark
+	drain "$1"
+	from=$(sql -d source -c 'SELECT coalesce(max(id), 0) FROM ev')
+	before=$(sql -d source -c "SELECT cpu_of('${kinds_of[$1]}')")
+	pgbench -n -c "$2" -j 1 -T "$seconds_each" ${rate:+-R "$rate"} \
+		-f <(printf '%s\n' "$draw" "begin; $update $insert commit;") source >"$work/pgbench.log" 2>&1
+	put_mark
+	drain "$1" ''
+	stop_consumer "$1"
+	sql -d source -c "\\copy (SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin)) FROM ev WHERE id > $from) TO '$work/at_source'"
+	sql -d "$database" -c "\\copy (SELECT id, extract(epoch FROM applied) FROM $schema.ev WHERE id > $from) TO '$work/at_target'"
+	awk -v late="$work/late.$1" -v sums="$work/sums.$1" -v seconds="$(calc "$seconds_each + $wall")" \
+		-v cpu="$(calc "$cpu - $before")" 'NR == FNR { at[$1] = $2; next }
+		{ printf "%.2f\n", 1000 * ($2 - at[$1]) >>late; n++ }
+		END { print n, seconds, cpu >>sums }' "$work/at_source" "$work/at_target"
+}
+
+# latency NAME CLIENTS RATE: lines of the table; sets rate_of.
 latency()
 {
-	local who i
-	local -A rows=()
+	local i j who n=${#participants[@]}
 
+	rm -f "$work"/late.* "$work"/sums.*
 	for ((i = 0; i < rounds; i++)); do
-		for who in "${participants[@]}"; do
-			start_contest 'track_commit_timestamp = on'
-			sql -d "${database_of[$who]}" -c "ALTER TABLE ${schema_of[$who]}.ev ADD applied timestamptz DEFAULT clock_timestamp()"
-			put_mark
-			drain "$who"	# the slots of the others keep the WAL
-			quietly source "ALTER ROLE $PGUSER IN DATABASE source SET synchronous_commit = on"
-			pgbench -n -c "$2" -j 1 -R "$3" -T "$seconds_each" -f <(printf '%s\n' "$draw" "begin; $update $insert commit;") \
-				source >"$work/pgbench.log" 2>&1
-			put_mark
-			drain "$who" ''
-			sql -d source -c "\\copy (SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin)) FROM ev) TO '$work/at_source'"
-			sql -d "${database_of[$who]}" -c "\\copy (SELECT id, extract(epoch FROM applied) FROM ${schema_of[$who]}.ev) TO '$work/at_target'"
-			rows[$who]+="$(sql -d source -F ' ' <<-SQL
-			CREATE TEMP TABLE a (id bigint, at numeric);
-			CREATE TEMP TABLE b (id bigint, at numeric);
-			\\copy a FROM '$work/at_source'
-			\\copy b FROM '$work/at_target'
-			SELECT round(1000 * percentile_cont(0.5) WITHIN GROUP (ORDER BY b.at - a.at)::numeric, 2),
-				round(1000 * percentile_cont(0.99) WITHIN GROUP (ORDER BY b.at - a.at)::numeric, 2),
-				round(1000 * max(b.at - a.at), 2), round(count(*) / $seconds_each::numeric), $cpu
-			FROM a JOIN b USING (id);
-			SQL
-			)"$'\n'
-			stop_server
+		for ((j = 0; j < n; j++)); do
+			follow "${participants[j]}" "$2" "$3"
+		done
+		for ((j = n - 1; j >= 0; j--)); do
+			follow "${participants[j]}" "$2" "$3"
 		done
 	done
 	for who in "${participants[@]}"; do
-		local medians=() column
-		for column in 1 2 3 4 5; do
-			# shellcheck disable=SC2046
-			medians+=("$(median $(cut -d ' ' -f $column <<<"${rows[$who]%$'\n'}"))")
-		done
-		printf '| %-28s | %-9s | %8.0f | %8.2f | %8.2f | %8.2f | %7.2f |\n' "$1" "$who" "${medians[3]}" \
-			"${medians[@]:0:3}" "${medians[4]}"
+		rate_of[$who]=$(awk '{ n += $1; s += $2 } END { printf "%d", n / s }' "$work/sums.$who")
+		awk -v name="$1" -v who="$who" -v rate="${rate_of[$who]}" 'NR == FNR { n += $1; cpu += $3; next }
+			{ v[++m] = $1 }
+			END { printf "| %-28s | %-9s | %8d | %8.2f | %8.2f | %8.2f | %7.2f |\n", name, who, rate,
+				v[int(m / 2) + 1], v[int(m * 0.99) + 1], v[m], 1e6 * cpu / (2 * n) }' \
+			"$work/sums.$who" <(sort -g "$work/late.$who")
 	done
 }
 
@@ -307,15 +354,22 @@ if wanted W2; then contest 'W2: update, insert, two tx' work_W2; fi
 if wanted hot; then contest 'hot: 100 keys' work_hot; fi
 if wanted toast; then contest 'toast: 8 kB, every other time' work_toast; fi
 if wanted big; then
-	contest 'big: one insert of 1M rows' work_big
-	contest 'big: one update of 200k rows' work_big_update
+	contest 'big: one insert of 1M rows' work_big 'big: one update of 1M rows' work_big_update
 fi
 
 if wanted latency; then
-	printf '\ncdc, latency of commits: %s rounds of %s seconds, medians; ms\n\n' "$rounds" "$seconds_each"
-	printf '| %-28s | %-9s | %8s | %8s | %8s | %8s | %7s |\n' case who 'tx/s' p50 p99 max cpu
+	declare -A rate_of=()
+
+	printf '\ncdc, latency of commits: %s rounds of 2 times %s seconds; ms; cpu per million changes\n\n' "$rounds" "$seconds_each"
+	printf '| %-28s | %-9s | %8s | %8s | %8s | %8s | %7s |\n' case who 'tx/s' p50 p99 max 'cpu/M'
 	printf '|---|---|---:|---:|---:|---:|---:|\n'
-	for rate in 20 1000 2000; do
-		latency "latency at $rate a second" $((rate < 100 ? 1 : 4)) $rate
-	done
+	start_latency
+	quietly source "ALTER ROLE $PGUSER IN DATABASE source SET synchronous_commit = on"
+	latency 'as fast as can be' 4 0
+	half=$((${rate_of[native]-${rate_of[ours]}} / 2))
+	latency "half of that: $half a second" 4 $half
+	latency 'idle: 20 a second' 1 20
+	quietly source "ALTER ROLE $PGUSER IN DATABASE source RESET synchronous_commit"
+	latency 'asynchronous: 100 a second' 1 100
+	stop_server
 fi

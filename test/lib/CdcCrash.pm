@@ -11,9 +11,7 @@ package CdcCrash;
 use strict;
 use warnings;
 
-use File::Temp;
-use IPC::Run ();
-use JobServer;
+use Cdc;
 use List::Util qw(shuffle);
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -21,7 +19,6 @@ use Time::HiRes qw(usleep);
 
 # What the server has beside JobServer's settings.
 our $conf = q{
-wal_level = logical
 max_worker_processes = 40
 max_replication_slots = 20
 max_prepared_transactions = 20
@@ -77,8 +74,6 @@ our $schema = q{
 	SELECT etl_cdc_add_table('histories', 'item', 'item_history', 'scd2', '{"initial_effective_at": "-infinity"}');
 	SELECT etl_cdc_start(p) FROM unnest('{mirrors,appends,logs,histories}'::text[]) p;
 };
-
-sub pick { return $_[ int(rand(@_)) ]; }
 
 # ---------------------------------------------------------------------------
 # Writers
@@ -151,15 +146,10 @@ sub transaction
 # A session of random transactions; it ends by itself, or with the server.
 sub start_writer
 {
-	my ($node, $transactions) = @_;
-	my ($fh, $file) = File::Temp::tempfile(UNLINK => 1);
+	my ($transactions) = @_;
 
-	print $fh "SET lock_timeout = '2s';\nSET synchronous_commit = ", pick('on', 'off'), ";\n";
-	print $fh transaction() for 1 .. $transactions;
-	close $fh;
-	return IPC::Run::start(
-		[ $node->installed_command('psql'), '-X', '-q', '-d', $node->connstr('postgres'), '-f', $file ],
-		'<', \undef, '>', \my $out, '2>', \my $err);
+	return session("SET lock_timeout = '2s';\nSET synchronous_commit = " . pick('on', 'off') . ";\n"
+		  . join('', map { transaction() } 1 .. $transactions));
 }
 
 # ---------------------------------------------------------------------------
@@ -273,16 +263,6 @@ sub finish_prepared
 # What must hold
 # ---------------------------------------------------------------------------
 
-# Two queries give the same rows.
-sub same
-{
-	my ($node, $want, $have, $what) = @_;
-
-	return is($node->safe_psql('postgres',
-		"SELECT left(r::text, 200) FROM ((SELECT 'missing', * FROM ($want EXCEPT ALL $have) a) UNION ALL (SELECT 'extra', * FROM ($have EXCEPT ALL $want) b)) r LIMIT 5"),
-		'', $what);
-}
-
 # A changelog, applied change by change by SQL, as the documentation has it.
 sub replay
 {
@@ -320,15 +300,15 @@ sub check
 	{
 		wait_until($node, "SELECT etl_cdc_wait('$pipeline', timeout => '60 s')", "$pipeline has caught up");
 	}
-	same($node, 'SELECT * FROM item', 'SELECT * FROM item_mirror', "$what: the mirror");
-	same($node, 'SELECT * FROM bag', 'SELECT * FROM bag_mirror', "$what: the mirror of a table without a key");
-	same($node, 'SELECT * FROM page', 'SELECT * FROM page_mirror', "$what: the mirror of a table that is truncated");
-	same($node, 'SELECT uid FROM item_ever WHERE uid > 100', 'SELECT uid FROM item_appended', "$what: each row that was inserted is appended once");
+	same('SELECT * FROM item', 'SELECT * FROM item_mirror', "$what: the mirror");
+	same('SELECT * FROM bag', 'SELECT * FROM bag_mirror', "$what: the mirror of a table without a key");
+	same('SELECT * FROM page', 'SELECT * FROM page_mirror', "$what: the mirror of a table that is truncated");
+	same('SELECT uid FROM item_ever WHERE uid > 100', 'SELECT uid FROM item_appended', "$what: each row that was inserted is appended once");
 	replay($node, 'item_changes', 'item_again');
-	same($node, 'SELECT * FROM item', 'SELECT * FROM item_again', "$what: the changelog gives the table");
+	same('SELECT * FROM item', 'SELECT * FROM item_again', "$what: the changelog gives the table");
 	replay($node, 'page_changes', 'page_again');
-	same($node, 'SELECT * FROM page', 'SELECT * FROM page_again', "$what: with truncates, too");
-	same($node, 'SELECT id, uid, v, n, doc FROM item', 'SELECT id, uid, v, n, doc FROM item_history WHERE is_current',
+	same('SELECT * FROM page', 'SELECT * FROM page_again', "$what: with truncates, too");
+	same('SELECT id, uid, v, n, doc FROM item', 'SELECT id, uid, v, n, doc FROM item_history WHERE is_current',
 		"$what: what is current in the history");
 	is($node->safe_psql('postgres', q{SELECT * FROM etl_scd2_verify('item_history', '{id}', tracked => '{uid,v,n,doc}')}),
 		'', "$what: the history has no fault");
@@ -347,7 +327,8 @@ sub run
 
 	note("seed $seed, $rounds rounds");
 	srand($seed);
-	$server = JobServer->new($name, $conf . 'synchronous_commit = ' . pick('on', 'off') . "\n");
+	$server = Cdc::start($name, $conf . 'synchronous_commit = ' . pick('on', 'off') . "\n"
+		. 'logical_decoding_work_mem = ' . pick("'64kB'", "'64MB'") . "\n");
 	$node = $server->{node};
 	$node->safe_psql('postgres', $schema);
 	wait_until($node, q{SELECT has_slot FROM etl_patterns.cdc_pipeline WHERE pipeline = 'appends'}, 'appends has its slot');
@@ -357,7 +338,7 @@ sub run
 	for my $round (1 .. $rounds)
 	{
 		my $how = shift(@plan) // pick(@harms);
-		my @writers = map { start_writer($node, 20 + int rand 200) } 1 .. 1 + int rand 3;
+		my @writers = map { start_writer(20 + int rand 200) } 1 .. 1 + int rand 3;
 
 		usleep(rand pick(100_000, 600_000));
 		note("round $round: $how");

@@ -377,6 +377,95 @@ sub run
 	return;
 }
 
+# Short records, nearly all of them whole, so that what is wrong with one comes
+# at every place among the bytes that are looked at together.
+sub short_records
+{
+	my ($case) = @_;
+	my ($d, $q) = @$case{qw(delimiter quote)};
+	my @fields = ('', 1, 22, 'abc', "$q$q", "${q}x$q", "${q}a$q${q}b$q", "$q\n$q", "$q$d$q");
+	my @wrong = ("\r", "\r", "\0", "\xff", $q, "x$q", "${q}x${q}y", $d, "\n", '');
+	my $records = '';
+
+	for (1 .. upto(400))
+	{
+		my @values = map { pick(@fields) } @{ $case->{types} };
+
+		$values[ upto($#values) ] .= pick(@wrong) if chance(0.02);
+		$records .= join($d, @values) . pick("\n", "\n", "\r\n");
+	}
+	return $records;
+}
+
+# A file that is longer than what is read or looked at at once: records of all
+# lengths, some of them broken.
+sub long_file
+{
+	my ($case) = @_;
+	my $size = pick(2_000, 20_000, 100_000, 600_000);
+	my $eol = pick("\n", "\n", "\r\n");
+	my $bytes = '';
+
+	while (length $bytes < $size)
+	{
+		if (chance(0.3))
+		{
+			$bytes .= short_records($case);
+			next;
+		}
+		my $piece = join '', map { "$_$eol" } @{ records($case, 1 + upto(20)) };
+
+		$piece = mutate($case, $piece) if chance(0.1);
+		$piece = noise($case) . "\n" if chance(0.03);
+		$bytes .= $piece x pick(1, 1, 1 + upto(30));
+	}
+	return $bytes;
+}
+
+# The same files by every way to look at their bytes.
+sub run_ways
+{
+	my ($node, $cases, $seed, @kinds) = @_;
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my $wrong = 0;
+
+	note "seed $seed, $cases cases of: @kinds";
+	srand $seed;
+	for my $number (1 .. $cases)
+	{
+		my %case = (name => "$seed-$number", kind => pick(@kinds), long => chance(0.1) ? 0.3 : 0);
+		my ($types, $ddl) = new_table($case{kind} eq 'noise' || chance(0.5));
+		my ($stdout, $stderr);
+
+		$case{types} = $types;
+		dialect(\%case);
+		$case{escape} = $case{quote} if chance(0.8) && $case{delimiter} ne $case{quote};
+		if ($case{kind} eq 'long')
+		{
+			@case{qw(path plain header)} = ("$dir/$case{name}.csv", "$dir/$case{name}.csv", 0);
+			spew($case{path}, long_file(\%case));
+		}
+		else
+		{
+			write_case($dir, \%case);
+		}
+		$node->psql('postgres',
+			"SET client_min_messages = warning; SET synchronous_commit = off; $ddl"
+			  . sprintf('SELECT oracle.check_ways(%s)', join ', ', map { literal($_) } $case{path},
+				$case{header} ? 't' : 'f', @case{qw(delimiter quote escape null encoding)}),
+			stdout => \$stdout, stderr => \$stderr, on_error_stop => 1);
+		if ("$stdout$stderr" ne '')
+		{
+			$wrong++;
+			diag "case $case{name}: " . substr("$stdout\n$stderr", 0, 1500);
+			File::Copy::copy($case{path}, $ENV{ORACLE_KEEP}) if $ENV{ORACLE_KEEP};
+		}
+		unlink @case{qw(path plain)};
+	}
+	is($wrong, 0, "seed $seed: $cases files of " . join(', ', @kinds) . ' are the same however they are looked at');
+	return;
+}
+
 # A table with constraints, as "ours" and "theirs", and the rows it had before.
 sub constrained_table
 {

@@ -219,6 +219,44 @@ BEGIN
 END
 $$;
 
+-- One file by each way to look at its bytes: the same rows, counts and dead
+-- letters, to the byte.
+CREATE FUNCTION oracle.check_ways(path text, header boolean, delim text, quo text, esc text,
+    null_string text, enc name)
+RETURNS SETOF text
+LANGUAGE plpgsql AS $$
+DECLARE
+    way text;
+    r record;
+    rows text[];
+    letters text[];
+    rows_before text[];
+    letters_before text[];
+BEGIN
+    FOREACH way IN ARRAY ARRAY['none', 'portable', 'auto'] LOOP
+        TRUNCATE oracle.ours;
+        PERFORM set_config('etl_patterns.csv_scan', way, true);
+        SELECT * INTO r FROM etl_bulk_copy('oracle.ours', path,
+            header => CASE WHEN header THEN 'skip' ELSE 'none' END, delimiter => delim, quote => quo,
+            escape => esc, null_strings => ARRAY[null_string], encoding => enc,
+            on_error => 'dead_letter', force => true);
+        rows := oracle.rows_of('ours') || format('%s read, %s rejected', r.rows_read, r.rows_rejected);
+        SELECT coalesce(array_agg((to_jsonb(d) - '{dead_letter_id,run_id,file_id,created_at}'::text[])::text
+                                  ORDER BY dead_letter_id), '{}')
+            INTO letters FROM etl_patterns.dead_letter d WHERE run_id = r.run_id;
+        IF rows <> rows_before THEN
+            RETURN NEXT way || ', rows: ' || oracle.difference(rows, rows_before);
+        END IF;
+        IF letters <> letters_before THEN
+            RETURN NEXT way || ', dead letters: ' || oracle.difference(letters, letters_before);
+        END IF;
+        rows_before := rows;
+        letters_before := letters;
+        DELETE FROM etl_patterns.dead_letter WHERE run_id = r.run_id;
+    END LOOP;
+END
+$$;
+
 -- The rows of a file, inserted one by one: what became of each.
 CREATE FUNCTION oracle.insert_rows(path text, ncols int, on_conflict text)
 RETURNS TABLE (row_no bigint, error text)

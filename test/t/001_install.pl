@@ -1,11 +1,28 @@
-# Who may create the extension, and what a preloaded library changes.
+# What make install puts where, who may create the extension, and what a
+# preloaded library changes.
 
 use strict;
 use warnings;
 
+use FindBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+# Into a root of its own, for whoever makes packages.
+my $root = PostgreSQL::Test::Utils::tempdir;
+my %dir = map { my $dir = `pg_config --$_`; chomp $dir; ($_ => $dir) } qw(pkglibdir sharedir);
+my @make = ('make', '-s', '-C', "$FindBin::RealBin/../..", 'with_llvm=no', "DESTDIR=$root");
+
+# What make itself was called with is not for this one.
+delete @ENV{qw(MAKEFLAGS MAKELEVEL MFLAGS)};
+ok(run_log([ @make, 'install' ]), 'make install DESTDIR=...');
+chomp(my @installed = sort `cd '$root' && find . -type f`);
+my @wanted = map { ".$_" } "$dir{pkglibdir}/etl_patterns.so", map { "$dir{sharedir}/extension/$_" }
+  qw(etl_patterns.control etl_patterns--0.1.0.sql etl_patterns--0.1.0--0.2.0.sql etl_patterns--0.2.0.sql);
+is(join("\n", @installed), join("\n", sort @wanted), 'the files, and nothing else');
+ok(run_log([ @make, 'uninstall' ]), 'make uninstall DESTDIR=...');
+is(`find '$root' -type f`, '', 'takes them away again');
 
 my $node = PostgreSQL::Test::Cluster->new('install');
 $node->init(extra => [ '--locale=C', '--encoding=UTF8' ]);

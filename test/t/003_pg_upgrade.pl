@@ -55,7 +55,7 @@ chmod 0755, $dir;
 
 # An installation of its own of the new version, as test/setup.sh makes one.
 mkdir "$dir/$_" or die foreach qw(tree inst work);
-command_ok([ 'bash', '-ec', q{
+ok(run_log([ 'bash', '-ec', q{
 	tree=$1 dir=$2 pg_config=$3
 	unset MAKEFLAGS MAKELEVEL MFLAGS
 	tar -C "$tree" --exclude='*.o' --exclude='*.bc' --exclude='*.so' --exclude=./tmp_check --exclude=./.git -cf - . | tar -C "$dir/tree" -xf -
@@ -69,7 +69,7 @@ command_ok([ 'bash', '-ec', q{
 	find "$dir/inst" -name 'etl_patterns*' -exec rm -rf {} +
 	make -s -C "$dir/tree" with_llvm=no PG_CONFIG="$pg_config" all
 	make -s -C "$dir/tree" with_llvm=no PG_CONFIG="$dir/inst$bin/pg_config" install
-}, '-', $tree, $dir, $pg_config ], "built for $major") or BAIL_OUT("cannot be built for $major");
+}, '-', $tree, $dir, $pg_config ]), "built for $major") or BAIL_OUT("cannot be built for $major");
 chomp(my $inst = `$pg_config --bindir`);
 $inst = "$dir/inst$inst";
 (my $new_path = $inst) =~ s{/bin$}{};

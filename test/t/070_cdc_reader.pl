@@ -8,33 +8,15 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
-use JobServer;
+use Cdc;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $server = JobServer->new('cdc_reader',
-	"wal_level = logical\nmax_prepared_transactions = 2\nrestart_after_crash = on\nmax_worker_processes = 20\n"
+my $server = Cdc::start('cdc_reader',
+	"max_prepared_transactions = 2\nrestart_after_crash = on\n"
 	  . "dynamic_shared_memory_type = mmap\nmax_slot_wal_keep_size = -1\nmin_wal_size = 32MB\nmax_wal_size = 64MB\n");
 my $node = $server->{node};
 my $reader = "backend_type = 'etl_patterns cdc reader'";
-
-sub sql { return $server->sql(@_) }
-
-# Statements that are transactions of their own.
-sub statements
-{
-	my @statements = @_;
-
-	sql($_) for @statements;
-	return;
-}
-
-sub caught_up
-{
-	my ($pipeline) = @_;
-
-	return is(sql("SELECT etl_cdc_wait('$pipeline', timeout => '120s')"), 't', "$pipeline has caught up");
-}
 
 sub slots { return sql("SELECT count(*) FROM pg_replication_slots") }
 
@@ -47,19 +29,8 @@ sub segments
 	return scalar(grep { (-s "$dir/$_") > 8 * 1024 * 1024 } grep { /^mmap/ } slurp_dir($dir));
 }
 
-sub reader_pid
-{
-	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE $reader")
-	  or die 'no reader';
-	return sql("SELECT pid FROM pg_stat_activity WHERE $reader");
-}
-
-sub state_is
-{
-	my ($pipeline, $state, $what) = @_;
-
-	return $server->until("SELECT state = '$state' FROM etl_patterns.cdc_pipeline WHERE pipeline = '$pipeline'", $what);
-}
+# Statements that are transactions of their own.
+sub statements { return script(join(";\n", @_) . ";\n") }
 
 # A pipeline of one table; names of tables are source and target.
 sub create
@@ -99,7 +70,9 @@ is(slots(), 0, 'and leaves no slot');
 sql(q{SELECT etl_cdc_start('first')});
 $server->until("SELECT count(*) = 1 FROM pg_stat_activity WHERE $reader AND wait_event = 'transactionid'",
 	'another one waits');
-sql("SELECT pg_terminate_backend(" . reader_pid() . ")");
+sql("SELECT pg_terminate_backend(" . pid_of('etl_patterns cdc reader') . ")");
+$server->until("SELECT state = 'starting' AND NOT has_slot AND error_message ~ 'has ended' FROM etl_patterns.cdc_pipeline",
+	'a pipeline whose reader has ended before there was a slot is starting');
 $writer->query_safe('COMMIT');
 $writer->quit;
 $server->until("SELECT has_slot FROM etl_patterns.cdc_pipeline", 'the slot is made when the transaction is over');
@@ -121,7 +94,7 @@ statements(
 	"ROLLBACK PREPARED 'q'",
 	"INSERT INTO source VALUES (1, 'no') ON CONFLICT DO NOTHING",
 	"INSERT INTO source VALUES (9, 'yes') ON CONFLICT (id) DO UPDATE SET v = 'no'");
-caught_up('first');
+applied('first');
 is(rows('SELECT id FROM target ORDER BY seq'), '1 2 4 7 6 9', 'what was committed, in the order of the commits');
 
 # Descriptions change in the middle of transactions, and columns were dropped.
@@ -130,7 +103,7 @@ statements(
 	"ALTER TABLE source DROP v; ALTER TABLE source ADD v text DEFAULT 'fast'; INSERT INTO source VALUES (22, 7, 'third column')",
 	"ALTER TABLE source RENAME TO renamed; INSERT INTO renamed VALUES (23, 8, 'renamed')",
 	"ALTER TABLE renamed RENAME TO source");
-caught_up('first');
+applied('first');
 is(rows("SELECT format('%s:%s', id, v) FROM target WHERE id >= 20 ORDER BY seq"), '20:old 21:new 22:third column 23:renamed',
 	'rows are read by the columns that there were');
 
@@ -147,7 +120,7 @@ state_is('wide', 'running', 'a second pipeline');
 sql(q{INSERT INTO wide SELECT g, repeat(md5(g::text), 1 + g * 10), repeat(md5(g::text), g * 50) FROM generate_series(0, 200) g});
 sql(q{INSERT INTO wide VALUES (1000, repeat('large ', 4000000), 'more than the queue holds')});
 sql(q{INSERT INTO wide SELECT g, g, g FROM generate_series(2000, 60000) g});
-caught_up('wide');
+applied('wide');
 is(sql('SELECT count(*) FROM (TABLE wide EXCEPT ALL TABLE wide_copy) d'), 0, 'all rows are there');
 is(sql('SELECT count(*) FROM wide_copy'), sql('SELECT count(*) FROM wide'), 'each once');
 sql(q{SELECT etl_cdc_drop('wide')});
@@ -174,7 +147,7 @@ statements(
 	"INSERT INTO low VALUES (50, 3, 'apart')",
 	"ALTER TABLE parts ATTACH PARTITION low FOR VALUES FROM (0) TO (10)",
 	"INSERT INTO low VALUES (60, 4, 'e')");
-caught_up('parts');
+applied('parts');
 is(rows("SELECT format('%s%s%s', k, v, w) FROM parts_copy ORDER BY seq"), '1a10 11b20 2c30 12d40 4e60', 'rows of partitions are rows of the table');
 sql(q{SELECT etl_cdc_drop('parts')});
 
@@ -198,7 +171,7 @@ sub events
 
 	sql('TRUNCATE events');
 	statements(@statements);
-	caught_up('kinds');
+	applied('kinds');
 	my $rows = sql('SELECT op, before, after FROM events ORDER BY seq');
 	$rows =~ s/"big": "(b+)"/'"big": ' . length $1/ge;
 	return "$rows\n";
@@ -252,11 +225,11 @@ like(sql("SELECT error_message FROM etl_patterns.cdc_pipeline WHERE pipeline = '
 is(sql('SELECT count(*) FROM mirror'), 2, 'and its rows stay');
 sql("SELECT etl_cdc_resync('obstacles', 'public.parts')");
 sql("SELECT etl_cdc_start('obstacles')");
-caught_up('obstacles');
+applied('obstacles');
 is(sql('SELECT count(*) FROM (TABLE parts EXCEPT ALL TABLE mirror) d'), 0, 'copied anew it is the same');
 is(sql('SELECT count(*) FROM mirror'), 2, 'with no rows that are gone');
 statements("BEGIN; ALTER TABLE parts ALTER w TYPE bigint USING w * 2; ROLLBACK", 'VACUUM FULL parts');
-caught_up('obstacles');
+applied('obstacles');
 sql('ALTER TABLE parts ALTER w TYPE bigint USING w * 2');
 state_is('obstacles', 'paused', 'it is paused by a table that was rewritten');
 like(sql("SELECT error_message FROM etl_patterns.cdc_pipeline WHERE pipeline = 'obstacles'"), qr/table "parts" was rewritten by ALTER TABLE/, 'which it says');
@@ -278,13 +251,13 @@ $server->until("SELECT restart_lsn > '$restart'::pg_lsn + 16 * 1024 * 1024 FROM 
 
 # --- whatever ends
 
-my $pid = reader_pid();
+my $pid = pid_of('etl_patterns cdc reader');
 sql("SELECT pg_terminate_backend($pid)");
 sql("INSERT INTO source VALUES (40, 1, 'without a reader')");
 $server->until("SELECT count(*) = 1 FROM target WHERE id = 40", 'a reader that was terminated is replaced');
-isnt(reader_pid(), $pid, 'by another process');
+isnt(pid_of('etl_patterns cdc reader'), $pid, 'by another process');
 
-$pid = reader_pid();
+$pid = pid_of('etl_patterns cdc reader');
 kill 'KILL', $pid;
 $server->until("SELECT count(*) = 1 FROM pg_stat_activity WHERE $reader AND pid <> $pid", 'the server has come back');
 sql("INSERT INTO source VALUES (41, 1, 'after a crash')");
@@ -318,7 +291,7 @@ sql(q{DELETE FROM target; SELECT etl_cdc_resync('first')});
 sql(q{SELECT etl_cdc_start('first')});
 state_is('first', 'running', 'which is one');
 sql("INSERT INTO source VALUES (51, 1, 'found')");
-caught_up('first');
+applied('first');
 is(sql('SELECT count(*) FROM (SELECT id FROM source EXCEPT ALL SELECT id FROM target) d'), 0, 'all is there');
 
 sql(q{SELECT etl_cdc_stop('first')});

@@ -11,7 +11,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
-use PostgreSQL::Test::Cluster;
+use Cdc;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -21,72 +21,11 @@ my $rounds = $ENV{ROUNDS} // 60;
 srand($seed);
 diag("seed $seed") if $ENV{SEED};
 
-my $node = PostgreSQL::Test::Cluster->new('sinks');
-$node->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
-$node->append_conf('postgresql.conf', q{
-shared_preload_libraries = 'etl_patterns'
-wal_level = logical
-max_worker_processes = 20
-autovacuum = off
-fsync = off
-track_commit_timestamp = on
-});
-$node->start;
-
-sub sql
-{
-	my ($sql) = @_;
-
-	return $node->safe_psql('postgres', $sql);
-}
-
-# The message of a statement that must fail, with its hint.
-sub fails
-{
-	my ($sql, $want, $what) = @_;
-	my ($rc, $out, $err) = $node->psql('postgres', $sql);
-
-	like($err, $want, $what);
-	return;
-}
-
-# Waits until all is applied that is committed now.
-sub applied
-{
-	my ($pipeline, $what) = @_;
-
-	is(sql("SELECT etl_cdc_wait('$pipeline', timeout => '120s')"), 't', $what)
-	  or diag(sql("SELECT state, error_message, error_change, error_hint FROM etl_patterns.cdc_pipeline WHERE pipeline = '$pipeline'"));
-	return;
-}
-
-# Do two queries give the same rows?
-sub same
-{
-	my ($want, $have, $what) = @_;
-
-	is(sql("SELECT count(*) FROM (($want EXCEPT ALL $have) UNION ALL ($have EXCEPT ALL $want)) AS d"), '0', $what)
-	  or diag(sql("SELECT 'missing', left(differs::text, 1000) FROM ($want EXCEPT ALL $have) AS differs UNION ALL SELECT 'extra', left(differs::text, 1000) FROM ($have EXCEPT ALL $want) AS differs LIMIT 10"));
-	return;
-}
-
-# Waits until a pipeline is paused, and returns the message of its error.
-sub paused
-{
-	my ($pipeline) = @_;
-
-	$node->poll_query_until('postgres',
-		"SELECT state = 'paused' FROM etl_patterns.cdc_pipeline WHERE pipeline = '$pipeline'")
-	  or die "pipeline $pipeline did not pause";
-	return sql("SELECT error_message FROM etl_patterns.cdc_pipeline WHERE pipeline = '$pipeline'");
-}
-
-sub pick { return $_[ int(rand(@_)) ]; }
+my $node = Cdc::start('sinks', "fsync = off\ntrack_commit_timestamp = on\n")->{node};
 
 sub key { return 1 + int(rand(12)); }
 
 sql(q{
-CREATE EXTENSION etl_patterns;
 CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
 CREATE TYPE pair AS (x int, y text);
 CREATE DOMAIN positive AS int CHECK (VALUE > 0);
@@ -127,8 +66,8 @@ INSERT INTO kinds (id, big) SELECT g, repeat('b', 3000) FROM generate_series(1, 
 
 is(sql("SELECT etl_cdc_create_changelog('kinds_log')"), 'kinds_log', 'the table of a changelog');
 is(sql(q{SELECT etl_cdc_create_changelog('public."Item log"')}), '"Item log"', 'with another name');
-fails(q{SELECT etl_cdc_create_changelog('nowhere.log')}, qr/schema "nowhere" does not exist/, 'in a schema that there is');
-fails(q{SELECT etl_cdc_create_changelog('a b')}, qr/invalid name syntax/, 'of a proper name');
+refused(q{SELECT etl_cdc_create_changelog('nowhere.log')}, qr/schema "nowhere" does not exist/, 'in a schema that there is');
+refused(q{SELECT etl_cdc_create_changelog('a b')}, qr/invalid name syntax/, 'of a proper name');
 
 # ---------------------------------------------------------------------------
 # What is refused when a table is added
@@ -178,7 +117,7 @@ for my $case (
 {
 	my ($apply, $target, $options, $columns, $want) = @$case;
 
-	fails("SELECT etl_cdc_add_table('sinks', 'public.item', '$target', '$apply', '$options', $columns)", $want, "refused: $apply $target $options $columns");
+	refused("SELECT etl_cdc_add_table('sinks', 'public.item', '$target', '$apply', '$options', $columns)", $want, "refused: $apply $target $options $columns");
 }
 sql(q{
 CREATE ROLE keeper LOGIN REPLICATION;
@@ -187,7 +126,7 @@ GRANT ALL ON item_calls TO keeper;
 REVOKE EXECUTE ON FUNCTION take(jsonb) FROM PUBLIC;
 SET ROLE keeper;
 SELECT etl_cdc_create('of_keeper')});
-fails(q{SET ROLE keeper; SELECT etl_cdc_add_table('of_keeper', 'public.item', 'item_calls', 'function', '{"function": "public.take"}')},
+refused(q{SET ROLE keeper; SELECT etl_cdc_add_table('of_keeper', 'public.item', 'item_calls', 'function', '{"function": "public.take"}')},
 	qr/permission denied for function public.take/, 'a function that the owner may not execute');
 sql(q{SET ROLE keeper; SELECT etl_cdc_drop('of_keeper')});
 
@@ -504,7 +443,7 @@ CREATE TABLE unkeyed (v text);
 ALTER TABLE unkeyed REPLICA IDENTITY NOTHING;
 SELECT etl_cdc_create_changelog('unkeyed_log');
 SELECT etl_cdc_add_table('people', 'public.unkeyed', 'unkeyed_log', 'changelog', '{"tombstones": true}')});
-fails(q{SELECT etl_cdc_add_table('people', 'public.keyless', 'keyless_history', 'scd2')}, qr/source "public.keyless" has no key that tells one history from another\n.*\n.*option "keys"/,
+refused(q{SELECT etl_cdc_add_table('people', 'public.keyless', 'keyless_history', 'scd2')}, qr/source "public.keyless" has no key that tells one history from another\n.*\n.*option "keys"/,
 	'without a key there is no history');
 applied('people', 'whole rows');
 sql(q{

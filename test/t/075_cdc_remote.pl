@@ -7,8 +7,8 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
+use Cdc;
 use IPC::Run;
-use JobServer;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Proxy;
@@ -27,12 +27,12 @@ close $file;
 $source->start;
 $source->safe_psql('postgres', 'CREATE DATABASE shop');
 
-my $server = JobServer->new('cdc_target', "max_worker_processes = 20\n");
+my $server = Cdc::start('cdc_target');
 my $node = $server->{node};
 my ($host, $port) = ($source->host, $source->port);
 
 sub there { return $source->safe_psql('shop', @_) }
-sub here { return $server->sql(@_) }
+sub here { return sql(@_) }
 
 # The error of a statement here.
 sub error_of
@@ -43,15 +43,6 @@ sub error_of
 	return $status ? $stderr : "no error: $stdout";
 }
 
-sub caught_up
-{
-	my ($pipeline) = @_;
-	my $reached = here("SELECT etl_cdc_wait('$pipeline', timeout => '120s')");
-
-	diag(here("TABLE etl_patterns.cdc_status")) if $reached ne 't';
-	return is($reached, 't', "$pipeline has caught up");
-}
-
 # All rows of a query, sorted, there and here.
 sub is_equal
 {
@@ -59,14 +50,6 @@ sub is_equal
 	my $order = q{SELECT count(*), md5(string_agg(x::text, '|' ORDER BY x::text COLLATE "C")) FROM (%s) x};
 
 	return is(here(sprintf $order, $query_here // $query), there(sprintf $order, $query), $what);
-}
-
-sub state_is
-{
-	my ($pipeline, $state) = @_;
-
-	return $server->until("SELECT state = '$state' FROM etl_patterns.cdc_pipeline WHERE pipeline = '$pipeline'",
-		"$pipeline is $state");
 }
 
 # What a pipeline leaves there.
@@ -139,7 +122,7 @@ here("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type 
 usleep(500_000);
 here("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'etl_patterns cdc: shop'");
 $writers->finish;
-caught_up('shop');
+applied('shop');
 is_equal("SELECT * FROM account", 'what was written beside copy and cuts is here');
 is_equal("SELECT * FROM event", 'once');
 is(left_there(), '1|1', 'it has a slot and a publication there');
@@ -192,7 +175,7 @@ sub kinds_are_equal
 {
 	my ($what) = @_;
 
-	caught_up('kinds');
+	applied('kinds');
 	is_equal('SELECT id, b, f, n, d, tz, iv, u, t, vc, bc, by, jb, ia, ta, nr, nmr, m, ma, p, pos, ip, bi, tv, "odd ""name" FROM kinds', "$what: kinds");
 	is_equal("SELECT * FROM $_", "$what: $_") foreach 'wide', 'whole', 'parted';
 	return;
@@ -234,7 +217,7 @@ here("SELECT etl_cdc_add_table('kinds', 'public.later', 'later')");
 $server->until("SELECT state = 'copying' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'kinds'", 'a new table is copied');
 there("INSERT INTO later VALUES (3, 'beside')");
 $open->finish;
-caught_up('kinds');
+applied('kinds');
 is_equal('SELECT * FROM later', 'what was open when it was added is here');
 
 # ---------------------------------------------------------------------------
@@ -258,7 +241,7 @@ my $blocker = IPC::Run::start([ 'psql', '-X', '-d', $node->connstr('postgres'), 
 	'>', \my $blocker_out, '2>', \my $blocker_err);
 there(q{INSERT INTO wide SELECT i, i, repeat('x', 100) FROM generate_series(1000, 200000) i});
 $blocker->finish;
-caught_up('kinds');
+applied('kinds');
 is_equal('SELECT count(*), sum(a) FROM wide', 'a large transaction, though nothing was taken for a while');
 is(there('SELECT pid FROM pg_stat_replication'), $sender, 'over the same connection');
 there('DELETE FROM wide WHERE id >= 1000');
@@ -352,7 +335,7 @@ like(as_alice($start), qr/partition public.parts_1 .*has another replica identit
 there('ALTER TABLE parts_1 REPLICA IDENTITY DEFAULT');
 like(as_alice($start), qr/no error/, 'with all that it runs');
 there(q{INSERT INTO parts VALUES (1, 'a'), (2, 'b'); UPDATE parts SET v = 'c' WHERE id = 2; UPDATE mine SET v = 'new'; INSERT INTO wide VALUES (60, 60)});
-caught_up('alice');
+applied('alice');
 is_equal("SELECT * FROM $_", "$_ by a publication of all") foreach 'mine', 'parts';
 here("SELECT etl_cdc_stop('alice')");
 there('DROP PUBLICATION etl_patterns');
@@ -361,7 +344,7 @@ state_is('alice', 'lost');
 mapping('joe');
 here("TRUNCATE parts; SELECT etl_cdc_resync('alice')");
 state_is('alice', 'running');
-caught_up('alice');
+applied('alice');
 is_equal("SELECT * FROM $_", "$_ by one of its own") foreach 'mine', 'parts';
 is(there('SELECT pg_get_userbyid(pubowner) FROM pg_publication'), 'joe', 'that the owner of the tables has made');
 there('ALTER ROLE joe NOREPLICATION; SELECT pg_terminate_backend(pid) FROM pg_stat_replication');
@@ -385,7 +368,7 @@ my $proxy = Proxy->new($host, $port);
 here("CREATE SERVER liar FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '$proxy->{host}', port '$proxy->{port}', dbname 'shop');
 	CREATE USER MAPPING FOR CURRENT_USER SERVER liar;
 	TRUNCATE mine; SELECT etl_cdc_create('lies', 'liar'); SELECT etl_cdc_add_table('lies', 'public.mine', 'mine'); SELECT etl_cdc_start('lies')");
-caught_up('lies');
+applied('lies');
 here("SELECT etl_cdc_stop('lies')");
 my $changes = "BEGIN; TRUNCATE mine; INSERT INTO mine VALUES (1, repeat('a', 50)), (2, 'b'); UPDATE mine SET id = 3 WHERE id = 2; DELETE FROM mine WHERE id = 1; COMMIT";
 there($changes);
@@ -415,7 +398,7 @@ foreach my $kind (split //, 'BRTIUDC')
 }
 $proxy->rule('sub { return message(@_[ 0, 1 ]) }');
 here("SELECT etl_cdc_start('lies')");
-caught_up('lies');
+applied('lies');
 is_equal('SELECT * FROM mine', 'and the truth is applied');
 here("SELECT etl_cdc_drop('lies'); SELECT etl_cdc_drop('never')");
 is(left_there(), '0|0', 'nothing is left');

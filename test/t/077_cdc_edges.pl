@@ -10,53 +10,14 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
+use Cdc;
 use IPC::Run;
-use JobServer;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $server = JobServer->new('cdc_edges',
-	"wal_level = logical\nmax_worker_processes = 14\nrestart_after_crash = on\nmax_prepared_transactions = 5\nlogical_decoding_work_mem = '1MB'\n");
+my $server = Cdc::start('cdc_edges',
+	"max_worker_processes = 14\nrestart_after_crash = on\nmax_prepared_transactions = 5\nlogical_decoding_work_mem = '1MB'\n");
 my $node = $server->{node};
-
-sub sql { return $server->sql(@_) }
-
-# Statements of one session, each a transaction of its own unless it says more.
-sub script
-{
-	my ($statements) = @_;
-
-	my $err;
-	IPC::Run::run([ $node->installed_command('psql'), '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres') ],
-		'<', \$statements, '>', \my $out, '2>', \$err)
-	  or die "script failed: $err";
-	return;
-}
-
-sub caught_up
-{
-	my ($pipeline, $what) = @_;
-
-	return is(sql("SELECT etl_cdc_wait('$pipeline', timeout => '180s')"), 't', $what // "$pipeline has caught up");
-}
-
-# Do two queries give the same rows?
-sub same
-{
-	my ($want, $have, $what) = @_;
-
-	return is(sql("SELECT left(r::text, 200) FROM ((SELECT 'missing', * FROM ($want EXCEPT ALL $have) a) UNION ALL (SELECT 'extra', * FROM ($have EXCEPT ALL $want) b)) r LIMIT 5"),
-		'', $what);
-}
-
-# A pipeline is paused; its message is that.
-sub paused
-{
-	my ($pipeline, $want, $what) = @_;
-
-	$server->until("SELECT state = 'paused' FROM etl_patterns.cdc_pipeline WHERE pipeline = '$pipeline'", "$what: it is paused");
-	return like(sql("SELECT concat_ws(' | ', error_message, error_hint) FROM etl_patterns.cdc_pipeline WHERE pipeline = '$pipeline'"), $want, $what);
-}
 
 # A pipeline of one table, which has been copied.
 sub follow
@@ -88,10 +49,10 @@ INSERT INTO ddl VALUES (4, 4, 'four', 'c');
 UPDATE ddl SET c = 'c1' WHERE id = 1;
 COMMIT;
 });
-paused('ddl', qr/column "c" of source .* has no column in "ddl_copy"/, 'a column that the target lacks');
+paused_with('ddl', qr/column "c" of source .* has no column in "ddl_copy"/, 'a column that the target lacks');
 is(sql('SELECT count(*) FROM ddl_copy'), '2', 'nothing of the transaction is applied');
 sql(q{ALTER TABLE ddl_copy ADD c text; SELECT etl_cdc_start('ddl')});
-caught_up('ddl');
+applied('ddl');
 same('TABLE ddl', 'TABLE ddl_copy', 'once it is added the change goes on');
 
 script(q{
@@ -108,7 +69,7 @@ DELETE FROM ddl WHERE id = 3;
 COMMIT;
 UPDATE ddl SET a = a + 1;
 });
-caught_up('ddl');
+applied('ddl');
 same('SELECT id, a, c FROM ddl', 'SELECT id, a, c FROM ddl_copy', 'a column is dropped');
 same(q{VALUES (1, 'one'), (2, 'two'), (4, 'four'), (5, NULL), (7, NULL)}, 'SELECT id, b FROM ddl_copy', 'the target keeps it');
 
@@ -119,12 +80,12 @@ ALTER TABLE ddl RENAME c TO d;
 INSERT INTO ddl VALUES (9, 9, 'after');
 COMMIT;
 });
-paused('ddl', qr/column "d" of source .* has no column/, 'a column that is renamed');
+paused_with('ddl', qr/column "d" of source .* has no column/, 'a column that is renamed');
 sql(q{SELECT etl_cdc_alter_table('ddl', 'ddl', 'ddl_copy', columns => '{"c": "d"}')});
 sql(q{SELECT etl_cdc_start('ddl')});
-paused('ddl', qr/column "d" of source "public.ddl" does not exist/, 'a transaction with rows of both names');
+paused_with('ddl', qr/column "d" of source "public.ddl" does not exist/, 'a transaction with rows of both names');
 sql(q{SELECT etl_cdc_resync('ddl', 'ddl'); SELECT etl_cdc_start('ddl')});
-caught_up('ddl');
+applied('ddl');
 same('SELECT id, a, d FROM ddl', 'SELECT id, a, c FROM ddl_copy', 'with another mapping it goes on');
 
 script(q{
@@ -138,9 +99,9 @@ ALTER TABLE ddl ALTER v TYPE varchar(10);
 INSERT INTO ddl VALUES (11, 11, 'd', 'abcdefghij');
 COMMIT;
 });
-paused('ddl', qr/value too long for type character varying\(3\)/, 'a type that is wider than the target\'s');
+paused_with('ddl', qr/value too long for type character varying\(3\)/, 'a type that is wider than the target\'s');
 sql(q{ALTER TABLE ddl_copy ALTER v TYPE text; SELECT etl_cdc_start('ddl')});
-caught_up('ddl');
+applied('ddl');
 same('SELECT id, a, d, v FROM ddl', 'SELECT id, a, c, v FROM ddl_copy', 'the target\'s is made wider, too');
 
 script(q{
@@ -150,11 +111,11 @@ ALTER TABLE ddl ALTER a TYPE text USING 'a' || a;
 INSERT INTO ddl VALUES (13, 'a13', 'd', 'v');
 COMMIT;
 });
-paused('ddl', qr/table "ddl" was rewritten by ALTER TABLE.*etl_cdc_resync/, 'a table that is rewritten');
+paused_with('ddl', qr/table "ddl" was rewritten by ALTER TABLE.*etl_cdc_resync/, 'a table that is rewritten');
 sql(q{ALTER TABLE ddl_copy ALTER a TYPE text; SELECT etl_cdc_resync('ddl', 'ddl')});
 sql(q{SELECT etl_cdc_start('ddl')}) if sql("SELECT state FROM etl_patterns.cdc_pipeline WHERE pipeline = 'ddl'") eq 'paused';
 sql(q{UPDATE ddl SET v = 'after' WHERE id < 5});
-caught_up('ddl');
+applied('ddl');
 same('SELECT id, a, d, v FROM ddl', 'SELECT id, a, c, v FROM ddl_copy', 'and copied anew');
 
 # What rewrites a table and changes no value is none of our business.
@@ -171,7 +132,7 @@ CREATE SCHEMA elsewhere;
 ALTER TABLE ddl_renamed SET SCHEMA elsewhere;
 INSERT INTO elsewhere.ddl_renamed VALUES (22, '22', 'd', 'v');
 });
-caught_up('ddl');
+applied('ddl');
 same('SELECT id, a, d, v FROM elsewhere.ddl_renamed', 'SELECT id, a, c, v FROM ddl_copy', 'VACUUM FULL, CLUSTER, REINDEX, and other names');
 
 # ----------------------------------------------------------------------
@@ -207,7 +168,7 @@ foreach my $ddl (
 	sql($ddl);
 }
 ok($writer->finish, 'writers are at work meanwhile') or diag($writer_err);
-caught_up('busy');
+applied('busy');
 same('SELECT id, v, n FROM busy', 'SELECT id, v, n FROM busy_again', 'the target\'s definition changes while rows come');
 
 # It goes away: one table of two, the other one follows on.
@@ -218,9 +179,9 @@ CREATE TABLE stays_copy (LIKE stays INCLUDING ALL);
 follow('busy', 'stays', 'stays_copy');
 sql('DROP TABLE busy_again');
 sql('INSERT INTO stays VALUES (1); INSERT INTO busy VALUES (-1); INSERT INTO stays VALUES (2)');
-paused('busy', qr/the target of table "public.busy" does not exist any more \| .*etl_cdc_remove_table/, 'a target that was dropped');
+paused_with('busy', qr/the target of table "public.busy" does not exist any more \| .*etl_cdc_remove_table/, 'a target that was dropped');
 sql(q{SELECT etl_cdc_remove_table('busy', 'busy'); SELECT etl_cdc_start('busy')});
-caught_up('busy');
+applied('busy');
 same('TABLE stays', 'TABLE stays_copy', 'once it is removed the rest goes on');
 
 # A source that goes away has no changes any more.
@@ -235,12 +196,12 @@ INSERT INTO goes VALUES (2);
 BEGIN; INSERT INTO goes VALUES (3); INSERT INTO stays VALUES (3); DROP TABLE goes; INSERT INTO stays VALUES (4); COMMIT;
 INSERT INTO stays VALUES (5);
 });
-caught_up('busy', 'a source that was dropped: it goes on');
+applied('busy', 'a source that was dropped: it goes on');
 same('TABLE stays', 'TABLE stays_copy', 'the others are equal');
 is(sql(q{SELECT string_agg(id::text, ' ' ORDER BY id) FROM goes_copy WHERE id < 3}), '1 2', 'what was committed before is there');
 sql(q{SELECT etl_cdc_remove_table('busy', 'public.goes')});
 sql(q{INSERT INTO stays VALUES (6)});
-caught_up('busy');
+applied('busy');
 
 # Rights and row security that change.
 sql(q{
@@ -256,16 +217,16 @@ SELECT etl_cdc_add_table('secret', 'secret', 'secret_copy');
 SELECT etl_cdc_start('secret');
 RESET ROLE;
 });
-caught_up('secret');
+applied('secret');
 sql('REVOKE SELECT ON secret FROM follower; INSERT INTO secret VALUES (2)');
-paused('secret', qr/permission denied for table secret/, 'the right to read that is taken away');
+paused_with('secret', qr/permission denied for table secret/, 'the right to read that is taken away');
 is(sql('SELECT count(*) FROM secret_copy'), '1', 'nothing is shown any more');
 sql(q{GRANT SELECT ON secret TO follower; SELECT etl_cdc_start('secret')});
-caught_up('secret');
+applied('secret');
 sql('ALTER TABLE secret ENABLE ROW LEVEL SECURITY; INSERT INTO secret VALUES (3)');
-paused('secret', qr/row security of table "public.secret" applies.*BYPASSRLS/, 'row security that is switched on');
+paused_with('secret', qr/row security of table "public.secret" applies.*BYPASSRLS/, 'row security that is switched on');
 sql(q{ALTER ROLE follower BYPASSRLS; SELECT etl_cdc_start('secret')});
-caught_up('secret');
+applied('secret');
 same('TABLE secret', 'TABLE secret_copy', 'BYPASSRLS mends that');
 sql(q{ALTER ROLE follower NOREPLICATION; SELECT etl_cdc_stop('secret')});
 my ($ret, $out, $err) = $node->psql('postgres', q{SELECT etl_cdc_start('secret')});
@@ -305,7 +266,7 @@ INSERT INTO kinds (id, n) VALUES (1001, 8);
 ALTER TABLE kinds ALTER id DROP IDENTITY;
 DELETE FROM kinds WHERE id = 2;
 });
-caught_up('kinds');
+applied('kinds');
 same('SELECT id, c, d, s, cs, ss, n, twice, m FROM kinds', 'SELECT id, c, d, s, cs, ss, n, twice, m FROM kinds_copy', 'identity, generated, enum, domain, composite, array');
 same('SELECT id, c, d, s, cs, ss, n, twice, m FROM kinds', 'SELECT id, c, d, s, cs, ss, n, twice, m FROM kinds_plain', 'into plain columns, too');
 is(sql(q{SELECT string_agg(c::text, ' ' ORDER BY c) FROM kinds_copy}), 'red green', 'new values of an enum have their place');
@@ -329,7 +290,7 @@ INSERT INTO parts VALUES (22, 3, 'in a new one');
 UPDATE parts SET k = 3 WHERE id = 1;
 BEGIN; CREATE TABLE parts_4 PARTITION OF parts FOR VALUES IN (4); INSERT INTO parts VALUES (23, 4, 'in one of this transaction'); COMMIT;
 });
-caught_up('parts');
+applied('parts');
 same('TABLE parts', 'TABLE parts_copy', 'partitions that are created');
 
 # One that had rows before, and one that goes with its rows: no change of a row says so.
@@ -339,7 +300,7 @@ INSERT INTO parts_5 VALUES ('before', 5, 50);
 ALTER TABLE parts ATTACH PARTITION parts_5 FOR VALUES IN (5);
 INSERT INTO parts VALUES (51, 5, 'after');
 });
-caught_up('parts');
+applied('parts');
 is(sql('SELECT count(*) FROM parts_copy WHERE id = 51'), '1', 'rows of a partition that was attached come');
 is(sql('SELECT count(*) FROM parts_copy WHERE id = 50'), '0', 'those that it had do not');
 script(q{
@@ -347,10 +308,10 @@ ALTER TABLE parts DETACH PARTITION parts_2;
 INSERT INTO parts_2 VALUES (60, 2, 'not of parts');
 INSERT INTO parts VALUES (61, 1, 'of parts');
 });
-caught_up('parts');
+applied('parts');
 is(sql('SELECT count(*) FILTER (WHERE id = 60), count(*) FILTER (WHERE id = 61) FROM parts_copy'), '0|1', 'rows of one that was detached do not come any more');
 sql(q{SELECT etl_cdc_resync('parts', 'parts')});
-caught_up('parts');
+applied('parts');
 same('TABLE parts', 'TABLE parts_copy', 'a resync makes that good');
 
 # ----------------------------------------------------------------------
@@ -391,10 +352,10 @@ BEGIN; CALL fill(40000); PREPARE TRANSACTION 'undone';
 INSERT INTO nest VALUES (1, 'between');
 ROLLBACK PREPARED 'undone';
 });
-caught_up('nest', 'a transaction that is prepared holds nothing up');
+applied('nest', 'a transaction that is prepared holds nothing up');
 is(sql('SELECT count(*) FROM nest_log WHERE id > 30000'), '0', 'and is not applied');
 sql(q{COMMIT PREPARED 'kept'});
-caught_up('nest');
+applied('nest');
 same('TABLE nest', 'TABLE nest_copy', 'subtransactions');
 is(sql('SELECT count(*), count(DISTINCT id) FROM nest_log'), '401|401', 'each row that was kept, once');
 
@@ -403,7 +364,7 @@ script(q{BEGIN; INSERT INTO nest VALUES (2, 'prepared before a restart'); PREPAR
 $node->restart;
 $server->served;
 sql(q{INSERT INTO nest VALUES (3, 'after it'); COMMIT PREPARED 'late'});
-caught_up('nest');
+applied('nest');
 is(sql('SELECT count(*), count(DISTINCT id) FROM nest_log'), '403|403', 'a prepared transaction that is older than the server');
 
 # ----------------------------------------------------------------------
@@ -496,7 +457,7 @@ for (1 .. 300)
 	select(undef, undef, undef, 0.1);
 }
 $server->served;
-caught_up('copies', 'after a crash it goes on');
+applied('copies', 'after a crash it goes on');
 is(sql(q{SELECT string_agg(format('%s %s %s', source, rows_copied, copied_at), ' ' ORDER BY source) FROM etl_patterns.cdc_table WHERE source IN ('public.c1', 'public.c2')}),
 	$copied, 'with the third: the first two were not copied again');
 same("SELECT id FROM c$_", "SELECT id FROM c${_}_log", "c$_: nothing lost, nothing twice") for 1 .. 4;
@@ -505,24 +466,44 @@ same("SELECT id FROM c$_", "SELECT id FROM c${_}_log", "c$_: nothing lost, nothi
 # no worker is free
 
 sql(q{SELECT etl_cdc_drop('copies')});
-$node->append_conf('postgresql.conf', 'max_worker_processes = 6');
-$node->restart;
-$server->served;
 sql(q{
 CREATE TABLE w (id int PRIMARY KEY);
 CREATE TABLE w_log (id int);
 });
-foreach my $n (1 .. 3)
+foreach my $n (1 .. 4)
 {
-	$node->psql('postgres', "SELECT etl_cdc_create('w$n'); SELECT etl_cdc_add_table('w$n', 'w', 'w_log', 'append'); SELECT etl_cdc_start('w$n')");
+	sql("SELECT etl_cdc_create('w$n'); SELECT etl_cdc_add_table('w$n', 'w', 'w_log', 'append'); SELECT etl_cdc_start('w$n')");
 }
-$server->until(q{SELECT count(*) > 0 FROM etl_patterns.cdc_status WHERE state <> 'running' AND concat(reason, hint) ~ 'worker'}, 'the status says that no worker is free')
+$server->until(q{SELECT count(*) = 4 FROM etl_patterns.cdc_status WHERE state = 'running'}, 'four pipelines run');
+
+# The server's launcher, ours and a scheduler leave two places: whoever begins first
+# gets the second one, too.
+$node->append_conf('postgresql.conf', 'max_worker_processes = 5');
+$node->restart;
+$server->served;
+my $waiting = q{SELECT count(*) FROM etl_patterns.cdc_status WHERE pid IS NULL AND reason ~ 'no background worker is free' AND hint ~ 'max_worker_processes'};
+$server->until("SELECT ($waiting) = 3 AND (SELECT count(*) FROM etl_patterns.cdc_status WHERE reader_pid IS NOT NULL) = 1",
+	'with two places one of four runs, the others say what is missing')
   or diag(sql('SELECT pipeline, state, reason, hint FROM etl_patterns.cdc_status'));
-note(sql('SELECT pipeline, state, reason, hint FROM etl_patterns.cdc_status ORDER BY 1'));
-$server->until(q{SELECT count(*) > 0 FROM etl_patterns.cdc_status WHERE state = 'running'}, 'one of them runs');
-my $running = sql(q{SELECT min(pipeline) FROM etl_patterns.cdc_status WHERE state = 'running'});
+my $running = sql(q{SELECT pipeline FROM etl_patterns.cdc_status WHERE reader_pid IS NOT NULL});
+sql('INSERT INTO w VALUES (1)');
+applied($running, 'it gets on');
 sql("SELECT etl_cdc_stop('$running')");
-$server->until("SELECT count(*) = 1 FROM etl_patterns.cdc_status WHERE state = 'running' AND pipeline <> '$running'", 'when it ends another one takes its place');
+$server->until("SELECT count(*) = 1 FROM etl_patterns.cdc_status WHERE reader_pid IS NOT NULL AND pipeline <> '$running'", 'when it ends another one takes its place');
+
+# With one place nobody can run, and all say so.
+$node->append_conf('postgresql.conf', 'max_worker_processes = 4');
+$node->restart;
+$server->served;
+$server->until("SELECT count(*) = 3 FROM etl_patterns.cdc_status WHERE state <> 'stopped' AND reason ~ 'no background worker is free' AND hint ~ 'max_worker_processes'",
+	'with one place all say what is missing')
+  or diag(sql('SELECT pipeline, state, reason, hint FROM etl_patterns.cdc_status'));
+$node->append_conf('postgresql.conf', 'max_worker_processes = 14');
+$node->restart;
+$server->served;
+sql("SELECT etl_cdc_start('$running')");
+applied("w$_") for 1 .. 4;
+is(sql('SELECT count(*) FROM w_log'), '4', 'with enough all do');
 sql(q{SELECT etl_cdc_drop(pipeline) FROM etl_patterns.cdc_pipeline});
 is(sql('SELECT count(*) FROM pg_replication_slots'), '0', 'no slot is left');
 is(sql('SELECT count(*) FROM pg_replication_origin'), '0', 'and no origin');
