@@ -92,6 +92,7 @@ OBJS += \
 	src/sink/append_writer.o \
 	src/sink/append_guarded.o \
 	src/sink/append_heap.o \
+	src/sink/append_keys.o \
 	src/sink/append_query.o \
 	src/sink/append_sql.o \
 	src/sink/indexes.o \
@@ -120,6 +121,7 @@ OBJS += \
 	src/sink/apply_expression.o \
 	src/sink/apply_map.o \
 	src/sink/apply_write.o \
+	src/sink/change_letter.o \
 	src/sink/apply_event.o \
 	src/sink/apply_changelog.o \
 	src/sink/apply_function.o \
@@ -144,6 +146,7 @@ OBJS += \
 	src/flow/after_load.o \
 	src/flow/dead_letter.o \
 	src/flow/replay.o \
+	src/flow/replay_changes.o \
 	src/flow/infer.o \
 	src/flow/watermark.o \
 	src/flow/incremental_pull.o \
@@ -177,6 +180,7 @@ OBJS += \
 	src/flow/cdc_copy_remote.o \
 	src/flow/cdc_catch_up.o \
 	src/flow/cdc_error.o \
+	src/flow/cdc_letters.o \
 	src/flow/cdc_scd2.o \
 	src/flow/cdc_scd2_columns.o \
 	src/flow/cdc_changelog.o \

@@ -304,6 +304,17 @@ etl_call_input(FmgrInfo *function, char *string, Oid ioparam, int32 typmod,
 #define etl_qualified_names(text) stringToQualifiedNameList(text)
 #endif
 
+#include "parser/parse_type.h"
+
+/* The type that a text names, with its modifier; throws if there is none. */
+#if PG_VERSION_NUM >= 160000
+#define etl_parse_type(text, type, typmod) \
+	((void) parseTypeString(text, type, typmod, NULL))
+#else
+#define etl_parse_type(text, type, typmod) \
+	parseTypeString(text, type, typmod, false)
+#endif
+
 #include "catalog/namespace.h"
 
 /* The functions of a name that take so many arguments as they are. */

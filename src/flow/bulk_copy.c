@@ -176,7 +176,7 @@ static void
 open_target(EtlBulkCopy *bulk)
 {
 	EtlLayout layout = bulk->layout;
-	EtlSinkOptions options = etl_layout_sink_options(&layout, false, false);
+	EtlSinkOptions options = etl_layout_sink_options(&layout, false, NULL);
 	LOCKMODE lockmode = RowExclusiveLock;
 
 	check_may_lock(bulk->target_oid);
@@ -188,6 +188,8 @@ open_target(EtlBulkCopy *bulk)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
 						errmsg("relation with OID %u does not exist",
 							   bulk->target_oid)));
+	if (lockmode != RowExclusiveLock)
+		LockRelationOid(bulk->target_oid, RowExclusiveLock); /* as writers do */
 	bulk->allowed_columns = layout.columns != NIL ?
 								layout.columns :
 								etl_insertable_columns(bulk->target);
@@ -219,6 +221,23 @@ estimate_bytes(EtlBulkCopy *bulk)
 	return bytes;
 }
 
+/* Does it pay to leave indexes out?  If not, *reason says why. */
+static bool
+leaving_out_pays(EtlBulkCopy *bulk, const char **reason)
+{
+	double bytes = estimate_bytes(bulk);
+	double table_bytes = (double) RelationGetNumberOfBlocks(bulk->target) *
+						 BLCKSZ;
+
+	if (bytes < REBUILD_MIN_BYTES || bytes < REBUILD_MIN_RATIO * table_bytes)
+		*reason = "rebuilding would not pay";
+	else if (!ConditionalLockRelationOid(bulk->target_oid, ShareRowExclusiveLock))
+		*reason = "others are writing to the table";
+	else
+		return true;
+	return false;
+}
+
 /*
  * Should the indexes wait until the rows are in?  Only if "auto" finds that
  * it pays, and that nobody else is writing.
@@ -227,34 +246,27 @@ static void
 settle_indexes(EtlBulkCopy *bulk)
 {
 	const char *reason = NULL;
-	double bytes;
-	double table_bytes;
+	EtlLeftOut *left_out;
 
-	bulk->defer_indexes = false;
 	if (bulk->indexes == ETL_INDEXES_KEEP)
 		reason = "as asked";
 	else if (bulk->dry_run)
 		reason = "dry run";
 	else if (bulk->layout.on_conflict != ETL_CONFLICT_ERROR)
 		reason = "conflicts are looked up in the indexes";
-	else if (etl_indexes_can_defer(bulk->target, &reason))
+	else
 	{
-		bytes = estimate_bytes(bulk);
-		table_bytes = (double) RelationGetNumberOfBlocks(bulk->target) * BLCKSZ;
-		if (bulk->indexes == ETL_INDEXES_REBUILD)
-			bulk->defer_indexes = true;
-		else if (bytes < REBUILD_MIN_BYTES ||
-				 bytes < REBUILD_MIN_RATIO * table_bytes)
-			reason = "rebuilding would not pay";
-		else if (!ConditionalLockRelationOid(bulk->target_oid,
-											 ShareRowExclusiveLock))
-			reason = "others are writing to the table";
-		else
-			bulk->defer_indexes = true;
+		left_out = etl_indexes_leave_out(bulk->target,
+										 bulk->on_error != ETL_ON_ERROR_ABORT,
+										 &reason);
+		if (bulk->indexes == ETL_INDEXES_REBUILD && left_out == NULL)
+			ereport(NOTICE,
+					(errmsg("indexes of \"%s\" are not rebuilt: %s",
+							RelationGetRelationName(bulk->target), reason)));
+		if (left_out != NULL && (bulk->indexes == ETL_INDEXES_REBUILD ||
+								 leaving_out_pays(bulk, &reason)))
+			bulk->left_out = left_out;
 	}
-	else if (bulk->indexes == ETL_INDEXES_REBUILD)
-		ereport(NOTICE, (errmsg("indexes of \"%s\" are not rebuilt: %s",
-								RelationGetRelationName(bulk->target), reason)));
 	bulk->indexes_reason = reason;
 }
 
@@ -312,8 +324,8 @@ load_files(void *arg)
 	etl_bulk_end_workers(bulk);
 	if (bulk->loading)
 		etl_load_end(&bulk->load);
-	if (bulk->loading && bulk->defer_indexes)
-		etl_indexes_rebuild(bulk->target, bulk->run);
+	if (bulk->loading && bulk->left_out != NULL)
+		etl_indexes_rebuild(bulk->target, bulk->left_out, bulk->run);
 	check_reject_ratio(bulk);
 }
 
@@ -340,8 +352,8 @@ run_detail(EtlBulkCopy *bulk)
 					 ", \"indexes\": {\"used\": \"%s\"",
 					 bulk->files_loaded, bulk->files_skipped,
 					 on_error_words[bulk->on_error],
-					 bulk->defer_indexes ? "rebuild" : "keep");
-	if (!bulk->defer_indexes)
+					 bulk->left_out != NULL ? "rebuild" : "keep");
+	if (bulk->left_out == NULL)
 	{
 		appendStringInfoString(&json, ", \"reason\": ");
 		escape_json(&json, bulk->indexes_reason);

@@ -42,7 +42,7 @@ typedef struct EtlBulkCopy
 	EtlRun *run;
 	EtlLoad load;
 	bool loading; /* load has begun */
-	bool defer_indexes;
+	EtlLeftOut *left_out; /* indexes that wait for the rows, or NULL */
 	const char *indexes_reason;
 	int workers_wanted;
 	const char *workers_reason;	  /* why not more; or NULL */

@@ -79,7 +79,7 @@ set_columns(EtlBulkCopy *bulk, const EtlLayout *layout)
 	EtlSinkOptions options = etl_layout_sink_options(layout,
 													 bulk->on_error !=
 														 ETL_ON_ERROR_ABORT,
-													 bulk->defer_indexes);
+													 bulk->left_out);
 
 	etl_sink_check_privileges(bulk->target, attnums, nfields, &options);
 	if (bulk->loading)

@@ -149,8 +149,12 @@ etl_cdc_applier_load(EtlCdcApplier *applier)
 		applier->saved = applier->pipeline->applied;
 		applier->applied = Max(applier->applied, applier->saved);
 		foreach(lc, etl_cdc_tables(applier->pipeline_id))
-			applier->tables = lappend(applier->tables,
-									  etl_cdc_follow_table(applier, lfirst(lc)));
+		{
+			EtlCdcFollowed *followed = etl_cdc_follow_table(applier, lfirst(lc));
+
+			etl_cdc_letters_load(applier, followed);
+			applier->tables = lappend(applier->tables, followed);
+		}
 	}
 	MemoryContextSwitchTo(caller_context);
 	return etl_cdc_is_wanted(applier->pipeline);
@@ -314,12 +318,12 @@ take_change(EtlCdcApplier *applier)
 			continue;
 		etl_cdc_begin(applier, ETL_CDC_APPLIES);
 		if (applier->alone != applier->xact.commit_lsn)
-		{
 			etl_cdc_add(applier, followed, event);
-			is_applied = true;
-		}
-		else
-			is_applied |= etl_cdc_add_alone(applier, followed, event);
+		else if (!etl_cdc_add_alone(applier, followed, event))
+			continue;
+		is_applied = true;
+		if (followed->letters != NULL)
+			etl_cdc_overtake(applier, followed, event);
 	}
 	if (is_applied)
 		applier->changes[event->kind]++;
@@ -389,6 +393,7 @@ etl_cdc_begin(EtlCdcApplier *applier, EtlCdcDoing doing)
 	applier->xacts = 0;
 	applier->added = 0;
 	applier->any_order = false;
+	applier->overtaken = NIL;
 	memset(applier->changes, 0, sizeof(applier->changes));
 }
 
@@ -407,6 +412,8 @@ etl_cdc_add(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 	error_context_stack = &callback;
 	if (event->obstacle != ETL_OBSTACLE_NONE && apply->ops != &etl_apply_append)
 		etl_cdc_refuse_obstacle(applier->pipeline->name, event);
+	if (followed->letters != NULL)
+		etl_cdc_letters_check(followed, event);
 	if (!followed->is_in_batch)
 		etl_cdc_begin_table(applier, followed);
 	if (applier->any_order)
@@ -562,6 +569,7 @@ etl_cdc_finish(EtlCdcApplier *applier)
 	etl_cdc_flush(applier);
 	while (applier->order != NIL)
 		etl_cdc_end_table(applier, linitial(applier->order));
+	etl_cdc_letters_write(applier);
 
 	pipeline = etl_cdc_by_id(applier->pipeline_id, true);
 	if (!etl_cdc_is_wanted(pipeline) ||

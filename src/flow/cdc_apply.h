@@ -27,6 +27,9 @@ typedef struct EtlCopySnapshot
 	uint64 *xip; /* in order */
 } EtlCopySnapshot;
 
+/* Changes of a table that wait in the dead letters. */
+typedef struct EtlCdcLetters EtlCdcLetters;
+
 /* One table of a pipeline, with its sink. */
 typedef struct EtlCdcFollowed
 {
@@ -39,6 +42,8 @@ typedef struct EtlCdcFollowed
 	bool is_pending; /* its sink was given what it has not written */
 	bool is_stale;	 /* the target may have changed: begin with a new state */
 	bool is_ready;	 /* its sink has looked at the target */
+	EtlCdcLetters *letters; /* NULL: none wait, or they are of no interest */
+	int64 before_letter; /* changes are later than those with smaller numbers */
 } EtlCdcFollowed;
 
 typedef enum EtlCdcDoing
@@ -82,9 +87,10 @@ typedef struct EtlCdcApplier
 	bool in_source_xact;
 	bool passes; /* this transaction is skipped */
 	EtlSourceXact xact;
-	XLogRecPtr position; /* all that ends before it was taken */
-	XLogRecPtr applied;	 /* and committed, or was of no interest */
-	XLogRecPtr saved;	 /* what the row says */
+	const char *source_db; /* of another server */
+	XLogRecPtr position;   /* all that ends before it was taken */
+	XLogRecPtr applied;	   /* and committed, or was of no interest */
+	XLogRecPtr saved;	   /* what the row says */
 	EtlCdcCommit commits[ETL_CDC_COMMITS];
 	int ncommits;
 	XLogRecPtr last_local; /* the end of our last commit */
@@ -98,6 +104,7 @@ typedef struct EtlCdcApplier
 	int64 changes[5];
 	int64 added;		 /* since memory was last looked at */
 	bool any_order;		 /* a table of the batch is in_order */
+	List *overtaken;	 /* dead letters, see cdc_letters.c */
 	bool holds_triggers; /* AFTER triggers fire when all is written */
 	TimestampTz source_time;
 
@@ -111,6 +118,7 @@ typedef struct EtlCdcApplier
 	XLogRecPtr alone;		 /* this one change by change */
 	bool copies_alone;		 /* row by row */
 	Jsonb *failed_change;	 /* was found */
+	bool cannot_read;		 /* it is in what the reader was sent */
 	MemoryContext error_context;
 } EtlCdcApplier;
 
@@ -179,9 +187,25 @@ extern void etl_cdc_remote_rows(EtlRemoteTable *table, EtlRowCall call,
 								void *arg);
 extern void etl_cdc_remote_close(EtlRemoteTable *table);
 
+/* in cdc_letters.c */
+extern void etl_cdc_letters_load(EtlCdcApplier *applier,
+								 EtlCdcFollowed *followed);
+extern void etl_cdc_letters_add(EtlCdcApplier *applier, Oid target,
+								int64 letter_id, Jsonb *payload);
+extern void etl_cdc_letters_check(EtlCdcFollowed *followed,
+								  const EtlChangeEvent *event);
+extern void etl_cdc_overtake(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+							 const EtlChangeEvent *event);
+extern void etl_cdc_letters_copied(EtlCdcApplier *applier,
+								   EtlCdcFollowed *followed, XLogRecPtr lsn);
+extern void etl_cdc_letters_write(EtlCdcApplier *applier);
+
 /* in cdc_error.c */
+extern ErrorData *etl_cdc_try(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+							  const EtlChangeEvent *event);
 extern bool etl_cdc_add_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 							  const EtlChangeEvent *event);
+extern void etl_cdc_reject(EtlReject *reject, const ErrorData *error);
 extern void etl_cdc_context(void *arg);
 extern bool etl_cdc_search(EtlCdcApplier *applier, const ErrorData *error);
 extern void etl_cdc_write_error(EtlCdcApplier *applier, const ErrorData *error,

@@ -148,6 +148,8 @@ etl_cdc_apply_kept(EtlCdcApplier *applier)
 										   &kept->event);
 		else
 			etl_cdc_add(applier, kept->followed, &kept->event);
+		if (is_applied && kept->followed->letters != NULL)
+			etl_cdc_overtake(applier, kept->followed, &kept->event);
 		applier->changes[kept->event.kind] += is_applied;
 	}
 	applier->kept = NIL;

@@ -461,6 +461,7 @@ begin_copies(EtlCdcApplier *applier, List *copies, const char *snapshot,
 		copy->relation->number = FIRST_NUMBER + number++;
 		event->relation = copy->relation;
 		event->lsn = end;
+		etl_cdc_letters_copied(applier, copy->followed, end);
 		if (copy->truncates)
 		{
 			event->kind = ETL_EVENT_TRUNCATE;
@@ -616,6 +617,10 @@ etl_cdc_copy(EtlCdcApplier *applier)
 		if (text == NULL)
 			return ETL_CDC_ENDED;
 	}
+	else
+		foreach(lc, copies)
+			etl_cdc_letters_copied(applier, ((Copy *) lfirst(lc))->followed,
+								   applier->position);
 	return finish(applier, copies, text, end);
 }
 

@@ -40,12 +40,8 @@ static bool is_letter(const ErrorData *error);
 static Jsonb *describe_change(EtlCdcApplier *applier,
 							  const EtlCdcFollowed *followed,
 							  const EtlChangeEvent *event);
-static EtlEnvelope *envelope_of(EtlCdcApplier *applier,
-								const EtlCdcFollowed *followed,
-								const EtlChangeEvent *event);
-static void write_letter(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
+static void write_letter(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 						 const EtlChangeEvent *event, ErrorData *error);
-static Jsonb *parse(StringInfo json);
 
 /* ------------------------------------------------------------------ */
 /* one change alone                                                     */
@@ -100,13 +96,12 @@ apply_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 }
 
 /*
- * Apply a change in a subtransaction.  If it fails it becomes a dead letter,
- * and this returns false; or the error is thrown on, with the change in
- * failed_change.
+ * Apply a change in a subtransaction.  Returns NULL, or the error, which lives
+ * in error_context; then nothing of the change is left, in the sink neither.
  */
-bool
-etl_cdc_add_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
-				  const EtlChangeEvent *event)
+ErrorData *
+etl_cdc_try(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+			const EtlChangeEvent *event)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -130,10 +125,24 @@ etl_cdc_add_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	if (error == NULL)
-		return true;
-
+		return NULL;
 	etl_cdc_discard(followed);
 	applier->order = NIL;
+	return error;
+}
+
+/*
+ * Apply a change alone.  If it fails it becomes a dead letter, and this returns
+ * false; or the error is thrown on, with the change in failed_change.
+ */
+bool
+etl_cdc_add_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
+				  const EtlChangeEvent *event)
+{
+	ErrorData *error = etl_cdc_try(applier, followed, event);
+
+	if (error == NULL)
+		return true;
 	if (!etl_error_is_row_fault(error))
 		ReThrowError(error);
 	if (applier->pipeline->on_error == ETL_CDC_DEAD_LETTER && is_letter(error))
@@ -146,17 +155,26 @@ etl_cdc_add_alone(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 	ReThrowError(error);
 }
 
+/* What is wrong with a change: that there is no row is a conflict. */
+void
+etl_cdc_reject(EtlReject *reject, const ErrorData *error)
+{
+	etl_reject_from_error(reject, error);
+	if (error->sqlerrcode == ERRCODE_NO_DATA_FOUND)
+		reject->category = ETL_CATEGORY_CONFLICT;
+}
+
 /* A change becomes a dead letter. */
 static void
-write_letter(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
+write_letter(EtlCdcApplier *applier, EtlCdcFollowed *followed,
 			 const EtlChangeEvent *event, ErrorData *error)
 {
 	EtlRun *run = etl_run_prepare("cdc", applier->pipeline->name,
 								  followed->table->target);
 	EtlDeadLetters *letters;
-	EtlEnvelope *envelope;
 	EtlOrigin origin = {0};
 	EtlReject reject = {0};
+	int64 letter_id;
 
 	ereport(LOG, (errcode(error->sqlerrcode),
 				  errmsg("a change of table \"%s\" goes to the dead letters: %s",
@@ -166,35 +184,26 @@ write_letter(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
 	origin.source_name = followed->table->source;
 	origin.row_no = event->ordinal;
 	origin.byte_offset = -1;
-	envelope = envelope_of(applier, followed, event);
-	if (envelope != NULL && !envelope->nulls[ETL_PART_ENVELOPE])
-		origin.payload = DatumGetJsonbP(envelope->values[ETL_PART_ENVELOPE]);
-	etl_reject_from_error(&reject, error);
-	etl_dead_letters_add(letters, &origin, &reject);
+	origin.payload = etl_letter_payload(etl_letter_envelopes(followed->apply),
+										&applier->xact, event);
+	etl_cdc_reject(&reject, error);
+	letter_id = etl_dead_letters_add(letters, &origin, &reject);
 	etl_dead_letters_flush(letters);
 	etl_dead_letters_close(letters);
 	run->rows_read = run->rows_rejected = 1;
 	etl_run_finish(run, "succeeded", NULL);
+	etl_cdc_letters_add(applier, followed->table->target, letter_id,
+						origin.payload);
 }
 
 /* ------------------------------------------------------------------ */
 /* changes as JSON                                                      */
 
-static Jsonb *
-parse(StringInfo json)
-{
-	return DatumGetJsonbP(
-		DirectFunctionCall1(jsonb_in, CStringGetDatum(json->data)));
-}
-
 static void
-append_string(StringInfo json, const char *key, const char *value)
+push_text(JsonbParseState **state, const char *key, const char *value)
 {
-	if (json->data[json->len - 1] != '{')
-		appendStringInfoChar(json, ',');
-	escape_json(json, key);
-	appendStringInfoChar(json, ':');
-	escape_json(json, value);
+	etl_json_push_key(state, key);
+	etl_json_push_text(state, value);
 }
 
 static char *
@@ -203,56 +212,31 @@ lsn_text(XLogRecPtr lsn)
 	return psprintf("%X/%X", LSN_FORMAT_ARGS(lsn));
 }
 
-/*
- * The parts of a change as others would send it.  The row filter and what the
- * sink makes of columns may be what fails, so they have no part in it.
- */
-static EtlEnvelope *
-envelope_of(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
-			const EtlChangeEvent *event)
-{
-	EtlApply *bare = palloc0(sizeof(EtlApply));
-	bool wanted[ETL_NUM_PARTS] = {false};
-
-	bare->ops = followed->apply->ops;
-	bare->pipeline = followed->apply->pipeline;
-	bare->source = followed->apply->source;
-	bare->source_relid = followed->apply->source_relid;
-	bare->target_relid = followed->apply->target_relid;
-	bare->context = bare->batch_context = CurrentMemoryContext;
-	wanted[ETL_PART_ENVELOPE] = wanted[ETL_PART_KEY] = true;
-	return etl_envelope_make(etl_envelopes_create(bare, wanted), &applier->xact,
-							 event);
-}
-
 /* What a pipeline that is paused shows. */
 static Jsonb *
 describe_change(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
 				const EtlChangeEvent *event)
 {
-	EtlEnvelope *envelope = envelope_of(applier, followed, event);
-	MemoryContext context;
-	StringInfoData json;
+	MemoryContext context = MemoryContextSwitchTo(applier->error_context);
+	EtlEnvelopes *envelopes = etl_letter_envelopes(followed->apply);
+	HeapTuple row = event->new_row != NULL ? event->new_row : event->old_row;
+	Jsonb *key = etl_envelope_key(envelopes, event->relation, row);
+	JsonbParseState *state = NULL;
 	Jsonb *result;
 
-	initStringInfo(&json);
-	appendStringInfoChar(&json, '{');
-	append_string(&json, "table", followed->table->source);
-	append_string(&json, "kind", kind_words[event->kind]);
-	if (envelope != NULL && !envelope->nulls[ETL_PART_KEY])
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	push_text(&state, "table", followed->table->source);
+	push_text(&state, "kind", kind_words[event->kind]);
+	if (key != NULL)
 	{
-		appendStringInfoString(&json, ",\"key\":");
-		appendStringInfoString(&json,
-							   DatumGetCString(
-								   DirectFunctionCall1(jsonb_out,
-													   envelope
-														   ->values[ETL_PART_KEY])));
+		etl_json_push_key(&state, "key");
+		etl_json_push_jsonb(&state, WJB_VALUE, key);
 	}
-	append_string(&json, "lsn", lsn_text(event->lsn));
-	append_string(&json, "end_lsn", lsn_text(applier->xact.end_lsn));
-	appendStringInfo(&json, ",\"ordinal\":" INT64_FORMAT "}", event->ordinal);
-	context = MemoryContextSwitchTo(applier->error_context);
-	result = parse(&json);
+	push_text(&state, "lsn", lsn_text(event->lsn));
+	push_text(&state, "end_lsn", lsn_text(applier->xact.end_lsn));
+	etl_json_push_key(&state, "ordinal");
+	etl_json_push_int64(&state, event->ordinal);
+	result = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 	MemoryContextSwitchTo(context);
 	return result;
 }
@@ -286,32 +270,49 @@ etl_cdc_search(EtlCdcApplier *applier, const ErrorData *error)
 	return true;
 }
 
-/* The transaction that failed, where it is no single change. */
+/* The transaction whose commit failed, which is no fault of a single change. */
 static Jsonb *
-describe_xact(const EtlCdcApplier *applier)
+describe_xact(const EtlSourceXact *xact, const ErrorData *error)
 {
-	StringInfoData json;
+	JsonbParseState *state = NULL;
 
-	initStringInfo(&json);
-	appendStringInfoChar(&json, '{');
-	append_string(&json, "lsn", lsn_text(applier->xact.commit_lsn));
-	append_string(&json, "end_lsn", lsn_text(applier->xact.end_lsn));
-	appendStringInfoChar(&json, '}');
-	return parse(&json);
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	push_text(&state, "kind", "commit");
+	etl_json_push_key(&state, "xid");
+	etl_json_push_int64(&state, xact->xid);
+	push_text(&state, "committed_at", etl_plain_time(xact->commit_time));
+	push_text(&state, "lsn", lsn_text(xact->commit_lsn));
+	push_text(&state, "end_lsn", lsn_text(xact->end_lsn));
+	if (error->detail != NULL)
+		push_text(&state, "detail", etl_ledger_clip(error->detail));
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
 /* How a pipeline that is paused goes on. */
 static const char *
-hint_to_go_on(EtlCdcApplier *applier, EtlCdcPipeline *pipeline, const char *hint)
+hint_to_go_on(EtlCdcApplier *applier, EtlCdcPipeline *pipeline,
+			  const ErrorData *error)
 {
 	const char *name = quote_literal_cstr(pipeline->name);
 	StringInfoData text;
 
-	if (pipeline->error_change == NULL && applier->alone != InvalidXLogRecPtr)
-		pipeline->error_change = describe_xact(applier);
 	initStringInfo(&text);
-	if (hint != NULL)
-		appendStringInfo(&text, "%s ", hint);
+	if (error->hint != NULL)
+		appendStringInfo(&text, "%s ", error->hint);
+	if (applier->cannot_read)
+	{
+		appendStringInfo(&text,
+						 "The source cannot send it: mend it there, then call etl_cdc_resync(%s).",
+						 name);
+		return text.data;
+	}
+	if (pipeline->error_change == NULL && applier->alone != InvalidXLogRecPtr)
+	{
+		pipeline->error_change = describe_xact(&applier->xact, error);
+		appendStringInfo(&text,
+						 "All changes of transaction %u of the source can be applied, but not committed: a deferred constraint or trigger fails. ",
+						 applier->xact.xid);
+	}
 	appendStringInfo(&text, "Mend it, then call etl_cdc_start(%s).", name);
 	if (pipeline->error_change != NULL && !applier->copies_alone)
 		appendStringInfo(&text,
@@ -342,7 +343,7 @@ etl_cdc_write_error(EtlCdcApplier *applier, const ErrorData *error,
 	pipeline->error_change = applier->failed_change;
 	pipeline->error_at = GetCurrentTimestamp();
 	if (state == ETL_CDC_PAUSED)
-		pipeline->error_hint = hint_to_go_on(applier, pipeline, error->hint);
+		pipeline->error_hint = hint_to_go_on(applier, pipeline, error);
 	etl_cdc_update(pipeline);
 }
 

@@ -33,6 +33,7 @@ etl_cdc_follow_table(EtlCdcApplier *applier, EtlCdcTable *table)
 	apply->pipeline = applier->pipeline->name;
 	apply->source = table->source;
 	apply->source_relid = table->source_relid;
+	apply->source_db = applier->source_db;
 	apply->target_relid = table->target;
 	apply->options = table->apply_options;
 	apply->columns = table->columns;
@@ -45,6 +46,7 @@ etl_cdc_follow_table(EtlCdcApplier *applier, EtlCdcTable *table)
 												 ALLOCSET_DEFAULT_SIZES);
 	followed->table = table;
 	followed->apply = apply;
+	followed->before_letter = PG_INT64_MAX;
 	if (table->copy_snapshot != NULL)
 		followed->copy = etl_copy_snapshot_parse(table->copy_snapshot);
 	return followed;

@@ -76,6 +76,7 @@ static void merge_call(EtlApply *apply, EtlScd2 *scd2, EtlMergeCall *call);
 const EtlApplyOps etl_apply_scd2 = {
 	.name = "scd2",
 	.lock = ShareRowExclusiveLock,
+	.has_rows = true,
 	.check = scd2_check,
 	.check_source = scd2_check_source,
 	.begin = scd2_begin,

@@ -7,7 +7,7 @@ RETURNS record
 AS 'MODULE_PATHNAME'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION etl_dead_letter_replay IS
-    'loads pending dead letters again, as the load that rejected them would now';
+    'loads or applies pending dead letters again, as the load or the CDC pipeline that rejected them would now';
 
 CREATE FUNCTION etl_dead_letter_edit(dead_letter_id bigint, raw_record text)
 RETURNS void

@@ -70,7 +70,8 @@ extern Jsonb *etl_layout_to_jsonb(const EtlLayout *layout);
 extern void etl_layout_from_jsonb(EtlLayout *layout, Jsonb *jsonb);
 extern AttrNumber *etl_layout_attnums(const EtlLayout *layout, Relation target);
 extern EtlSinkOptions etl_layout_sink_options(const EtlLayout *layout,
-											  bool guarded, bool defer_indexes);
+											  bool guarded,
+											  EtlLeftOut *left_out);
 extern List *etl_insertable_columns(Relation target);
 
 /* ------------------------------------------------------------------ */

@@ -128,11 +128,11 @@ etl_layout_from_jsonb(EtlLayout *layout, Jsonb *jsonb)
 /* What the sink needs to know. */
 EtlSinkOptions
 etl_layout_sink_options(const EtlLayout *layout, bool guarded,
-						bool defer_indexes)
+						EtlLeftOut *left_out)
 {
 	EtlSinkOptions options = {
 		.guarded = guarded,
-		.defer_indexes = defer_indexes,
+		.left_out = left_out,
 		.on_conflict = layout->on_conflict,
 	};
 	ListCell *lc;

@@ -13,6 +13,8 @@
  * replay at the same time waits for the first one's row locks and finds the
  * letters closed.
  *
+ * Letters of pipelines hold a change instead: see replay_changes.c.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -28,38 +30,15 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
-#include "flow/flow.h"
+#include "flow/replay.h"
 
 PG_FUNCTION_INFO_V1(etl_dead_letter_replay);
 
-/* So many letters, or so many bytes of them, are in memory at a time. */
-#define LETTERS_PER_BATCH 500
-#define BYTES_PER_BATCH	  (4 * 1024 * 1024)
-
-/* One letter of the batch, and what became of it. */
-typedef struct Letter
-{
-	int64 id;
-	char *record;
-	int record_len;
-	bool is_bytes; /* record is in the file's encoding */
-	bool failed;
-	EtlReject reject;
-} Letter;
-
+/* A call, and the group of its letters that is being loaded. */
 typedef struct Replay
 {
-	Datum target_filter; /* arguments of the call */
-	bool all_targets;
-	Datum id_filter;
-	bool all_ids;
+	EtlReplay call;
 
-	EtlRun *run;
-	int64 replayed;
-	int64 rejected;
-	int64 expected; /* so many letters in all */
-
-	/* The group of letters that is being replayed. */
 	Oid target_oid;
 	int64 file_id; /* 0: the letters are not from a file */
 	Relation target;
@@ -67,38 +46,18 @@ typedef struct Replay
 	EtlSink *sink;
 	EtlConverter *converter;
 	int nfields;
-
-	MemoryContext batch_context;
-	Letter *letters;
-	int nletters;
 	int *row_letters; /* which letter a row of the sink's batch is */
 } Replay;
 
-/* What restricts a query to the letters that this call means. */
-#define LETTERS_OF_CALL                              \
-	" FROM etl_patterns.dead_letter"                 \
-	" WHERE status = 'pending'"                      \
-	" AND ($1 IS NULL OR target = $1)"               \
-	" AND ($2 IS NULL OR dead_letter_id = ANY ($2))" \
-	" AND pg_has_role($3, role, 'USAGE')"
-
-/* Those of them that can be replayed: records of a load. */
-#define LETTERS_TO_REPLAY LETTERS_OF_CALL " AND operation = 'bulk_copy'"
-
-/* The arguments of a query over LETTERS_OF_CALL. */
-typedef struct ReplayQuery
-{
-	int nargs;
-	Oid types[6];
-	Datum values[6];
-	char nulls[6];
-} ReplayQuery;
+/* Records of a load. */
+#define LETTERS_OF_LOADS ETL_LETTERS_OF_CALL " AND operation = 'bulk_copy'"
 
 /* Fill $1 to $3 from the call, and what follows from more. */
-static void
-fill_query(ReplayQuery *query, Replay *replay, int nmore, const Oid *more_types,
-		   const Datum *more_values)
+void
+etl_replay_query(EtlReplayQuery *query, const EtlReplay *replay, int nmore,
+				 const Oid *more_types, const Datum *more_values)
 {
+	Assert(3 + nmore <= ETL_REPLAY_ARGS);
 	query->nargs = 3 + nmore;
 	memset(query->nulls, ' ', sizeof(query->nulls));
 	query->types[0] = OIDOID;
@@ -117,22 +76,22 @@ fill_query(ReplayQuery *query, Replay *replay, int nmore, const Oid *more_types,
 }
 
 /*
- * Letters of other operations hold rows, which no load can take.  Who names
+ * Letters of other operations hold rows, which nothing can take.  Who names
  * one of them is mistaken; who asks for all is told how many stay.
  */
 static void
 report_others(Replay *replay)
 {
-	ReplayQuery query;
+	EtlReplayQuery query;
 	EtlLedgerScope scope;
 	int64 others;
 	int64 first;
 	bool null;
 
-	fill_query(&query, replay, 0, NULL, NULL);
+	etl_replay_query(&query, &replay->call, 0, NULL, NULL);
 	etl_ledger_enter(&scope);
-	if (SPI_execute_with_args("SELECT count(*), coalesce(min(dead_letter_id), 0)" LETTERS_OF_CALL
-							  " AND operation <> 'bulk_copy'",
+	if (SPI_execute_with_args("SELECT count(*), coalesce(min(dead_letter_id), 0)" ETL_LETTERS_OF_CALL
+							  " AND operation NOT IN ('bulk_copy', 'cdc')",
 							  query.nargs, query.types, query.values,
 							  query.nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read dead letters");
@@ -143,13 +102,13 @@ report_others(Replay *replay)
 	etl_ledger_leave(&scope);
 
 	if (others > 0)
-		ereport(replay->all_ids ? NOTICE : ERROR,
+		ereport(replay->call.all_ids ? NOTICE : ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 replay->all_ids ?
-					 errmsg_plural("%lld dead letter is not of a load and is not replayed",
-								   "%lld dead letters are not of a load and are not replayed",
+				 replay->call.all_ids ?
+					 errmsg_plural("%lld dead letter is neither of a load nor of a pipeline and is not replayed",
+								   "%lld dead letters are neither of a load nor of a pipeline and are not replayed",
 								   (unsigned long) others, (long long) others) :
-					 errmsg("dead letter %lld is not of a load and cannot be replayed",
+					 errmsg("dead letter %lld is neither of a load nor of a pipeline and cannot be replayed",
 							(long long) first),
 				 errhint(
 					 "Mend the source, call the function that rejected the row again, and close the letter with etl_dead_letter_discard().")));
@@ -164,14 +123,14 @@ static void
 find_groups(Replay *replay, List **targets, List **files)
 {
 	MemoryContext context = CurrentMemoryContext;
-	ReplayQuery query;
+	EtlReplayQuery query;
 	EtlLedgerScope scope;
 
 	*targets = NIL;
 	*files = NIL;
-	fill_query(&query, replay, 0, NULL, NULL);
+	etl_replay_query(&query, &replay->call, 0, NULL, NULL);
 	etl_ledger_enter(&scope);
-	if (SPI_execute_with_args("SELECT target, coalesce(file_id, 0), count(*)" LETTERS_TO_REPLAY
+	if (SPI_execute_with_args("SELECT target, coalesce(file_id, 0), count(*)" LETTERS_OF_LOADS
 							  " AND EXISTS (SELECT FROM pg_class c WHERE c.oid = target)"
 							  " GROUP BY 1, 2 ORDER BY min(dead_letter_id)",
 							  query.nargs, query.types, query.values,
@@ -190,7 +149,8 @@ find_groups(Replay *replay, List **targets, List **files)
 								   SPI_getbinval(tuple, desc, 1, &null)));
 		*file_id = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &null));
 		*files = lappend(*files, file_id);
-		replay->expected += DatumGetInt64(SPI_getbinval(tuple, desc, 3, &null));
+		replay->call.expected += DatumGetInt64(
+			SPI_getbinval(tuple, desc, 3, &null));
 		MemoryContextSwitchTo(spi_context);
 	}
 	etl_ledger_leave(&scope);
@@ -198,13 +158,13 @@ find_groups(Replay *replay, List **targets, List **files)
 
 /* Copy one fetched letter into the batch's memory. */
 static void
-copy_letter(Letter *letter, HeapTuple tuple, TupleDesc desc)
+copy_letter(EtlReplayLetter *letter, HeapTuple tuple, TupleDesc desc)
 {
 	bool null;
 	Datum record;
 	struct varlena *copy;
 
-	memset(letter, 0, sizeof(Letter));
+	memset(letter, 0, sizeof(EtlReplayLetter));
 	letter->id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &null));
 	record = SPI_getbinval(tuple, desc, 2, &null);
 	if (null)
@@ -232,45 +192,46 @@ fetch_letters(Replay *replay, int64 after)
 	static const Oid more_types[] = {OIDOID, INT8OID, INT8OID};
 	Datum more_values[] = {ObjectIdGetDatum(replay->target_oid),
 						   Int64GetDatum(replay->file_id), Int64GetDatum(after)};
-	ReplayQuery query;
+	EtlReplayQuery query;
 	EtlLedgerScope scope;
 	Portal portal;
 	int64 bytes = 0;
 
-	replay->nletters = 0;
-	fill_query(&query, replay, 3, more_types, more_values);
+	replay->call.nletters = 0;
+	etl_replay_query(&query, &replay->call, 3, more_types, more_values);
 	etl_ledger_enter(&scope);
 	portal =
 		SPI_cursor_open_with_args(NULL,
-								  "SELECT dead_letter_id, raw_record, raw_bytes" LETTERS_TO_REPLAY
+								  "SELECT dead_letter_id, raw_record, raw_bytes" LETTERS_OF_LOADS
 								  " AND target = $4 AND coalesce(file_id, 0) = $5"
 								  " AND dead_letter_id > $6"
 								  " ORDER BY dead_letter_id FOR UPDATE",
 								  query.nargs, query.types, query.values,
 								  query.nulls, false, 0);
-	while (replay->nletters < LETTERS_PER_BATCH && bytes < BYTES_PER_BATCH)
+	while (replay->call.nletters < ETL_REPLAY_LETTERS && bytes < ETL_REPLAY_BYTES)
 	{
 		MemoryContext spi_context;
-		Letter *letter = &replay->letters[replay->nletters];
+		EtlReplayLetter *letter = &replay->call.letters[replay->call.nletters];
 
 		CHECK_FOR_INTERRUPTS();
 		SPI_cursor_fetch(portal, true, 1);
 		if (SPI_processed == 0)
 			break;
-		spi_context = MemoryContextSwitchTo(replay->batch_context);
+		spi_context = MemoryContextSwitchTo(replay->call.batch_context);
 		copy_letter(letter, SPI_tuptable->vals[0], SPI_tuptable->tupdesc);
 		MemoryContextSwitchTo(spi_context);
 		SPI_freetuptable(SPI_tuptable);
 		bytes += letter->record_len;
-		replay->nletters++;
+		replay->call.nletters++;
 	}
 	SPI_cursor_close(portal);
 	etl_ledger_leave(&scope);
 }
 
 /* Note that a letter failed again; the strings are copied. */
-static void
-fail_letter(Replay *replay, Letter *letter, const EtlReject *reject)
+void
+etl_replay_fail(EtlReplay *replay, EtlReplayLetter *letter,
+				const EtlReject *reject)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(replay->batch_context);
 	EtlReject *copy = &letter->reject;
@@ -293,7 +254,8 @@ reject_row(void *arg, int row, const EtlReject *reject)
 {
 	Replay *replay = arg;
 
-	fail_letter(replay, &replay->letters[replay->row_letters[row]], reject);
+	etl_replay_fail(&replay->call,
+					&replay->call.letters[replay->row_letters[row]], reject);
 }
 
 /* The next record of a letter; false if there is none. */
@@ -338,7 +300,7 @@ convert_letter(Replay *replay, EtlCsvReader *reader, TupleTableSlot *slot,
 static void
 replay_letter(Replay *replay, int index)
 {
-	Letter *letter = &replay->letters[index];
+	EtlReplayLetter *letter = &replay->call.letters[index];
 	EtlSink *sink = replay->sink;
 	MemoryContext old_context = MemoryContextSwitchTo(sink->batch_context);
 	TupleTableSlot *slot = etl_sink_next_slot(sink);
@@ -356,7 +318,7 @@ replay_letter(Replay *replay, int index)
 	else
 	{
 		etl_sink_drop_slot(sink);
-		fail_letter(replay, letter, &reject);
+		etl_replay_fail(&replay->call, letter, &reject);
 	}
 	etl_csv_close(reader);
 	etl_stream_close(stream, NULL);
@@ -385,7 +347,7 @@ add_id(ArrayBuildState **array, int64 id)
 
 /* Close the letters that went in. */
 static void
-close_letters(Replay *replay, ArrayBuildState *ids)
+close_letters(EtlReplay *replay, ArrayBuildState *ids)
 {
 	Oid types[] = {INT8ARRAYOID, INT8OID};
 	Datum values[] = {makeArrayResult(ids, CurrentMemoryContext),
@@ -424,8 +386,8 @@ mark_letters(ArrayBuildState **columns)
 }
 
 /* Write down what became of the letters of the batch. */
-static void
-settle_letters(Replay *replay)
+void
+etl_replay_settle(EtlReplay *replay)
 {
 	ArrayBuildState *replayed = NULL;
 	ArrayBuildState *failed[FAILED_COLUMNS] = {NULL};
@@ -434,7 +396,7 @@ settle_letters(Replay *replay)
 	etl_ledger_enter(&scope);
 	for (int i = 0; i < replay->nletters; i++)
 	{
-		Letter *letter = &replay->letters[i];
+		EtlReplayLetter *letter = &replay->letters[i];
 		EtlReject *reject = &letter->reject;
 
 		if (!letter->failed)
@@ -471,8 +433,8 @@ begin_group(Replay *replay)
 	AttrNumber *attnums;
 	Jsonb *layout;
 
-	etl_progress_target(replay->run, replay->target_oid);
-	etl_progress_set(replay->run, ETL_PHASE_WAITING, ETL_UNIT_NONE, 0,
+	etl_progress_target(replay->call.run, replay->target_oid);
+	etl_progress_set(replay->call.run, ETL_PHASE_WAITING, ETL_UNIT_NONE, 0,
 					 ETL_TOTAL_UNKNOWN);
 	replay->target = try_table_open(replay->target_oid, RowExclusiveLock);
 	if (replay->target == NULL)
@@ -492,7 +454,7 @@ begin_group(Replay *replay)
 							   replay->file_id),
 						errdetail("How the file was read is no longer known.")));
 	etl_layout_from_jsonb(&replay->layout, layout);
-	options = etl_layout_sink_options(&replay->layout, true, false);
+	options = etl_layout_sink_options(&replay->layout, true, NULL);
 
 	attnums = etl_layout_attnums(&replay->layout, replay->target);
 	replay->nfields = list_length(replay->layout.columns);
@@ -513,9 +475,9 @@ end_group(Replay *replay)
 	EtlSinkCounts *counts = &replay->sink->counts;
 
 	etl_sink_flush(replay->sink);
-	replay->run->rows_inserted += counts->inserted;
-	replay->run->rows_updated += counts->updated;
-	replay->run->rows_unchanged += counts->unchanged;
+	replay->call.run->rows_inserted += counts->inserted;
+	replay->call.run->rows_updated += counts->updated;
+	replay->call.run->rows_unchanged += counts->unchanged;
 	etl_sink_close(replay->sink);
 	table_close(replay->target, NoLock);
 }
@@ -528,20 +490,21 @@ replay_group(Replay *replay)
 
 	if (!begin_group(replay))
 		return;
-	etl_progress_set(replay->run, ETL_PHASE_COPYING, ETL_UNIT_ROWS,
-					 replay->replayed + replay->rejected,
-					 (double) replay->expected);
+	etl_progress_set(replay->call.run, ETL_PHASE_COPYING, ETL_UNIT_ROWS,
+					 replay->call.replayed + replay->call.rejected,
+					 (double) replay->call.expected);
 	for (;;)
 	{
-		MemoryContextReset(replay->batch_context);
-		replay->letters = MemoryContextAlloc(replay->batch_context,
-											 sizeof(Letter) * LETTERS_PER_BATCH);
+		MemoryContextReset(replay->call.batch_context);
+		replay->call.letters = MemoryContextAlloc(replay->call.batch_context,
+												  sizeof(EtlReplayLetter) *
+													  ETL_REPLAY_LETTERS);
 		fetch_letters(replay, last_id);
-		if (replay->nletters == 0)
+		if (replay->call.nletters == 0)
 			break;
-		last_id = replay->letters[replay->nletters - 1].id;
+		last_id = replay->call.letters[replay->call.nletters - 1].id;
 
-		for (int i = 0; i < replay->nletters; i++)
+		for (int i = 0; i < replay->call.nletters; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
 			replay_letter(replay, i);
@@ -553,8 +516,9 @@ replay_group(Replay *replay)
 		}
 		etl_converter_end_batch(replay->converter);
 		etl_sink_flush(replay->sink);
-		settle_letters(replay);
-		etl_progress_done(replay->run, replay->replayed + replay->rejected);
+		etl_replay_settle(&replay->call);
+		etl_progress_done(replay->call.run,
+						  replay->call.replayed + replay->call.rejected);
 	}
 	end_group(replay);
 }
@@ -570,6 +534,7 @@ replay_groups(void *arg)
 	ListCell *file;
 
 	report_others(replay);
+	etl_replay_changes(&replay->call);
 	find_groups(replay, &targets, &files);
 	forboth(target, targets, file, files)
 	{
@@ -592,26 +557,27 @@ etl_dead_letter_replay(PG_FUNCTION_ARGS)
 	bool nulls[2] = {0};
 
 	PreventCommandIfReadOnly("etl_dead_letter_replay()");
-	replay->all_targets = PG_ARGISNULL(0);
-	replay->target_filter = PG_GETARG_DATUM(0);
-	replay->all_ids = PG_ARGISNULL(1);
-	replay->id_filter = PG_GETARG_DATUM(1);
-	replay->run = etl_run_prepare("dead_letter_replay", NULL,
-								  replay->all_targets ? InvalidOid :
-														PG_GETARG_OID(0));
-	etl_run_start(replay->run);
-	replay->batch_context = AllocSetContextCreate(CurrentMemoryContext,
-												  "etl_patterns replay",
-												  ALLOCSET_DEFAULT_SIZES);
+	replay->call.all_targets = PG_ARGISNULL(0);
+	replay->call.target_filter = PG_GETARG_DATUM(0);
+	replay->call.all_ids = PG_ARGISNULL(1);
+	replay->call.id_filter = PG_GETARG_DATUM(1);
+	replay->call.run = etl_run_prepare("dead_letter_replay", NULL,
+									   replay->call.all_targets ?
+										   InvalidOid :
+										   PG_GETARG_OID(0));
+	etl_run_start(replay->call.run);
+	replay->call.batch_context = AllocSetContextCreate(CurrentMemoryContext,
+													   "etl_patterns replay",
+													   ALLOCSET_DEFAULT_SIZES);
 
 	etl_guard_scope(replay_groups, replay);
 
-	replay->run->rows_rejected = replay->rejected;
-	replay->run->rows_read = replay->replayed + replay->rejected;
-	etl_run_finish(replay->run, "succeeded", NULL);
+	replay->call.run->rows_rejected = replay->call.rejected;
+	replay->call.run->rows_read = replay->call.replayed + replay->call.rejected;
+	etl_run_finish(replay->call.run, "succeeded", NULL);
 
-	values[0] = Int64GetDatum(replay->replayed);
-	values[1] = Int64GetDatum(replay->rejected);
+	values[0] = Int64GetDatum(replay->call.replayed);
+	values[1] = Int64GetDatum(replay->call.rejected);
 	PG_RETURN_DATUM(
 		HeapTupleGetDatum(heap_form_tuple(result_desc, values, nulls)));
 }

@@ -11,11 +11,16 @@
  * will be rolled back: it only copies.  The writing happens in
  * etl_dead_letters_flush(), which the flow calls where nothing is at risk.
  *
+ * A letter that holds a change is overtaken when a later change of the same row
+ * is applied: then it must not be applied any more.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/heaptoast.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/indexing.h"
@@ -23,7 +28,10 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "ledger/ledger.h"
@@ -55,6 +63,7 @@ enum
 	LETTER_CREATED_AT,
 	LETTER_RESOLVED_AT,
 	LETTER_RESOLVED_RUN_ID,
+	LETTER_OVERTAKEN_LSN,
 	LETTER_NATTS
 };
 
@@ -98,7 +107,7 @@ etl_dead_letters_open(EtlRun *run)
 
 /* Form the row of one letter in the current memory context. */
 static HeapTuple
-form_letter(EtlDeadLetters *letters, const EtlOrigin *origin,
+form_letter(EtlDeadLetters *letters, int64 letter_id, const EtlOrigin *origin,
 			const EtlReject *reject)
 {
 	Datum values[LETTER_NATTS] = {0};
@@ -106,7 +115,7 @@ form_letter(EtlDeadLetters *letters, const EtlOrigin *origin,
 	EtlRun *run = letters->run;
 	HeapTuple tuple;
 
-	values[LETTER_ID] = Int64GetDatum(nextval_internal(letters->sequence, false));
+	values[LETTER_ID] = Int64GetDatum(letter_id);
 	values[LETTER_RUN_ID] = Int64GetDatum(run->run_id);
 	values[LETTER_OPERATION] = CStringGetTextDatum(run->operation);
 	values[LETTER_TARGET] = ObjectIdGetDatum(run->target);
@@ -149,6 +158,7 @@ form_letter(EtlDeadLetters *letters, const EtlOrigin *origin,
 	values[LETTER_CREATED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
 	nulls[LETTER_RESOLVED_AT] = true;
 	nulls[LETTER_RESOLVED_RUN_ID] = true;
+	nulls[LETTER_OVERTAKEN_LSN] = true;
 
 	tuple = heap_form_tuple(letters->desc, values, nulls);
 
@@ -164,18 +174,20 @@ form_letter(EtlDeadLetters *letters, const EtlOrigin *origin,
 
 /*
  * Take one rejected row.  Everything is copied, so the caller's strings may
- * go away.  Flush when etl_dead_letters_full() says so.
+ * go away.  Flush when etl_dead_letters_full() says so.  Returns its number.
  */
-void
+int64
 etl_dead_letters_add(EtlDeadLetters *letters, const EtlOrigin *origin,
 					 const EtlReject *reject)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(letters->batch_context);
-	HeapTuple tuple = form_letter(letters, origin, reject);
+	int64 letter_id = nextval_internal(letters->sequence, false);
+	HeapTuple tuple = form_letter(letters, letter_id, origin, reject);
 
 	letters->batch = lappend(letters->batch, tuple);
 	letters->batch_bytes += tuple->t_len;
 	MemoryContextSwitchTo(old_context);
+	return letter_id;
 }
 
 /* Does the batch hold as much as it should? */
@@ -249,4 +261,91 @@ etl_dead_letters_close(EtlDeadLetters *letters)
 		ExecDropSingleTupleTableSlot(letters->slots[i]);
 	MemoryContextDelete(letters->batch_context);
 	pfree(letters);
+}
+
+/* ------------------------------------------------------------------ */
+/* letters that wait                                                    */
+
+/*
+ * Those of an operation that were meant for a target and came from a source;
+ * NULL: from any.
+ */
+void
+etl_dead_letters_pending(Oid target, const char *operation,
+						 const char *source_name, EtlLetterCall call, void *arg)
+{
+	Relation rel = etl_ledger_open("dead_letter", LETTER_NATTS, AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "etl_patterns dead letter",
+												  ALLOCSET_DEFAULT_SIZES);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+
+	ScanKeyInit(&key, LETTER_TARGET + 1, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(target));
+	scan = systable_beginscan(rel,
+							  etl_ledger_relid("dead_letter_target_status_idx"),
+							  true, snapshot, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		MemoryContext old_context = MemoryContextSwitchTo(context);
+		Datum values[LETTER_NATTS];
+		bool nulls[LETTER_NATTS];
+		char *source;
+
+		CHECK_FOR_INTERRUPTS();
+		heap_deform_tuple(tuple, etl_ledger_desc(rel), values, nulls);
+		source = etl_ledger_get_text(values, nulls, LETTER_SOURCE_NAME);
+		if (strcmp(TextDatumGetCString(values[LETTER_STATUS]), "pending") == 0 &&
+			strcmp(TextDatumGetCString(values[LETTER_OPERATION]), operation) ==
+				0 &&
+			(source_name == NULL ||
+			 (source != NULL && strcmp(source, source_name) == 0)))
+			call(arg, DatumGetInt64(values[LETTER_ID]),
+				 nulls[LETTER_PAYLOAD] ?
+					 NULL :
+					 DatumGetJsonbPCopy(values[LETTER_PAYLOAD]));
+		MemoryContextSwitchTo(old_context);
+		MemoryContextReset(context);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	MemoryContextDelete(context);
+	table_close(rel, NoLock);
+}
+
+/* Note that a later change was applied, unless the letter is closed. */
+void
+etl_dead_letter_overtake(int64 letter_id, XLogRecPtr lsn)
+{
+	Relation rel = etl_ledger_open("dead_letter", LETTER_NATTS,
+								   RowExclusiveLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Datum values[LETTER_NATTS];
+	bool nulls[LETTER_NATTS];
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+
+	ScanKeyInit(&key, LETTER_ID + 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(letter_id));
+	scan = systable_beginscan(rel, etl_ledger_relid("dead_letter_pkey"), true,
+							  snapshot, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		tuple = etl_ledger_lock(rel, tuple, LockWaitBlock);
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	if (HeapTupleIsValid(tuple))
+		heap_deform_tuple(tuple, etl_ledger_desc(rel), values, nulls);
+	if (HeapTupleIsValid(tuple) && nulls[LETTER_OVERTAKEN_LSN] &&
+		strcmp(TextDatumGetCString(values[LETTER_STATUS]), "pending") == 0)
+	{
+		values[LETTER_OVERTAKEN_LSN] = LSNGetDatum(lsn);
+		nulls[LETTER_OVERTAKEN_LSN] = false;
+		etl_ledger_replace(rel, &tuple->t_self, values, nulls);
+	}
+	table_close(rel, NoLock);
 }

@@ -12,6 +12,7 @@
 #define ETL_LEDGER_H
 
 #include "access/htup.h"
+#include "access/xlogdefs.h"
 #include "base/base.h"
 #include "ledger/progress.h"
 #include "nodes/lockoptions.h"
@@ -111,12 +112,20 @@ typedef struct EtlOrigin
 typedef struct EtlDeadLetters EtlDeadLetters;
 
 extern EtlDeadLetters *etl_dead_letters_open(EtlRun *run);
-extern void etl_dead_letters_add(EtlDeadLetters *letters,
-								 const EtlOrigin *origin,
-								 const EtlReject *reject);
+extern int64 etl_dead_letters_add(EtlDeadLetters *letters,
+								  const EtlOrigin *origin,
+								  const EtlReject *reject);
 extern bool etl_dead_letters_full(const EtlDeadLetters *letters);
 extern void etl_dead_letters_flush(EtlDeadLetters *letters);
 extern void etl_dead_letters_close(EtlDeadLetters *letters);
+
+/* A letter that waits; its payload may be NULL, and is gone after the call. */
+typedef void (*EtlLetterCall)(void *arg, int64 letter_id, Jsonb *payload);
+
+extern void etl_dead_letters_pending(Oid target, const char *operation,
+									 const char *source_name,
+									 EtlLetterCall call, void *arg);
+extern void etl_dead_letter_overtake(int64 letter_id, XLogRecPtr lsn);
 
 /* ------------------------------------------------------------------ */
 /* in loaded_file.c                                                     */

@@ -66,6 +66,7 @@ typedef enum EtlRowState
 } EtlRowState;
 
 typedef struct EtlHeapWriter EtlHeapWriter;
+typedef struct EtlKeys EtlKeys;
 
 typedef struct EtlHeapSink
 {
@@ -75,13 +76,15 @@ typedef struct EtlHeapSink
 	EtlHeapWriter *writer; /* lives as long as the sink */
 	EtlRowState *states;   /* by row of the batch */
 	EtlReject *rejects;
+	EtlKeys *keys; /* of the unique indexes that are left out, or NULL */
 
 	/* what there is to check; see append_guarded.c */
 	bool partitioned;
 	bool has_not_null;
 	bool has_generated;
 	bool prechecks;	  /* check before writing */
-	bool plain;		  /* writing cannot fail for a row's fault */
+	bool plain;		  /* writing cannot fail for a row's fault, */
+	bool always_fit;  /* ... not even because it is too long */
 	bool looks_ahead; /* may look up the keys of many rows before writing */
 	MemoryContext check_context;
 	EState *check_estate;
@@ -93,6 +96,8 @@ typedef struct EtlHeapSink
 } EtlHeapSink;
 
 extern void etl_heap_reject(EtlHeapSink *sink, int row, const ErrorData *edata);
+extern void etl_heap_reject_duplicate(EtlHeapSink *sink, int row, Relation index,
+									  const Datum *values, const bool *isnull);
 
 /* ------------------------------------------------------------------ */
 /* in append_writer.c: the executor's machinery around table_multi_insert */
@@ -116,7 +121,26 @@ extern void etl_heap_guarded_write(EtlHeapSink *sink);
 /* ------------------------------------------------------------------ */
 /* in indexes.c                                                         */
 
-extern bool etl_index_is_deferrable(Relation index);
+extern bool etl_index_is_simple(Relation index);
+extern bool etl_index_is_left_out(const EtlSinkOptions *options, Oid index);
+extern void etl_indexes_build(Relation target, EtlLeftOut *left_out,
+							  bool unique_only, EtlRun *run);
+extern void etl_indexes_keep_unique(EtlLeftOut *left_out);
+
+/* ------------------------------------------------------------------ */
+/* in append_keys.c: what left out indexes would say of a row           */
+
+extern bool etl_keys_serve(Relation index);
+extern EtlKeys *etl_keys_open(EtlHeapSink *sink);
+extern void etl_keys_close(EtlKeys *keys);
+extern bool etl_keys_full(EtlKeys *keys);
+extern bool etl_keys_too_long(EtlKeys *keys);
+extern void etl_keys_hash(EtlKeys *keys);
+extern Oid etl_keys_claim(EtlKeys *keys, int row);
+extern void etl_keys_settle(EtlKeys *keys);
+extern void etl_keys_release(EtlKeys *keys, int row);
+extern void etl_keys_values(Relation index, TupleTableSlot *slot, Datum *values,
+							bool *isnull);
 
 /* in append_sql.c: the columns of ON CONFLICT, as String nodes */
 extern List *etl_conflict_keys(Relation target, const EtlSinkOptions *options);

@@ -36,6 +36,7 @@
 #include "sink/append.h"
 
 #include "access/genam.h"
+#include "access/detoast.h"
 #include "access/heaptoast.h"
 #include "access/htup_details.h"
 #include "commands/trigger.h"
@@ -66,8 +67,11 @@ static void visit_suspect(EtlHeapSink *sink, int row);
 static void open_check(EtlHeapSink *sink);
 static void check_not_null(EtlHeapSink *sink);
 static bool row_has_null(EtlHeapSink *sink, int row);
+static bool rows_always_fit(Relation target);
 static bool rows_fit_pages(EtlHeapSink *sink);
 static void write_in_attempts(EtlHeapSink *sink);
+static bool claim_keys(EtlHeapSink *sink, int row);
+static void write_claiming(EtlHeapSink *sink);
 static void tune_probing(EtlHeapSink *sink);
 static void write_suspects(EtlHeapSink *sink);
 static bool attempt(EtlHeapSink *sink, int first, int end, bool one_by_one,
@@ -92,6 +96,7 @@ etl_heap_guarded_setup(EtlHeapSink *sink)
 						  desc->constr->has_generated_stored;
 	sink->prechecks = !before_row && !(sink->partitioned && sink->has_generated);
 	note_indexes(sink);
+	sink->always_fit = rows_always_fit(target);
 
 	if (sink->attempt_context == NULL)
 	{
@@ -140,7 +145,7 @@ note_indexes(EtlHeapSink *sink)
 
 		if (index->rd_index->indisunique || index->rd_index->indisexclusion)
 			constraints++;
-		if (!sink->base.options.defer_indexes || !etl_index_is_deferrable(index))
+		if (!etl_index_is_left_out(&sink->base.options, lfirst_oid(lc)))
 			maintained++;
 		index_close(index, NoLock);
 	}
@@ -184,7 +189,22 @@ etl_heap_guarded_fill(EtlHeapSink *sink)
 void
 etl_heap_guarded_write(EtlHeapSink *sink)
 {
-	if (sink->plain && rows_fit_pages(sink))
+	bool fit = sink->plain && (sink->always_fit || rows_fit_pages(sink));
+
+	if (sink->keys != NULL && sink->base.options.left_out->unique)
+	{
+		Assert(sink->plain);
+		etl_keys_hash(sink->keys);
+		if (!fit)
+		{
+			write_claiming(sink);
+			return;
+		}
+		for (int row = 0; row < sink->base.batch_rows; row++)
+			if (sink->states[row] == ETL_ROW_PENDING)
+				(void) claim_keys(sink, row);
+	}
+	if (fit)
 	{
 		etl_heap_writer_write(sink->writer, 0, sink->base.batch_rows, false,
 							  false);
@@ -328,6 +348,32 @@ row_has_null(EtlHeapSink *sink, int row)
 }
 
 /*
+ * Is a row never too long for a page, whatever it holds?  Long values are moved
+ * out of a row one by one until it fits, down to a pointer for each.
+ */
+static bool
+rows_always_fit(Relation target)
+{
+	TupleDesc desc = RelationGetDescr(target);
+	Size size = SizeofHeapTupleHeader + BITMAPLEN(desc->natts) + MAXIMUM_ALIGNOF;
+
+	if (!OidIsValid(target->rd_rel->reltoastrelid))
+		return true;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attlen == -1 && att->attstorage != TYPSTORAGE_PLAIN)
+			size += TOAST_POINTER_SIZE + MAXIMUM_ALIGNOF;
+		else if (att->attlen > 0)
+			size += att->attlen + MAXIMUM_ALIGNOF;
+		else
+			return false;
+	}
+	return size <= TOAST_TUPLE_TARGET_MAIN;
+}
+
+/*
  * Short rows are not toasted, and none is too long.  A table without a TOAST
  * table is one whose columns are too short for anything else.
  */
@@ -419,6 +465,46 @@ write_in_attempts(EtlHeapSink *sink)
 		}
 	}
 	tune_probing(sink);
+}
+
+/* Takes the unique keys of a row, or rejects it for one that is taken. */
+static bool
+claim_keys(EtlHeapSink *sink, int row)
+{
+	Oid refused = etl_keys_claim(sink->keys, row);
+	TupleTableSlot *slot = sink->base.slots[row];
+	Datum values[INDEX_MAX_KEYS];
+	bool isnull[INDEX_MAX_KEYS];
+	Relation index;
+
+	if (refused == InvalidOid)
+		return true;
+	index = index_open(refused, AccessShareLock);
+	etl_keys_values(index, slot, values, isnull);
+	etl_heap_reject_duplicate(sink, row, index, values, isnull);
+	index_close(index, NoLock);
+	return false;
+}
+
+/*
+ * Where unique indexes are left out and a row may still fail, each is written
+ * on its own before the next one's keys are looked up.
+ */
+static void
+write_claiming(EtlHeapSink *sink)
+{
+	for (int row = 0; row < sink->base.batch_rows; row++)
+	{
+		ErrorData *edata;
+
+		if (sink->states[row] != ETL_ROW_PENDING || !claim_keys(sink, row))
+			continue;
+		if (!attempt(sink, row, row + 1, true, &edata))
+		{
+			etl_heap_reject(sink, row, edata);
+			etl_keys_release(sink->keys, row);
+		}
+	}
 }
 
 /* Looking before writing pays for as long as there are duplicates. */

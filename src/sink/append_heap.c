@@ -15,6 +15,7 @@
  */
 #include "sink/append.h"
 
+#include "access/genam.h"
 #include "access/table.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
@@ -27,6 +28,9 @@ static bool heap_serves(Relation target, const EtlSinkOptions *options);
 static bool partitions_are_heaps(Relation target);
 static EtlSink *heap_open(Relation target, const AttrNumber *attnums, int natts,
 						  const EtlSinkOptions *options);
+static void open_keys(EtlHeapSink *sink);
+static void stop_leaving_out(EtlHeapSink *sink, bool unique_only);
+static void mind_keys(EtlHeapSink *sink);
 static void open_writer(EtlHeapSink *sink);
 static void heap_set_columns(EtlSink *base, const AttrNumber *attnums,
 							 int natts);
@@ -128,11 +132,62 @@ heap_open(Relation target, const AttrNumber *attnums, int natts,
 	sink->base.slots = palloc0(sizeof(TupleTableSlot *) * ETL_MAX_BATCH_ROWS);
 	sink->states = palloc0(sizeof(EtlRowState) * ETL_MAX_BATCH_ROWS);
 	sink->rejects = palloc0(sizeof(EtlReject) * ETL_MAX_BATCH_ROWS);
+	open_keys(sink);
 	if (options->guarded)
 		etl_heap_guarded_setup(sink);
 	open_writer(sink);
 	MemoryContextSwitchTo(oldcontext);
 	return &sink->base;
+}
+
+/* What is to be known while indexes are left out. */
+static void
+open_keys(EtlHeapSink *sink)
+{
+	EtlLeftOut *left_out = sink->base.options.left_out;
+
+	if (left_out == NULL || left_out->indexes == NIL)
+		return;
+	sink->keys = etl_keys_open(sink);
+	if (sink->keys != NULL && etl_keys_full(sink->keys))
+	{
+		/* too many rows are there: nothing has been left out yet */
+		etl_keys_close(sink->keys);
+		etl_indexes_keep_unique(left_out);
+		sink->keys = etl_keys_open(sink);
+	}
+}
+
+/*
+ * Ends the leaving out of indexes, or of the unique ones: builds them from the
+ * rows that are there.
+ */
+static void
+stop_leaving_out(EtlHeapSink *sink, bool unique_only)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(sink->context);
+
+	etl_keys_close(sink->keys);
+	sink->keys = NULL;
+	etl_heap_writer_close(sink->writer);
+	etl_indexes_build(sink->base.target, sink->base.options.left_out,
+					  unique_only, NULL);
+	if (unique_only)
+		sink->keys = etl_keys_open(sink);
+	if (sink->base.options.guarded)
+		etl_heap_guarded_setup(sink);
+	open_writer(sink);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* Looks at the batch for what left out indexes cannot take. */
+static void
+mind_keys(EtlHeapSink *sink)
+{
+	if (sink->keys != NULL && etl_keys_full(sink->keys))
+		stop_leaving_out(sink, true);
+	if (sink->keys != NULL && etl_keys_too_long(sink->keys))
+		stop_leaving_out(sink, false);
 }
 
 /* The writer that lives as long as the sink. */
@@ -239,6 +294,7 @@ heap_flush(EtlSink *base)
 	if (base->options.guarded)
 	{
 		etl_heap_guarded_fill(sink);
+		mind_keys(sink);
 		etl_heap_guarded_write(sink);
 	}
 	else
@@ -256,8 +312,13 @@ heap_flush(EtlSink *base)
 			}
 			MemoryContextSwitchTo(oldcontext);
 		}
+		mind_keys(sink);
+		if (sink->keys != NULL)
+			etl_keys_hash(sink->keys);
 		etl_heap_writer_write(sink->writer, 0, nrows, false, false);
 	}
+	if (sink->keys != NULL)
+		etl_keys_settle(sink->keys);
 	count_rows(sink);
 }
 
@@ -267,6 +328,31 @@ etl_heap_reject(EtlHeapSink *sink, int row, const ErrorData *edata)
 {
 	sink->states[row] = ETL_ROW_REJECTED;
 	etl_reject_from_error(&sink->rejects[row], edata);
+}
+
+/*
+ * Notes that a row's key is taken, in the words of the index that it violates.
+ * The key's values are those of the index's columns.
+ */
+void
+etl_heap_reject_duplicate(EtlHeapSink *sink, int row, Relation index,
+						  const Datum *values, const bool *isnull)
+{
+	EtlReject *reject = &sink->rejects[row];
+	MemoryContext oldcontext = MemoryContextSwitchTo(sink->base.batch_context);
+	char *key = BuildIndexValueDescription(index, unconstify(Datum *, values),
+										   unconstify(bool *, isnull));
+
+	memset(reject, 0, sizeof(EtlReject));
+	reject->category = ETL_CATEGORY_UNIQUE;
+	reject->sqlerrcode = ERRCODE_UNIQUE_VIOLATION;
+	reject->message =
+		psprintf("duplicate key value violates unique constraint \"%s\"",
+				 RelationGetRelationName(index));
+	if (key != NULL)
+		reject->detail = psprintf("Key %s already exists.", key);
+	MemoryContextSwitchTo(oldcontext);
+	sink->states[row] = ETL_ROW_REJECTED;
 }
 
 /* Counts the rows of the batch and reports those that were rejected. */
@@ -305,6 +391,8 @@ heap_close(EtlSink *base)
 	EtlHeapSink *sink = (EtlHeapSink *) base;
 
 	etl_heap_writer_close(sink->writer);
+	if (sink->keys != NULL)
+		etl_keys_close(sink->keys);
 	etl_columns_free(sink->columns);
 	MemoryContextDelete(sink->context);
 }

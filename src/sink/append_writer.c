@@ -77,11 +77,13 @@ struct EtlHeapWriter
 	int n_own; /* slots that leaves have made */
 	CommandId cid;
 	bool probe;
+	bool claims;		/* unique keys are taken as rows get into the heap */
 	SnapshotData dirty; /* of the probes: sees rows in progress, too */
 };
 
 static void open_target(EtlHeapWriter *writer, Relation target);
-static void drop_deferred_indexes(ResultRelInfo *rri);
+static void drop_left_out_indexes(ResultRelInfo *rri,
+								  const EtlSinkOptions *options);
 static HeapLeaf *make_leaf(EtlHeapWriter *writer, ResultRelInfo *rri);
 static bool triggers_look(EtlHeapWriter *writer, Relation rel);
 static HeapLeaf *route(EtlHeapWriter *writer, TupleTableSlot *slot);
@@ -105,6 +107,8 @@ static bool probe_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot, int row);
 static void reject_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, int index,
 							 TupleTableSlot *slot, int row);
+static void claim_keys(EtlHeapWriter *writer, HeapLeaf *leaf,
+					   TupleTableSlot *slot, int row);
 
 /*
  * Opens a writer in the current memory context and resource owner.  With
@@ -169,6 +173,7 @@ etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 	oldcontext = MemoryContextSwitchTo(writer->estate->es_query_cxt);
 	writer->cid = writer->estate->es_output_cid = GetCurrentCommandId(true);
 	writer->probe = probe && one_by_one;
+	writer->claims = sink->keys != NULL && !sink->base.options.guarded;
 	if (own_level)
 		AfterTriggerBeginQuery();
 
@@ -259,8 +264,8 @@ open_target(EtlHeapWriter *writer, Relation target)
 		(writer->flags & ETL_WRITER_INDEXES))
 	{
 		ExecOpenIndices(rri, false);
-		if (writer->sink->base.options.defer_indexes)
-			drop_deferred_indexes(rri);
+		if (writer->sink->base.options.left_out != NULL)
+			drop_left_out_indexes(rri, &writer->sink->base.options);
 	}
 
 	if (OidIsValid(writer->sink->base.options.key_index))
@@ -283,7 +288,7 @@ open_target(EtlHeapWriter *writer, Relation target)
 
 /* Forgets the indexes that etl_indexes_rebuild() will build anew. */
 static void
-drop_deferred_indexes(ResultRelInfo *rri)
+drop_left_out_indexes(ResultRelInfo *rri, const EtlSinkOptions *options)
 {
 	int kept = 0;
 
@@ -291,7 +296,7 @@ drop_deferred_indexes(ResultRelInfo *rri)
 	{
 		Relation index = rri->ri_IndexRelationDescs[i];
 
-		if (etl_index_is_deferrable(index))
+		if (etl_index_is_left_out(options, RelationGetRelid(index)))
 		{
 			index_close(index, NoLock);
 			continue;
@@ -522,6 +527,10 @@ finish_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot, int row)
 	}
 	else if (leaf->rri->ri_NumIndices > 0)
 		recheck = etl_insert_index_tuples(leaf->rri, slot, writer->estate);
+	if (writer->claims)
+		claim_keys(writer, leaf, slot, row);
+	if (writer->sink->keys != NULL)
+		writer->sink->base.slots[row]->tts_tid = slot->tts_tid;
 	if (leaf->after_row || writer->capture != NULL)
 	{
 		if (each_row)
@@ -558,7 +567,7 @@ flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf)
 {
 	EtlSink *sink = &writer->sink->base;
 	bool done = leaf->rri->ri_NumIndices == 0 && !leaf->after_row &&
-				writer->capture == NULL;
+				writer->capture == NULL && !writer->claims;
 	MemoryContext oldcontext;
 
 	if (leaf->nrows == 0)
@@ -720,27 +729,37 @@ static void
 reject_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, int i,
 				 TupleTableSlot *slot, int row)
 {
-	EtlHeapSink *sink = writer->sink;
-	Relation index = leaf->rri->ri_IndexRelationDescs[i];
-	EtlReject *reject = &sink->rejects[row];
 	Datum values[INDEX_MAX_KEYS];
 	bool isnull[INDEX_MAX_KEYS];
-	MemoryContext oldcontext;
-	char *key;
 
 	GetPerTupleExprContext(writer->estate)->ecxt_scantuple = slot;
 	FormIndexDatum(leaf->rri->ri_IndexRelationInfo[i], slot, writer->estate,
 				   values, isnull);
-	oldcontext = MemoryContextSwitchTo(sink->base.batch_context);
+	etl_heap_reject_duplicate(writer->sink, row,
+							  leaf->rri->ri_IndexRelationDescs[i], values,
+							  isnull);
+}
+
+/* Throws what the insertion into a unique index that is left out would throw. */
+static void
+claim_keys(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot, int row)
+{
+	Oid refused = etl_keys_claim(writer->sink->keys, row);
+	Relation rel = leaf->rri->ri_RelationDesc;
+	Datum values[INDEX_MAX_KEYS];
+	bool isnull[INDEX_MAX_KEYS];
+	Relation index;
+	char *key;
+
+	if (refused == InvalidOid)
+		return;
+	index = index_open(refused, AccessShareLock);
+	etl_keys_values(index, slot, values, isnull);
 	key = BuildIndexValueDescription(index, values, isnull);
-	memset(reject, 0, sizeof(EtlReject));
-	reject->category = ETL_CATEGORY_UNIQUE;
-	reject->sqlerrcode = ERRCODE_UNIQUE_VIOLATION;
-	reject->message =
-		psprintf("duplicate key value violates unique constraint \"%s\"",
-				 RelationGetRelationName(index));
-	if (key != NULL)
-		reject->detail = psprintf("Key %s already exists.", key);
-	MemoryContextSwitchTo(oldcontext);
-	sink->states[row] = ETL_ROW_REJECTED;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNIQUE_VIOLATION),
+			 errmsg("duplicate key value violates unique constraint \"%s\"",
+					RelationGetRelationName(index)),
+			 key ? errdetail("Key %s already exists.", key) : 0,
+			 errtableconstraint(rel, RelationGetRelationName(index))));
 }

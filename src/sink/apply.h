@@ -47,6 +47,7 @@ typedef struct EtlApplyOps
 {
 	const char *name; /* the word of apply */
 	LOCKMODE lock;	  /* of the target in a batch; 0: RowExclusiveLock */
+	bool has_rows; /* the target has the last state of each row of the source */
 
 	/* throws if the sink cannot serve this target with these options */
 	void (*check)(EtlApply *apply);
@@ -65,8 +66,9 @@ struct EtlApply
 {
 	const EtlApplyOps *ops;
 	const char *pipeline;
-	const char *source; /* as the user wrote it */
-	Oid source_relid;	/* InvalidOid: on another server */
+	const char *source;	   /* as the user wrote it */
+	Oid source_relid;	   /* InvalidOid: on another server */
+	const char *source_db; /* its database there; NULL: this one, or not known */
 	Oid target_relid;
 	Jsonb *options;
 	Jsonb *columns;			/* target column -> source column, or expression */

@@ -68,6 +68,7 @@ static char *describe_key(EtlMirror *mirror, const EtlMirrorOp *op);
 
 const EtlApplyOps etl_apply_mirror = {
 	.name = "mirror",
+	.has_rows = true,
 	.check = mirror_check,
 	.begin = mirror_begin,
 	.add = mirror_add,

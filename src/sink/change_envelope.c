@@ -432,6 +432,17 @@ etl_envelope_tombstone(EtlEnvelopes *envelopes, const EtlEnvelope *deleted)
 	return envelope;
 }
 
+/* The replica identity of a row; NULL if it has none, or there is no row. */
+Jsonb *
+etl_envelope_key(EtlEnvelopes *envelopes, const EtlSourceRelation *relation,
+				 HeapTuple row)
+{
+	if (row == NULL)
+		return NULL;
+	etl_envelopes_describe(envelopes, relation);
+	return row_json(envelopes, relation, row, true, NULL);
+}
+
 /* The word of a change, or nothing if the filter holds it back. */
 static char
 change_op(EtlEnvelopes *envelopes, EtlApplyMap *map,
@@ -536,7 +547,7 @@ source_json(EtlEnvelopes *envelopes, const EtlSourceXact *xact,
 			const EtlChangeEvent *event, const bool *unchanged)
 {
 	const EtlSourceRelation *relation = event->relation;
-	bool is_local = OidIsValid(envelopes->apply->source_relid);
+	const char *database = envelopes->apply->source_db;
 	XLogRecPtr lsn = event->lsn != 0 ? event->lsn : xact->commit_lsn;
 	JsonbParseState *state = NULL;
 	bool any_unchanged = false;
@@ -549,7 +560,9 @@ source_json(EtlEnvelopes *envelopes, const EtlSourceXact *xact,
 	push_int64(&state, "ts_us", unix_us(xact->commit_time));
 	push_text(&state, "snapshot",
 			  event->kind == ETL_EVENT_READ ? "true" : "false");
-	push_text(&state, "db", is_local ? get_database_name(MyDatabaseId) : NULL);
+	if (database == NULL && OidIsValid(envelopes->apply->source_relid))
+		database = get_database_name(MyDatabaseId);
+	push_text(&state, "db", database);
 	push_text(&state, "sequence",
 			  psprintf("[\"" UINT64_FORMAT "\",\"" UINT64_FORMAT "\"]",
 					   xact->commit_lsn, lsn));

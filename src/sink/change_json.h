@@ -86,6 +86,26 @@ extern EtlEnvelope *etl_envelope_make(EtlEnvelopes *envelopes,
 									  const EtlChangeEvent *event);
 extern EtlEnvelope *etl_envelope_tombstone(EtlEnvelopes *envelopes,
 										   const EtlEnvelope *deleted);
+extern Jsonb *etl_envelope_key(EtlEnvelopes *envelopes,
+							   const EtlSourceRelation *relation, HeapTuple row);
+
+/* ------------------------------------------------------------------ */
+/* in change_letter.c: changes as payloads of dead letters, and back    */
+
+extern EtlEnvelopes *etl_letter_envelopes(const EtlApply *apply);
+extern Jsonb *etl_letter_payload(EtlEnvelopes *envelopes,
+								 const EtlSourceXact *xact,
+								 const EtlChangeEvent *event);
+extern EtlChangeEvent *etl_letter_event(Jsonb *payload, EtlSourceXact *xact);
+extern char *etl_letter_pipeline(Jsonb *payload);
+extern char *etl_letter_database(Jsonb *payload);
+
+/* A row may have two keys by an update: so many hashes there is room for. */
+#define ETL_EVENT_KEYS 2
+
+extern int etl_event_keys(EtlEnvelopes *envelopes, const EtlChangeEvent *event,
+						  uint64 *hashes);
+extern int etl_letter_keys(Jsonb *payload, uint64 *hashes);
 
 /* ------------------------------------------------------------------ */
 /* in apply_event.c: what sinks have in common                          */

@@ -3,12 +3,17 @@
  * indexes.c
  *	  Leaving indexes out of a load and building them at its end.
  *
- * A load with defer_indexes does not maintain the plain indexes of its
- * target.  etl_indexes_rebuild() then builds these anew, in the same
- * transaction, into new storage: OID, name, comment and dependencies stay,
- * and a rollback or a crash leaves the old storage as it was.  Unique and
- * exclusion indexes are always maintained, since each row's violation must
- * be found at that row.
+ * A load may leave indexes of its target out.  etl_indexes_rebuild() then
+ * builds these anew, in the same transaction, into new storage: OID, name,
+ * comment and dependencies stay, and a rollback or a crash leaves the old
+ * storage as it was.
+ *
+ * A violation must be found at its row all the same, and a row that an index
+ * refuses must not cost more than itself.  So unique indexes are left out
+ * together or not at all: if append_keys.c can decide for each of them.
+ * Exclusion constraints are always maintained.  In a guarded load nothing is
+ * left out that might choke on a row when it is built: expressions,
+ * predicates, and access methods whose operator classes look into values.
  *
  * Locks: the caller holds ShareRowExclusiveLock on the target from before
  * the first row until the end of the transaction, so that nobody else writes
@@ -22,6 +27,7 @@
 #include "sink/append.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
@@ -36,26 +42,34 @@
 static bool triggers_allow(Relation target);
 static bool expressions_allow(Relation target);
 static bool is_used_elsewhere(Relation target);
-static List *deferrable_indexes(Relation target);
+static void choose_indexes(Relation target, bool guarded, EtlLeftOut *left_out);
+static bool can_wait(Relation index, bool guarded);
+static bool is_unique(Oid indexoid);
 
-/* Would a load with defer_indexes leave this index out? */
+/* Is it an index on columns, without conditions? */
 bool
-etl_index_is_deferrable(Relation index)
+etl_index_is_simple(Relation index)
 {
-	Form_pg_index form = index->rd_index;
+	return heap_attisnull(index->rd_indextuple, Anum_pg_index_indexprs, NULL) &&
+		   heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+}
 
-	return !form->indisunique && !form->indisexclusion && !form->indisprimary &&
-		   form->indisvalid && form->indisready && form->indislive;
+/* Does a sink with these options leave this index out? */
+bool
+etl_index_is_left_out(const EtlSinkOptions *options, Oid index)
+{
+	return options->left_out != NULL &&
+		   list_member_oid(options->left_out->indexes, index);
 }
 
 /*
- * May a load leave the plain indexes of the target to the end?  If not,
- * *reason is a phrase for the user.
+ * Which indexes of the target may a load leave to the end?  If none, the
+ * result is NULL and *reason is a phrase for the user.
  */
-bool
-etl_indexes_can_defer(Relation target, const char **reason)
+EtlLeftOut *
+etl_indexes_leave_out(Relation target, bool guarded, const char **reason)
 {
-	List *indexes;
+	EtlLeftOut *left_out;
 
 	*reason = NULL;
 	if (target->rd_rel->relkind != RELKIND_RELATION ||
@@ -75,36 +89,77 @@ etl_indexes_can_defer(Relation target, const char **reason)
 	else if (is_used_elsewhere(target))
 		*reason = "the target is in use by an open query of this session";
 	if (*reason != NULL)
-		return false;
+		return NULL;
 
-	indexes = deferrable_indexes(target);
-	if (indexes == NIL)
-		*reason = "the target has no index that could be left out";
-	list_free(indexes);
-	return *reason == NULL;
+	left_out = palloc0(sizeof(EtlLeftOut));
+	choose_indexes(target, guarded, left_out);
+	if (left_out->indexes != NIL)
+		return left_out;
+	*reason = "the target has no index that could be left out";
+	return NULL;
 }
 
 /* Builds the indexes that were left out of a run. */
 void
-etl_indexes_rebuild(Relation target, EtlRun *run)
+etl_indexes_rebuild(Relation target, EtlLeftOut *left_out, EtlRun *run)
 {
-	List *indexes = deferrable_indexes(target);
-	int total = list_length(indexes);
+	etl_indexes_build(target, left_out, false, run);
+}
+
+/*
+ * Builds the indexes that are left out, or the unique ones of them, which are
+ * no longer left out from then on.  Without a run this is no phase of its own.
+ */
+void
+etl_indexes_build(Relation target, EtlLeftOut *left_out, bool unique_only,
+				  EtlRun *run)
+{
+	int total = list_length(left_out->indexes);
+	List *built = NIL;
 	ListCell *lc;
 
 	CheckTableNotInUse(target, "REINDEX");
-	foreach(lc, indexes)
+	foreach(lc, left_out->indexes)
 	{
+		Oid indexoid = lfirst_oid(lc);
 		ReindexParams params = {0};
 
 		CHECK_FOR_INTERRUPTS();
-		etl_progress_set(run, ETL_PHASE_INDEXES, ETL_UNIT_INDEXES,
-						 foreach_current_index(lc), total);
-		etl_reindex_index(lfirst_oid(lc), target->rd_rel->relpersistence,
-						  &params);
+		if (unique_only && !is_unique(indexoid))
+			continue;
+		if (run != NULL)
+			etl_progress_set(run, ETL_PHASE_INDEXES, ETL_UNIT_INDEXES,
+							 foreach_current_index(lc), total);
+		etl_reindex_index(indexoid, target->rd_rel->relpersistence, &params);
 		CommandCounterIncrement();
+		built = lappend_oid(built, indexoid);
 	}
-	list_free(indexes);
+	foreach(lc, built)
+		left_out->indexes = list_delete_oid(left_out->indexes, lfirst_oid(lc));
+	list_free(built);
+	left_out->unique = false;
+}
+
+/* Unique indexes are maintained after all; no row has been written yet. */
+void
+etl_indexes_keep_unique(EtlLeftOut *left_out)
+{
+	ListCell *lc;
+
+	foreach(lc, left_out->indexes)
+		if (is_unique(lfirst_oid(lc)))
+			left_out->indexes = foreach_delete_current(left_out->indexes, lc);
+	left_out->unique = false;
+}
+
+static bool
+is_unique(Oid indexoid)
+{
+	Relation index = index_open(indexoid, AccessShareLock);
+	bool result = index->rd_index->indisunique;
+
+	index_close(index, NoLock);
+	return result;
 }
 
 /*
@@ -161,22 +216,57 @@ is_used_elsewhere(Relation target)
 		   AfterTriggerPendingOnRel(RelationGetRelid(target));
 }
 
-/* The OIDs of the indexes that a load leaves out. */
-static List *
-deferrable_indexes(Relation target)
+/*
+ * Unique indexes are left out if all of them can be; in a guarded load only if
+ * nothing is left that could refuse a row once its keys are taken.
+ */
+static void
+choose_indexes(Relation target, bool guarded, EtlLeftOut *left_out)
 {
 	List *indexes = RelationGetIndexList(target);
-	List *result = NIL;
+	List *unique = NIL;
+	bool leave_unique = true;
+	bool maintains = target->trigdesc != NULL &&
+					 (target->trigdesc->trig_insert_before_row ||
+					  target->trigdesc->trig_insert_after_row);
 	ListCell *lc;
 
 	foreach(lc, indexes)
 	{
 		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
+		bool waits = can_wait(index, guarded);
 
-		if (etl_index_is_deferrable(index))
-			result = lappend_oid(result, lfirst_oid(lc));
+		if (index->rd_index->indisunique || index->rd_index->indisexclusion)
+		{
+			leave_unique = leave_unique && waits;
+			unique = lappend_oid(unique, lfirst_oid(lc));
+		}
+		else if (waits)
+			left_out->indexes = lappend_oid(left_out->indexes, lfirst_oid(lc));
+		else
+			maintains = true;
 		index_close(index, NoLock);
 	}
+	if (leave_unique && unique != NIL && !(guarded && maintains))
+	{
+		left_out->indexes = list_concat(left_out->indexes, unique);
+		left_out->unique = true;
+	}
 	list_free(indexes);
-	return result;
+}
+
+static bool
+can_wait(Relation index, bool guarded)
+{
+	Form_pg_index form = index->rd_index;
+	Oid am = index->rd_rel->relam;
+
+	if (form->indisexclusion || !form->indisvalid || !form->indisready ||
+		!form->indislive)
+		return false;
+	if (form->indisunique)
+		return etl_keys_serve(index);
+	return !guarded ||
+		   (etl_index_is_simple(index) &&
+			(am == BTREE_AM_OID || am == HASH_AM_OID || am == BRIN_AM_OID));
 }

@@ -23,11 +23,18 @@ typedef enum EtlConflictAction
 	ETL_CONFLICT_UPDATE
 } EtlConflictAction;
 
+/* Indexes that are not maintained; they are built when the sink is closed. */
+typedef struct EtlLeftOut
+{
+	List *indexes; /* OIDs; the sink takes away what it has to build */
+	bool unique;   /* unique ones are among them */
+} EtlLeftOut;
+
 typedef struct EtlSinkOptions
 {
-	bool guarded;		/* report row errors instead of throwing */
-	bool defer_indexes; /* leave non-unique indexes to the end */
-	bool general;		/* write through SQL, whatever the target */
+	bool guarded;		  /* report row errors instead of throwing */
+	EtlLeftOut *left_out; /* or NULL */
+	bool general;		  /* write through SQL, whatever the target */
 
 	/*
 	 * For writers that do more than insert; the direct way heeds them.  AFTER
@@ -100,7 +107,7 @@ typedef struct EtlSinkOps
  * in sink.c
  *
  * The caller holds RowExclusiveLock on the target (ShareRowExclusiveLock with
- * defer_indexes) and opens, flushes and closes the sink at one subtransaction
+ * left_out) and opens, flushes and closes the sink at one subtransaction
  * level, with no guard open.  It calls etl_sink_check_privileges() first.
  */
 extern void etl_sink_check_kind(Relation target);
@@ -126,7 +133,9 @@ extern void etl_sink_flush(EtlSink *sink);
 extern void etl_sink_close(EtlSink *sink);
 
 /* in indexes.c */
-extern bool etl_indexes_can_defer(Relation target, const char **reason);
-extern void etl_indexes_rebuild(Relation target, EtlRun *run);
+extern EtlLeftOut *etl_indexes_leave_out(Relation target, bool guarded,
+										 const char **reason);
+extern void etl_indexes_rebuild(Relation target, EtlLeftOut *left_out,
+								EtlRun *run);
 
 #endif /* ETL_SINK_H */

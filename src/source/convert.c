@@ -134,25 +134,26 @@ etl_column_init_fast(EtlColumnConverter *column, Form_pg_attribute att)
 	{
 		Oid type;
 		EtlFastConverter fast;
+		EtlFastWriter write;
 	} fast_converters[] = {
-		{INT2OID, etl_convert_int2},
-		{INT4OID, etl_convert_int4},
-		{INT8OID, etl_convert_int8},
-		{FLOAT4OID, etl_convert_float4},
-		{FLOAT8OID, etl_convert_float8},
-		{NUMERICOID, etl_convert_numeric},
-		{BOOLOID, etl_convert_bool},
-		{DATEOID, etl_convert_date},
-		{TIMEOID, etl_convert_time},
-		{TIMESTAMPOID, etl_convert_timestamp},
-		{TIMESTAMPTZOID, etl_convert_timestamptz},
-		{TEXTOID, etl_convert_text},
-		{VARCHAROID, etl_convert_varchar},
-		{BPCHAROID, etl_convert_bpchar},
-		{BYTEAOID, etl_convert_bytea},
-		{UUIDOID, etl_convert_uuid},
-		{JSONOID, etl_convert_json},
-		{JSONBOID, etl_convert_jsonb},
+		{INT2OID, etl_convert_int2, NULL},
+		{INT4OID, etl_convert_int4, NULL},
+		{INT8OID, etl_convert_int8, NULL},
+		{FLOAT4OID, etl_convert_float4, NULL},
+		{FLOAT8OID, etl_convert_float8, NULL},
+		{NUMERICOID, etl_convert_numeric, etl_write_numeric},
+		{BOOLOID, etl_convert_bool, NULL},
+		{DATEOID, etl_convert_date, NULL},
+		{TIMEOID, etl_convert_time, NULL},
+		{TIMESTAMPOID, etl_convert_timestamp, NULL},
+		{TIMESTAMPTZOID, etl_convert_timestamptz, NULL},
+		{TEXTOID, etl_convert_text, etl_write_text},
+		{VARCHAROID, etl_convert_varchar, etl_write_varchar},
+		{BPCHAROID, etl_convert_bpchar, etl_write_bpchar},
+		{BYTEAOID, etl_convert_bytea, NULL},
+		{UUIDOID, etl_convert_uuid, NULL},
+		{JSONOID, etl_convert_json, NULL},
+		{JSONBOID, etl_convert_jsonb, NULL},
 	};
 
 	column->attnum = att->attnum;
@@ -161,10 +162,14 @@ etl_column_init_fast(EtlColumnConverter *column, Form_pg_attribute att)
 	column->scale = -1;
 	column->max_chars = -1;
 	column->fast = NULL;
+	column->write = NULL;
 	for (size_t i = 0; i < lengthof(fast_converters); i++)
 	{
-		if (fast_converters[i].type == att->atttypid)
-			column->fast = fast_converters[i].fast;
+		if (fast_converters[i].type != att->atttypid)
+			continue;
+		column->fast = fast_converters[i].fast;
+		if (att->attstorage != TYPSTORAGE_PLAIN)
+			column->write = fast_converters[i].write;
 	}
 
 	switch (att->atttypid)

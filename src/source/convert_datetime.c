@@ -152,17 +152,25 @@ scan_two(const char *p, int *number)
 static bool
 scan_date(const char *p, IsoDate *date)
 {
-	int century;
-	int year;
+	const uint64 byte = 0xFF;
+	uint64 word = etl_load_bytes(p);
+	uint64 day = (unsigned char) p[8] | (uint64) (unsigned char) p[9] << 8;
+	uint64 digits;
+	uint64 pairs;
 
-	if (!scan_two(p, &century) || !scan_two(p + 2, &year) || p[4] != '-' ||
-		!scan_two(p + 5, &date->month) || p[7] != '-' ||
-		!scan_two(p + 8, &date->day))
+	/* yyyy-mm-dd without what stands between the numbers */
+	digits = (word & 0xFFFFFFFF) | ((word >> 40) & 0xFFFF) << 32 | day << 48;
+	if ((word >> 56) != '-' || ((word >> 32) & byte) != '-' ||
+		!etl_all_digits(digits))
 		return false;
-	date->year = century * 100 + year;
+	pairs = etl_digit_pairs(digits);
+	date->year = (int) (pairs & byte) * 100 + (int) ((pairs >> 16) & byte);
+	date->month = (int) ((pairs >> 32) & byte);
+	date->day = (int) ((pairs >> 48) & byte);
 	return date->year >= 1 && date->month >= 1 &&
 		   date->month <= MONTHS_PER_YEAR && date->day >= 1 &&
-		   date->day <= day_tab[isleap(date->year)][date->month - 1];
+		   (date->day <= 28 ||
+			date->day <= day_tab[isleap(date->year)][date->month - 1]);
 }
 
 /*

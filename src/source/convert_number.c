@@ -13,6 +13,8 @@
 #include "source/convert_types.h"
 #include "source/numeric_form.h"
 
+#include "port/pg_bitutils.h"
+
 #include <float.h>
 #include <math.h>
 
@@ -92,21 +94,30 @@ static bool
 scan_int(const EtlField *field, int64 *result)
 {
 	const char *p = field->data;
-	const char *end = p + field->len;
 	bool negative = (*p == '-');
-	int64 number = 0;
+	int len = field->len;
+	uint32 high = 0;
+	uint64 low;
 
 	if (*p == '-' || *p == '+')
-		p++;
-	if (p == end || end - p > MAX_INT_DIGITS)
-		return false;
-	for (; p < end; p++)
 	{
-		if (!is_digit(*p))
-			return false;
-		number = number * 10 + (*p - '0');
+		p++;
+		len--;
 	}
-	*result = negative ? -number : number;
+	if (len < 1 || len > MAX_INT_DIGITS)
+		return false;
+	if (len > 16)
+	{
+		if (!etl_scan_digits(p, len - 16, &high))
+			return false;
+		p += len - 16;
+		len = 16;
+	}
+	if (!etl_scan_many_digits(p, len, &low))
+		return false;
+	*result = (int64) (high * UINT64CONST(10000000000000000) + low);
+	if (negative)
+		*result = -*result;
 	return true;
 }
 
@@ -355,6 +366,136 @@ form_numeric(EtlRowArena *arena, const PlainDecimal *decimal, int scale)
 	memcpy(image + VARHDRSZ, &header, sizeof(header));
 	memcpy(image + NUMERIC_FORM_HEADER, first, ngroups * sizeof(int16));
 	return PointerGetDatum(image);
+}
+
+/* Where the point is in n bytes at p, at most 16; n if there is none. */
+static inline int
+find_point(const char *p, int n)
+{
+	const uint64 low = UINT64CONST(0x7f7f7f7f7f7f7f7f);
+	const uint64 points = UINT64CONST(0x2e2e2e2e2e2e2e2e);
+
+	for (int i = 0; i < n; i += 8)
+	{
+		uint64 word = etl_load_bytes(p + i) ^ points;
+		uint64 hit = ~(((word & low) + low) | word | low);
+
+		if (hit != 0)
+			return Min(i + pg_rightmost_one_pos64(hit) / 8, n);
+	}
+	return n;
+}
+
+/* Is the number of at most limit digits? */
+static inline bool
+has_digits(uint64 number, int limit)
+{
+	static const uint64 powers[] = {UINT64CONST(1),
+									UINT64CONST(10),
+									UINT64CONST(100),
+									UINT64CONST(1000),
+									UINT64CONST(10000),
+									UINT64CONST(100000),
+									UINT64CONST(1000000),
+									UINT64CONST(10000000),
+									UINT64CONST(100000000),
+									UINT64CONST(1000000000),
+									UINT64CONST(10000000000),
+									UINT64CONST(100000000000),
+									UINT64CONST(1000000000000),
+									UINT64CONST(10000000000000),
+									UINT64CONST(100000000000000),
+									UINT64CONST(1000000000000000)};
+
+	return limit >= (int) lengthof(powers) || number < powers[limit];
+}
+
+/* The groups of four digits of a number below 10^16; returns how many. */
+static inline int
+split_groups(uint64 number, int16 *groups)
+{
+	int n = 0;
+
+	if (number >= UINT64CONST(100000000))
+	{
+		uint32 high = number / 100000000;
+
+		if (high >= 10000)
+			groups[n++] = high / 10000;
+		groups[n++] = high % 10000;
+		number %= 100000000;
+	}
+	if (number >= 10000 || n > 0)
+		groups[n++] = number / 10000;
+	if (number > 0 || n > 0)
+		groups[n++] = number % 10000;
+	return n;
+}
+
+/*
+ * The usual numbers: up to 16 digits before the point and 4 behind it.  What
+ * etl_convert_numeric() would give, with a header of one byte.
+ */
+char *
+etl_write_numeric(const EtlColumnConverter *column, const EtlField *field,
+				  char *out, const char *limit)
+{
+	static const int16 padding[] = {1, 1000, 100, 10, 1};
+	const char *p = field->data;
+	bool negative = (*p == '-');
+	int len = field->len;
+	int point;
+	int fraction_len;
+	int scale;
+	uint64 integer;
+	uint32 fraction = 0;
+	int16 groups[5];
+	int n;
+	int weight;
+	uint16 header;
+
+	if (*p == '-' || *p == '+')
+	{
+		p++;
+		len--;
+	}
+	if (len < 1 || len > 16 || limit - out < 32)
+		return NULL;
+	point = find_point(p, len);
+	fraction_len = point == len ? 0 : len - point - 1;
+	if (point == 0 || (fraction_len == 0 && point < len) || fraction_len > 4 ||
+		!etl_scan_many_digits(p, point, &integer) ||
+		(fraction_len > 0 &&
+		 !etl_scan_digits(p + point + 1, fraction_len, &fraction)))
+		return NULL;
+
+	scale = fraction_len;
+	if (column->precision >= 0)
+	{
+		scale = column->scale;
+		if (fraction_len > scale ||
+			!has_digits(integer, column->precision - scale))
+			return NULL;
+	}
+
+	n = split_groups(integer, groups);
+	weight = n - 1;
+	if (fraction > 0)
+		groups[n++] = fraction * padding[fraction_len];
+	while (n > 0 && groups[n - 1] == 0)
+		n--;
+
+	header = NUMERIC_FORM_SHORT | (scale << NUMERIC_FORM_SCALE_BIT);
+	if (n > 0)
+	{
+		header |= weight & NUMERIC_FORM_WEIGHT;
+		if (negative)
+			header |= NUMERIC_FORM_NEGATIVE;
+	}
+	SET_VARSIZE_SHORT(out, VARHDRSZ_SHORT + sizeof(header) + n * sizeof(int16));
+	memcpy(out + VARHDRSZ_SHORT, &header, sizeof(header));
+	memcpy(out + VARHDRSZ_SHORT + sizeof(header), groups, sizeof(groups));
+	return out + VARHDRSZ_SHORT + sizeof(header) + n * sizeof(int16);
 }
 
 /*

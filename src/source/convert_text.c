@@ -161,6 +161,74 @@ store_bytes(const EtlColumnConverter *column, const char *data, size_t len,
 	return true;
 }
 
+/* Copies n bytes, sixteen at a time, from and to where there is room. */
+static inline void
+copy_wide(char *to, const char *from, int n)
+{
+	for (int i = 0; i < n; i += 16)
+		memcpy(to + i, from + i, 16);
+}
+
+/*
+ * Text of a heap tuple: short, with a header of one byte, or longer and
+ * aligned.
+ */
+char *
+etl_write_text(const EtlColumnConverter *column pg_attribute_unused(),
+			   const EtlField *field, char *out, const char *limit)
+{
+	int len = field->len;
+
+	if (limit - out < (ptrdiff_t) len + 2 * ETL_WRITE_SLACK)
+		return NULL;
+	if (len + VARHDRSZ_SHORT <= VARATT_SHORT_MAX)
+	{
+		SET_VARSIZE_SHORT(out, len + VARHDRSZ_SHORT);
+		copy_wide(out + VARHDRSZ_SHORT, field->data, len);
+		return out + VARHDRSZ_SHORT + len;
+	}
+	memset(out, 0, sizeof(int32));
+	out = (char *) INTALIGN(out);
+	SET_VARSIZE(out, len + VARHDRSZ);
+	memcpy(out + VARHDRSZ, field->data, len);
+	return out + VARHDRSZ + len;
+}
+
+char *
+etl_write_varchar(const EtlColumnConverter *column, const EtlField *field,
+				  char *out, const char *limit)
+{
+	if (column->max_chars >= 0 && field->len > column->max_chars)
+		return NULL;
+	return etl_write_text(column, field, out, limit);
+}
+
+/* Short ones of ASCII characters. */
+char *
+etl_write_bpchar(const EtlColumnConverter *column, const EtlField *field,
+				 char *out, const char *limit)
+{
+	int len = field->len;
+	int chars = column->max_chars;
+	uint64 bits = 0;
+
+	if (chars < len || chars + VARHDRSZ_SHORT > VARATT_SHORT_MAX ||
+		limit - out < chars + 2 * ETL_WRITE_SLACK)
+		return NULL;
+	for (int i = 0; i < len; i += 8)
+		bits |= etl_load_bytes(field->data + i)
+				<< (len - i < 8 ? 64 - 8 * (len - i) : 0);
+	if (bits & UINT64CONST(0x8080808080808080))
+		return NULL;
+
+	SET_VARSIZE_SHORT(out, chars + VARHDRSZ_SHORT);
+	out += VARHDRSZ_SHORT;
+	copy_wide(out, field->data, len);
+	for (int i = len; i < chars; i += 16)
+		memset(out + i, ' ', 16);
+	return out + chars;
+}
+
 /* The number of characters in valid text of the server's encoding. */
 static int
 count_chars(const char *data, int len)

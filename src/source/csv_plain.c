@@ -20,6 +20,8 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
+
 #include "etl_patterns.h"
 #include "source/csv_private.h"
 
@@ -113,6 +115,8 @@ etl_csv_plain_next(EtlCsvReader *reader, EtlCsvRecord *record)
 	to = scan->ends[scan->records[scan->record]];
 	if (scan->has_odd && etl_csv_scan_any(scan->odd, from, to))
 		return false;
+	if (framer->len - (start + (to - from)) <= MAX_MULTIBYTE_CHAR_LEN)
+		return false; /* too near to the end of the buffer */
 
 	reader->plain.from = from;
 	reader->plain.first = scan->record == 0 ?
@@ -132,6 +136,8 @@ etl_csv_plain_next(EtlCsvReader *reader, EtlCsvRecord *record)
 		to--;
 	record->raw = reader->plain.raw = framer->buf + start;
 	record->raw_len = to - from;
+	record->follows = MAX_MULTIBYTE_CHAR_LEN;
+	record->bad_cr = 0;
 	record->line_no = reader->line_no;
 	record->row_no = ++reader->row_no;
 	record->byte_offset = reader->buf_offset + (int64) start;

@@ -378,7 +378,8 @@ etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
 		!etl_csv_to_server(reader, record, &text, &len, reject))
 		return false;
 	reader->scratch = etl_csv_grow(reader, reader->scratch,
-								   &reader->scratch_size, 0, len + 2);
+								   &reader->scratch_size, 0,
+								   len + 2 + ETL_FIELD_SLACK);
 	if (text == record->raw && text == reader->plain.raw &&
 		(record->flags & ETL_CSV_ODD) == 0)
 		etl_csv_plain_split(reader, record);

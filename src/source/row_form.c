@@ -52,6 +52,7 @@ struct EtlRowForm
 	int natts;
 	int nfields;
 	bool has_null;			  /* in each row */
+	bool had_null;			  /* in the last one */
 	Size fixed_room;		  /* what a row may take, beyond its text */
 	int growth;				  /* how many times its text */
 	HeapTupleHeaderData head; /* of each tuple */
@@ -62,7 +63,7 @@ struct EtlRowForm
 
 static bool init_step(EtlRowForm *form, RowStep *step, Form_pg_attribute att,
 					  Datum value, bool isnull);
-static char *write_value(const RowStep *step, char *out, const char *end,
+static char *write_value(const RowStep *step, char *out, const char *limit,
 						 Datum value);
 
 /*
@@ -158,12 +159,13 @@ init_step(EtlRowForm *form, RowStep *step, Form_pg_attribute att, Datum value,
 
 /*
  * So much room is enough for nearly every row whose fields have so many bytes
- * of text.  It is no more than what has to be there: a row needs less.
+ * of text.  It is more than a row needs: half of the fixed part is kept back for
+ * values of a fixed length.
  */
 Size
 etl_row_form_room(const EtlRowForm *form, Size text_len)
 {
-	return form->fixed_room + form->growth * text_len;
+	return 2 * form->fixed_room + form->growth * text_len;
 }
 
 /* Sets the head of a tuple; returns where its data begin. */
@@ -184,6 +186,69 @@ write_head(const EtlRowForm *form, HeapTupleHeader tuple, bool has_null)
 	return (char *) tuple + tuple->t_hoff;
 }
 
+/* Is one of the fields null that have a column? */
+static bool
+any_null(const EtlRowForm *form, const EtlField *fields)
+{
+	for (int i = 0; i < form->natts; i++)
+		if (form->steps[i].field >= 0 &&
+			fields[form->steps[i].field].data == NULL)
+			return true;
+	return false;
+}
+
+/*
+ * Writes the values of a tuple that has a bitmap of nulls or needs none.
+ * Returns the place behind them; NULL if a field is not certain, there is no
+ * room, or *has_null had to be set.
+ */
+static char *
+write_values(EtlRowForm *form, const EtlField *fields, HeapTupleHeader tuple,
+			 const char *limit, bool *has_null)
+{
+	char *out = write_head(form, tuple, *has_null);
+	bool bitmap = *has_null;
+	bool varwidth = false;
+
+	for (int i = 0; i < form->natts; i++)
+	{
+		const RowStep *step = &form->steps[i];
+		char *next = NULL;
+		Datum value = step->value;
+
+		if (step->field >= 0)
+		{
+			const EtlField *field = &fields[step->field];
+
+			if (field->data == NULL)
+			{
+				*has_null = true;
+				if (!bitmap)
+					return NULL;
+				continue;
+			}
+			if (step->column.write != NULL)
+				next = step->column.write(&step->column, field, out, limit);
+			if (next == NULL && !step->column.fast(&step->column, field, &value))
+				return NULL;
+		}
+		else if (step->isnull)
+			continue;
+
+		if (next == NULL)
+			next = write_value(step, out, limit, value);
+		if (next == NULL)
+			return NULL;
+		out = next;
+		varwidth |= step->attlen == -1;
+		if (bitmap)
+			tuple->t_bits[i >> 3] |= 1 << (i & 7);
+	}
+	if (varwidth)
+		tuple->t_infomask |= HEAP_HASVARWIDTH;
+	return out;
+}
+
 /*
  * Forms the tuple of a record in room bytes from tuple on, which is MAXALIGNed.
  * Returns its length, or 0 if that cannot be done with certainty: then
@@ -193,58 +258,30 @@ uint32
 etl_row_form(EtlRowForm *form, const EtlField *fields, int nfields,
 			 HeapTupleHeader tuple, Size room)
 {
-	bool has_null = form->has_null;
-	const char *end = (const char *) tuple + room;
+	/* What has a fixed length is written without a look at what is left. */
+	const char *limit = (const char *) tuple + room - form->fixed_room;
+	bool bitmap = form->has_null;
+	bool has_null;
 	MemoryContext old_context;
-	Size text_len = 0;
 	char *out;
 
-	if (nfields != form->nfields)
-		return 0;
-	for (int i = 0; i < form->natts; i++)
-	{
-		if (form->steps[i].field < 0)
-			continue;
-		has_null |= fields[form->steps[i].field].data == NULL;
-		text_len += fields[form->steps[i].field].len;
-	}
-	if (etl_row_form_room(form, text_len) > room)
+	if (nfields != form->nfields || room < form->fixed_room)
 		return 0;
 
-	out = write_head(form, tuple, has_null);
 	form->arena.next = form->chunk;
 	form->arena.left = ROW_CHUNK;
 	form->arena.used = 0;
 	MemoryContextReset(form->row_context);
 	old_context = MemoryContextSwitchTo(form->row_context);
-	for (int i = 0; i < form->natts && out != NULL; i++)
-	{
-		const RowStep *step = &form->steps[i];
-		Datum value = step->value;
 
-		if (step->field < 0)
-		{
-			if (step->isnull)
-				continue;
-		}
-		else
-		{
-			const EtlField *field = &fields[step->field];
-
-			if (field->data == NULL)
-				continue;
-			if (!step->column.fast(&step->column, field, &value))
-			{
-				out = NULL;
-				break;
-			}
-		}
-		if (has_null)
-			tuple->t_bits[i >> 3] |= 1 << (i & 7);
-		if (step->attlen == -1)
-			tuple->t_infomask |= HEAP_HASVARWIDTH;
-		out = write_value(step, out, end, value);
-	}
+	/* Rows are like the one before; a row that is not is begun again. */
+	if (!bitmap && form->had_null)
+		bitmap = any_null(form, fields);
+	has_null = bitmap;
+	out = write_values(form, fields, tuple, limit, &has_null);
+	if (out == NULL && has_null && !bitmap)
+		out = write_values(form, fields, tuple, limit, &has_null);
+	form->had_null = has_null;
 	MemoryContextSwitchTo(old_context);
 	if (out == NULL)
 		return 0;
@@ -262,7 +299,7 @@ align_out(char *out, char attalign)
 
 /* Writes a value; returns the place behind it, NULL if there is no room. */
 static char *
-write_value(const RowStep *step, char *out, const char *end, Datum value)
+write_value(const RowStep *step, char *out, const char *limit, Datum value)
 {
 	Size len;
 
@@ -280,7 +317,7 @@ write_value(const RowStep *step, char *out, const char *end, Datum value)
 	}
 
 	len = VARSIZE(DatumGetPointer(value));
-	if (len + 2 * MAXIMUM_ALIGNOF > (Size) (end - out))
+	if (limit - out < (ptrdiff_t) len + 2 * MAXIMUM_ALIGNOF)
 		return NULL;
 	if (step->may_be_short && VARATT_CAN_MAKE_SHORT(DatumGetPointer(value)))
 	{

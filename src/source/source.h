@@ -94,6 +94,12 @@ typedef struct EtlCsvRecord
 	size_t bad_cr;	   /* of the first carriage return that spoils it */
 } EtlCsvRecord;
 
+/*
+ * ETL_FIELD_SLACK bytes behind a field may be read, whatever they are, so that
+ * its last bytes can be looked at together with others.
+ */
+#define ETL_FIELD_SLACK 16
+
 typedef struct EtlField
 {
 	char *data; /* NUL-terminated, server encoding; NULL is null */

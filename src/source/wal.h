@@ -41,6 +41,7 @@ typedef struct EtlWalControl
 	XLogRecPtr wal_end;	   /* there is WAL up to here */
 	XLogRecPtr consistent; /* of a new slot, once it is there: where it begins */
 	bool reports; /* remote: all that begins now in the tables will come */
+	char source_db[NAMEDATALEN]; /* remote: its name; set before reports */
 	TimestampTz read_time;
 	bool stop;
 	Latch *reader_latch;

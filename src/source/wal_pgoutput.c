@@ -11,7 +11,10 @@
  *
  * A type that is built in, here and there, means the same on both servers,
  * unless its values name objects.  All other types come as text, and it is the
- * target that makes something of it.
+ * target that makes something of it.  So does a value that the type here cannot
+ * read: its table is described once more, with that column as text.  An error
+ * is then that of the change, where it is applied, and not the reader's, which
+ * could only try again.
  *
  * A table is known by its number there, so that a name that was given to
  * another table means nothing.  Tables describe themselves before their first
@@ -24,8 +27,11 @@
  */
 #include "source/wal_remote.h"
 
+#include "base/base.h"
+
 #include "access/htup_details.h"
 #include "access/transam.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
@@ -58,6 +64,8 @@ typedef struct Known
 	MemoryContext context;	  /* of the rest */
 	EtlSourceRelation *relation;
 	Column *columns;
+	struct Known *odd;	/* the same with other columns as text, or NULL */
+	Bitmapset *as_text; /* of such a one: columns, from 0 */
 } Known;
 
 /* A message that is being read. */
@@ -86,6 +94,17 @@ static XLogRecPtr last_commit = InvalidXLogRecPtr;
 static const Known *current_table;
 static int current_column;
 
+/* The value that is being read: what is behind it, and was. */
+static char *lent = NULL;
+static char was_behind;
+
+/* Columns of the message's table that could not be read. */
+static Bitmapset *as_text = NULL;
+
+static bool try_message(char *data, int len, XLogRecPtr lsn);
+static void take_message(Message *message, XLogRecPtr lsn);
+static void give_back(void);
+static const Known *with_texts(Known *known);
 static void take_begin(Message *message);
 static void take_commit(Message *message);
 static void take_relation(Message *message);
@@ -139,27 +158,76 @@ void
 etl_pgoutput_message(char *data, int len, XLogRecPtr lsn)
 {
 	MemoryContext old = MemoryContextSwitchTo(change_context);
+
+	while (!try_message(data, len, lsn))
+		;
+	bms_free(as_text);
+	as_text = NULL;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(change_context);
+}
+
+/*
+ * False if there is a value that cannot be read, whose column is in as_text
+ * now: nothing has been written then.  What the input function has left behind
+ * goes with the transaction, which has done nothing else.
+ */
+static bool
+try_message(char *data, int len, XLogRecPtr lsn)
+{
 	Message message = {data, len, 0};
-	char kind = (char) get_byte(&message);
+	volatile bool is_taken = false;
+
+	PG_TRY();
+	{
+		take_message(&message, lsn);
+		is_taken = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+		bool is_value = lent != NULL;
+
+		give_back();
+		MemoryContextSwitchTo(change_context);
+		error = CopyErrorData();
+		if (!is_value || !etl_error_is_row_fault(error))
+			PG_RE_THROW();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		StartTransactionCommand();
+		MemoryContextSwitchTo(pgoutput_context);
+		as_text = bms_add_member(as_text, current_column);
+		MemoryContextSwitchTo(change_context);
+		MemoryContextReset(change_context);
+	}
+	PG_END_TRY();
+	return is_taken;
+}
+
+static void
+take_message(Message *message, XLogRecPtr lsn)
+{
+	char kind = (char) get_byte(message);
 
 	switch (kind)
 	{
 		case 'B':
-			take_begin(&message);
+			take_begin(message);
 			break;
 		case 'C':
-			take_commit(&message);
+			take_commit(message);
 			break;
 		case 'R':
-			take_relation(&message);
+			take_relation(message);
 			break;
 		case 'I':
 		case 'U':
 		case 'D':
-			take_change(&message, kind, lsn);
+			take_change(message, kind, lsn);
 			break;
 		case 'T':
-			take_truncate(&message, lsn);
+			take_truncate(message, lsn);
 			break;
 		case 'Y': /* the name of a type */
 		case 'O': /* where the transaction was first */
@@ -168,8 +236,6 @@ etl_pgoutput_message(char *data, int len, XLogRecPtr lsn)
 		default:
 			refuse_message("kind");
 	}
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(change_context);
 }
 
 bool
@@ -242,6 +308,7 @@ take_relation(Message *message)
 		known->table = table;
 		known->context = NULL;
 		known->relation = NULL;
+		known->odd = NULL;
 	}
 	if (table == NULL)
 		return;
@@ -259,6 +326,7 @@ take_relation(Message *message)
 	}
 	relation->number = ++last_number;
 	known->relation = NULL;
+	known->odd = NULL;
 	if (known->context != NULL)
 		MemoryContextDelete(known->context);
 	known->context = context;
@@ -396,6 +464,51 @@ find_inputs(const EtlSourceRelation *relation)
 	return columns;
 }
 
+/*
+ * The description of a table by which a change is read: the usual one, or one
+ * with the columns as text that cannot be read otherwise, which is passed on.
+ */
+static const Known *
+with_texts(Known *known)
+{
+	MemoryContext context;
+	MemoryContext old;
+	Known *odd;
+
+	if (as_text == NULL)
+		return known;
+	if (known->odd != NULL && bms_equal(known->odd->as_text, as_text))
+		return known->odd;
+	if (known->odd != NULL)
+		MemoryContextDelete(known->odd->context);
+	known->odd = NULL;
+	context = AllocSetContextCreate(known->context, "etl_patterns odd table",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(context);
+	odd = palloc0(sizeof(Known));
+	*odd = *known;
+	odd->context = context;
+	odd->as_text = bms_copy(as_text);
+	odd->relation = palloc(sizeof(EtlSourceRelation));
+	*odd->relation = *known->relation;
+	odd->relation->number = ++last_number;
+	odd->relation->desc = CreateTupleDescCopy(known->relation->desc);
+	for (int i = 0; i < odd->relation->desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(known->relation->desc, i);
+
+		if (bms_is_member(i, as_text))
+			TupleDescInitEntry(odd->relation->desc, (AttrNumber) (i + 1),
+							   NameStr(att->attname), TEXTOID, -1, 0);
+	}
+	odd->columns = find_inputs(odd->relation);
+	MemoryContextSwitchTo(old);
+	known->odd = odd;
+	if (!etl_change_write_relation(writer, odd->relation))
+		etl_wal_leave();
+	return odd;
+}
+
 /* The table that a change is of. */
 static Known *
 find_known(Message *message)
@@ -417,14 +530,16 @@ take_change(Message *message, char kind, XLogRecPtr lsn)
 {
 	EtlChangeEvent event = {0};
 	bool *ignored;
-	Known *known;
+	Known *found;
+	const Known *known;
 	char part;
 
 	if (!in_xact)
 		refuse_message("order");
-	known = find_known(message);
-	if (known->table == NULL)
+	found = find_known(message);
+	if (found->table == NULL)
 		return;
+	known = with_texts(found);
 	event.relation = known->relation;
 	event.kind = kind == 'I' ? ETL_EVENT_INSERT :
 				 kind == 'U' ? ETL_EVENT_UPDATE :
@@ -495,14 +610,13 @@ read_row(Message *message, const Known *known, bool **unchanged)
 
 /*
  * A value.  The input function wants a zero behind it, which is lent for as
- * long; if it throws, nobody looks at the message again.
+ * long.
  */
 static Datum
 read_value(Message *message, const Column *column, int32 typmod)
 {
 	uint32 len = get_int32(message);
 	char *data;
-	char behind;
 	Datum value;
 
 	if (len > MaxAllocSize)
@@ -512,12 +626,22 @@ read_value(Message *message, const Column *column, int32 typmod)
 	if (column->is_text)
 		return PointerGetDatum(cstring_to_text_with_len(data, (int) len));
 
-	behind = data[len];
-	data[len] = '\0';
+	lent = data + len;
+	was_behind = *lent;
+	*lent = '\0';
 	value = InputFunctionCall((FmgrInfo *) &column->input, data,
 							  column->io_param, typmod);
-	data[len] = behind;
+	give_back();
 	return value;
+}
+
+/* The byte behind the value. */
+static void
+give_back(void)
+{
+	if (lent != NULL)
+		*lent = was_behind;
+	lent = NULL;
 }
 
 /*

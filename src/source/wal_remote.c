@@ -479,6 +479,7 @@ etl_wal_drop_remote_slot(const char *server, Oid role, const char *slot_name)
 static void
 tell_reports(void)
 {
+	strlcpy(control->source_db, PQdb(remote->conn), NAMEDATALEN);
 	SpinLockAcquire(&control->mutex);
 	control->reports = true;
 	SpinLockRelease(&control->mutex);

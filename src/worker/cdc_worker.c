@@ -64,6 +64,7 @@ static void set_state(EtlCdcState state);
 static void begin_stream(void);
 static bool has_slot(void);
 static bool is_reported(void);
+static void name_source(void);
 static void copy_tables(void);
 static void apply(XLogRecPtr until);
 static void throw_end(void);
@@ -292,6 +293,8 @@ begin_stream(void)
 		wait_for_changes();
 	while (settings.is_remote && !is_reported())
 		wait_for_changes();
+	if (settings.is_remote)
+		name_source();
 	etl_cdc_applier_follow(applier, etl_wal_link_changes(pair));
 }
 
@@ -345,6 +348,19 @@ is_reported(void)
 	if (!reports && etl_wal_link_has_ended(pair))
 		etl_wal_link_throw(pair);
 	return reports;
+}
+
+/* Changes tell the name of the database that they come from. */
+static void
+name_source(void)
+{
+	static char name[NAMEDATALEN];
+	ListCell *lc;
+
+	strlcpy(name, etl_wal_link_control(pair)->source_db, NAMEDATALEN);
+	applier->source_db = name;
+	foreach(lc, applier->tables)
+		((EtlCdcFollowed *) lfirst(lc))->apply->source_db = name;
 }
 
 /* Copy what is new. */
@@ -501,6 +517,9 @@ give_up(ErrorData *error)
 	bool is_ours = applier->doing != ETL_CDC_WAITS;
 	bool searches = etl_cdc_search(applier, error);
 
+	/* data that cannot be read will not be others the next time */
+	applier->cannot_read = !is_ours && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+										   ERRCODE_DATA_EXCEPTION;
 	etl_cdc_applier_abort(applier);
 	if (pair != NULL && etl_wal_link_control(pair)->slot_lost)
 		state = ETL_CDC_LOST;
@@ -508,7 +527,8 @@ give_up(ErrorData *error)
 	if (searches)
 		return false;
 
-	if (state != ETL_CDC_LOST && is_ours && etl_error_is_row_fault(error))
+	if (state != ETL_CDC_LOST && (is_ours || applier->cannot_read) &&
+		etl_error_is_row_fault(error))
 		state = ETL_CDC_PAUSED;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());

@@ -247,7 +247,7 @@ compete()
 			drain "$who"
 			walls[$who]+="$wall " cpus[$who]+="$cpu " wall_of[$who]=$wall
 			[ -z "${VERBOSE:-}" ] || printf '# %s %s: %s s, cpu %s\n' "$1" "$who" "$wall" "$cpu"
-			[ $# = 2 ] && [ $i = $((rounds - 1)) ] || settle "$who"
+			if [ $# -gt 2 ] || [ $((i + 1)) -lt "$rounds" ]; then settle "$who"; fi
 			stop_consumer "$who"
 		done
 		for who in "${participants[@]}"; do

@@ -1,4 +1,4 @@
-# The same as 023_bulk_workers.pl, ROUNDS times, from SEED on.
+# The same as 024_bulk_workers.pl, ROUNDS times, from SEED on.
 
 use strict;
 use warnings;
