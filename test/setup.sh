@@ -575,8 +575,8 @@ torture()
 }
 
 # The tests whose subject is bytes from files and from other servers.
-sanitized_tests='test/t/012_encoding.pl test/t/020_*_oracle.pl test/t/024_csv_fuzz.pl
-	test/t/040_pull_remote.pl test/t/046_pull_hostile.pl test/t/070_cdc_reader.pl test/t/075_cdc_remote.pl'
+sanitized_tests=(test/t/012_encoding.pl 'test/t/020_*_oracle.pl' test/t/024_csv_fuzz.pl
+	test/t/040_pull_remote.pl test/t/046_pull_hostile.pl test/t/070_cdc_reader.pl test/t/075_cdc_remote.pl)
 
 # Every server that starts from now on has the sanitizers' libraries loaded
 # first, and they write what they find below run/.
@@ -610,9 +610,11 @@ sanitize()
 	export SANITIZE=1 COPT="${COPT:--O1}"
 	packages
 	build_house
-	# shellcheck disable=SC2086
-	[ $# -gt 0 ] || suite regress
-	suite tap PROVE_TESTS="${*:-$sanitized_tests}"
+	if [ $# = 0 ]; then
+		suite regress
+		set -- "${sanitized_tests[@]}"
+	fi
+	suite tap PROVE_TESTS="$*"
 	reports=$(find "$house/run" -name 'sanitizer.*')
 	if [ -n "$reports" ]; then
 		mkdir -p "$root/test/work/sanitize"
