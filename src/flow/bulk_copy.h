@@ -41,7 +41,7 @@ typedef struct EtlBulkCopy
 	List *paths;
 	EtlRun *run;
 	EtlLoad load;
-	bool loading; /* load has begun */
+	bool loading;		  /* load has begun */
 	EtlLeftOut *left_out; /* indexes that wait for the rows, or NULL */
 	const char *indexes_reason;
 	int workers_wanted;
