@@ -317,11 +317,11 @@ SOURCES = $(wildcard $(here)src/*.[ch] $(here)src/*/*.[ch])
 demo test torture bench:
 	$(here)test/setup.sh $@
 
-test-versions:
-	$(here)test/versions.sh
-
 dist deb:
 	$(here).package/build $@
+
+test-versions:
+	$(here)test/versions.sh
 
 # cppcheck sees none of PostgreSQL's headers: it is told of the macros that
 # stand for syntax, and not that ereport(ERROR) does not come back.

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 
@@ -23,8 +24,8 @@
 /* With workers => NULL there are some from so many bytes on. */
 #define WORKERS_MIN_BYTES (8 * 1024 * 1024)
 
-/* And no more than these: more cannot make the writer any faster. */
-#define WORKERS_DEFAULT_MAX 4
+/* And no more than this part of max_worker_processes: others need some, too. */
+#define WORKERS_DEFAULT_PART 4
 
 /*
  * How many workers are wanted.  One leaves a core to the process that writes,
@@ -49,7 +50,8 @@ etl_bulk_settle_workers(EtlBulkCopy *bulk)
 	else if (cores < 2)
 		bulk->workers_reason = "one processor";
 	else
-		bulk->workers_wanted = (int) Min(cores / 2, WORKERS_DEFAULT_MAX);
+		bulk->workers_wanted = (int)
+			Min(cores / 2, Max(max_worker_processes / WORKERS_DEFAULT_PART, 1));
 }
 
 /* Why workers cannot read this file; NULL if they can. */

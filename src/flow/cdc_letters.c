@@ -317,7 +317,8 @@ etl_cdc_letters_write(EtlCdcApplier *applier)
 		const Overtaken *overtaken = lfirst(lc);
 
 		CHECK_FOR_INTERRUPTS();
-		etl_dead_letter_overtake(overtaken->letter_id, overtaken->lsn);
+		etl_dead_letter_note(overtaken->letter_id, ETL_LETTER_OVERTAKEN,
+							 psprintf("%X/%X", LSN_FORMAT_ARGS(overtaken->lsn)));
 	}
 	applier->overtaken = NIL;
 }

@@ -22,7 +22,6 @@ typedef struct EtlReplayLetter
 	int record_len;
 	bool is_bytes;	/* record is in the file's encoding */
 	Jsonb *payload; /* of a pipeline */
-	XLogRecPtr overtaken;
 	bool failed;
 	EtlReject reject;
 } EtlReplayLetter;

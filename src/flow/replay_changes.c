@@ -32,7 +32,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 
 #include "flow/cdc_apply.h"
 #include "flow/cdc_check.h"
@@ -339,8 +338,6 @@ copy_letter(EtlReplayLetter *letter, HeapTuple tuple, TupleDesc desc)
 	letter->id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &null));
 	value = SPI_getbinval(tuple, desc, 2, &null);
 	letter->payload = DatumGetJsonbPCopy(value);
-	value = SPI_getbinval(tuple, desc, 3, &null);
-	letter->overtaken = null ? InvalidXLogRecPtr : DatumGetLSN(value);
 }
 
 /* Fetch and lock the next letters of the group after a given one. */
@@ -364,8 +361,7 @@ fetch_letters(Changes *changes, int64 after)
 					 more_values);
 	etl_ledger_enter(&scope);
 	portal = SPI_cursor_open_with_args(NULL,
-									   "SELECT dead_letter_id, payload,"
-									   " overtaken_lsn" LETTERS_OF_PIPELINES
+									   "SELECT dead_letter_id, payload" LETTERS_OF_PIPELINES
 									   " AND target = $4 AND source_name = $5"
 									   " AND payload->'source'->>'name' = $6"
 									   " AND dead_letter_id > $7"
@@ -397,13 +393,14 @@ static void
 replay_letter(Changes *changes, EtlReplayLetter *letter)
 {
 	MemoryContext old = MemoryContextSwitchTo(changes->letter_context);
+	char *overtaken = etl_letter_overtaken(letter->payload);
 	ErrorData *error;
 	EtlReject reject;
 
-	if (letter->overtaken != InvalidXLogRecPtr)
+	if (overtaken != NULL)
 		refuse_letter(changes, letter, "a later change has overtaken this one",
-					  psprintf("It was applied with position %X/%X of the source, so that the row is newer than the letter, which can be discarded.",
-							   LSN_FORMAT_ARGS(letter->overtaken)));
+					  psprintf("It was applied with position %s of the source, so that the row is newer than the letter, which can be discarded.",
+							   overtaken));
 	else if (changes->table->state == ETL_CDC_TABLE_NEW)
 		refuse_letter(changes, letter,
 					  "the table is to be copied before changes are applied",

@@ -11,9 +11,6 @@
  * will be rolled back: it only copies.  The writing happens in
  * etl_dead_letters_flush(), which the flow calls where nothing is at risk.
  *
- * A letter that holds a change is overtaken when a later change of the same row
- * is applied: then it must not be applied any more.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -29,8 +26,8 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -63,7 +60,6 @@ enum
 	LETTER_CREATED_AT,
 	LETTER_RESOLVED_AT,
 	LETTER_RESOLVED_RUN_ID,
-	LETTER_OVERTAKEN_LSN,
 	LETTER_NATTS
 };
 
@@ -83,6 +79,8 @@ struct EtlDeadLetters
 	List *batch;				 /* of HeapTuple */
 	Size batch_bytes;
 };
+
+static Datum with_member(Datum object, const char *name, const char *value);
 
 /* Begin to record the rejected rows of a run. */
 EtlDeadLetters *
@@ -158,7 +156,6 @@ form_letter(EtlDeadLetters *letters, int64 letter_id, const EtlOrigin *origin,
 	values[LETTER_CREATED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
 	nulls[LETTER_RESOLVED_AT] = true;
 	nulls[LETTER_RESOLVED_RUN_ID] = true;
-	nulls[LETTER_OVERTAKEN_LSN] = true;
 
 	tuple = heap_form_tuple(letters->desc, values, nulls);
 
@@ -316,9 +313,9 @@ etl_dead_letters_pending(Oid target, const char *operation,
 	table_close(rel, NoLock);
 }
 
-/* Note that a later change was applied, unless the letter is closed. */
+/* Put a member into the payload of a letter, unless that is closed or has one. */
 void
-etl_dead_letter_overtake(int64 letter_id, XLogRecPtr lsn)
+etl_dead_letter_note(int64 letter_id, const char *name, const char *value)
 {
 	Relation rel = etl_ledger_open("dead_letter", LETTER_NATTS,
 								   RowExclusiveLock);
@@ -339,13 +336,35 @@ etl_dead_letter_overtake(int64 letter_id, XLogRecPtr lsn)
 	systable_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	if (HeapTupleIsValid(tuple))
-		heap_deform_tuple(tuple, etl_ledger_desc(rel), values, nulls);
-	if (HeapTupleIsValid(tuple) && nulls[LETTER_OVERTAKEN_LSN] &&
-		strcmp(TextDatumGetCString(values[LETTER_STATUS]), "pending") == 0)
 	{
-		values[LETTER_OVERTAKEN_LSN] = LSNGetDatum(lsn);
-		nulls[LETTER_OVERTAKEN_LSN] = false;
-		etl_ledger_replace(rel, &tuple->t_self, values, nulls);
+		heap_deform_tuple(tuple, etl_ledger_desc(rel), values, nulls);
+		if (!nulls[LETTER_PAYLOAD] &&
+			strcmp(TextDatumGetCString(values[LETTER_STATUS]), "pending") == 0)
+		{
+			values[LETTER_PAYLOAD] = with_member(values[LETTER_PAYLOAD], name,
+												 value);
+			etl_ledger_replace(rel, &tuple->t_self, values, nulls);
+		}
 	}
 	table_close(rel, NoLock);
+}
+
+/* What the object has already is not replaced. */
+static Datum
+with_member(Datum object, const char *name, const char *value)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue text;
+	Jsonb *member;
+
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	text.type = jbvString;
+	text.val.string.val = unconstify(char *, name);
+	text.val.string.len = (int) strlen(name);
+	(void) pushJsonbValue(&state, WJB_KEY, &text);
+	text.val.string.val = unconstify(char *, value);
+	text.val.string.len = (int) strlen(value);
+	(void) pushJsonbValue(&state, WJB_VALUE, &text);
+	member = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	return DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(member), object);
 }

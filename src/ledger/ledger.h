@@ -12,7 +12,6 @@
 #define ETL_LEDGER_H
 
 #include "access/htup.h"
-#include "access/xlogdefs.h"
 #include "base/base.h"
 #include "ledger/progress.h"
 #include "nodes/lockoptions.h"
@@ -125,7 +124,8 @@ typedef void (*EtlLetterCall)(void *arg, int64 letter_id, Jsonb *payload);
 extern void etl_dead_letters_pending(Oid target, const char *operation,
 									 const char *source_name,
 									 EtlLetterCall call, void *arg);
-extern void etl_dead_letter_overtake(int64 letter_id, XLogRecPtr lsn);
+extern void etl_dead_letter_note(int64 letter_id, const char *name,
+								 const char *value);
 
 /* ------------------------------------------------------------------ */
 /* in loaded_file.c                                                     */

@@ -70,8 +70,7 @@ CREATE TABLE etl_patterns.dead_letter (
     status text NOT NULL CHECK (status IN ('pending', 'replayed', 'discarded')),
     created_at timestamptz NOT NULL,
     resolved_at timestamptz,
-    resolved_run_id bigint,
-    overtaken_lsn pg_lsn
+    resolved_run_id bigint
 );
 COMMENT ON TABLE etl_patterns.dead_letter IS
     'one row per rejected row: where it came from, what it held, why it was rejected';

@@ -98,7 +98,11 @@ extern Jsonb *etl_letter_payload(EtlEnvelopes *envelopes,
 								 const EtlChangeEvent *event);
 extern EtlChangeEvent *etl_letter_event(Jsonb *payload, EtlSourceXact *xact);
 extern char *etl_letter_pipeline(Jsonb *payload);
+extern char *etl_letter_overtaken(Jsonb *payload);
 extern char *etl_letter_database(Jsonb *payload);
+
+/* The member that tells the position of a later change that was applied. */
+#define ETL_LETTER_OVERTAKEN "overtaken_lsn"
 
 /* A row may have two keys by an update: so many hashes there is room for. */
 #define ETL_EVENT_KEYS 2

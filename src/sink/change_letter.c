@@ -5,7 +5,8 @@
  *
  * The payload is the envelope of change_envelope.c with all columns of the
  * source, and two members more: the key, and the source's description at that
- * time, by which its values are read again.  So neither the source nor its
+ * time, by which its values are read again.  (A third one comes when the change is
+ * overtaken, see cdc_letters.c.)  So neither the source nor its
  * server is needed to make the same change of it.  Neither the row filter nor
  * what a sink makes of columns has a part in it, because they may be what fails.
  *
@@ -256,6 +257,15 @@ char *
 etl_letter_database(Jsonb *payload)
 {
 	return source_text(payload, "db");
+}
+
+/* The position of a later change of the row that was applied, or NULL. */
+char *
+etl_letter_overtaken(Jsonb *payload)
+{
+	return member(&payload->root, ETL_LETTER_OVERTAKEN) == NULL ?
+			   NULL :
+			   text_of(&payload->root, ETL_LETTER_OVERTAKEN);
 }
 
 /* The description of the source, with a number that is new. */

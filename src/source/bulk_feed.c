@@ -127,15 +127,18 @@ etl_bulk_feed_open(EtlBulkWorkers *workers, const EtlBulkFile *file,
 	feed->line_base = 1;
 	feed->size = file->info.size_bytes;
 	feed->piece_size = file->piece_size;
-	if (etl_bulk_workers_count(workers) > 1 && etl_stream_is_plain(stream) &&
-		etl_csv_divide(reader, &feed->start) &&
-		feed->size - feed->start > feed->piece_size)
+	if (etl_stream_is_plain(stream) && etl_csv_divide(reader, &feed->start))
 	{
 		feed->readers = etl_bulk_workers_count(workers);
 		feed->line_base = etl_csv_line_no(reader);
 		feed->expected = feed->start;
 		feed->npieces = (feed->size - feed->start + feed->piece_size - 1) /
 						feed->piece_size;
+		feed->alone = feed->readers == 1 || feed->npieces <= 1;
+		if (feed->alone)
+			feed->readers = feed->npieces = 1;
+		pg_atomic_write_u64(&etl_bulk_shared(workers)->hashed_by_load, 0);
+		pg_atomic_write_u64(&etl_bulk_shared(workers)->hashed_by_worker, 0);
 	}
 	send_read(feed, file);
 	return &feed->base;
@@ -155,6 +158,24 @@ take_done(BulkFeed *feed, const EtlBulkMessage *message)
 	}
 }
 
+/* Go on with the hash, in place of waiting. */
+static bool
+hash_on(void *arg)
+{
+	BulkFeed *feed = arg;
+	EtlBulkShared *shared = etl_bulk_shared(feed->workers);
+	uint64 hashed = etl_stream_file_bytes(feed->stream);
+
+	if (hashed >= (uint64) feed->size ||
+		hashed + ETL_BULK_HASH_LEAD <
+			pg_atomic_read_u64(&shared->hashed_by_worker))
+		return false;
+	etl_stream_hash_to(feed->stream, hashed + ETL_BULK_HASH_STEP);
+	pg_atomic_write_u64(&shared->hashed_by_load,
+						etl_stream_file_bytes(feed->stream));
+	return true;
+}
+
 /* The next message of a worker that belongs to this epoch. */
 static EtlBulkMessage *
 receive(BulkFeed *feed, int worker)
@@ -162,7 +183,10 @@ receive(BulkFeed *feed, int worker)
 	for (;;)
 	{
 		Size len;
-		EtlBulkMessage *message = etl_bulk_receive(feed->workers, worker, &len);
+		EtlBulkMessage *message = etl_bulk_receive(feed->workers, worker, &len,
+												   feed->readers > 0 ? hash_on :
+																	   NULL,
+												   feed);
 
 		if (message->epoch != feed->epoch)
 			continue;
@@ -414,9 +438,10 @@ bulk_close(EtlFeed *base, uint8 *sha256)
 {
 	BulkFeed *feed = (BulkFeed *) base;
 
-	if (!feed->has_hash)
+	if (!feed->has_hash && feed->readers == 0)
 		elog(ERROR, "workers have not computed the hash of a file");
-	memcpy(sha256, feed->sha256, ETL_SHA256_LEN);
 	etl_csv_close(feed->base.reader);
-	etl_stream_close(feed->stream, NULL);
+	etl_stream_close(feed->stream, feed->has_hash ? NULL : sha256);
+	if (feed->has_hash)
+		memcpy(sha256, feed->sha256, ETL_SHA256_LEN);
 }

@@ -19,6 +19,10 @@
  * two differ, because of a broken quote, all that is ahead is void: the load
  * begins another epoch, in which the pieces start over from the true place.
  *
+ * The hash of a plain file is computed by whoever would wait otherwise: the load,
+ * while no message is there, or worker 0, while its queue is full.  Each has its
+ * own, as far as it comes; in the end the one that is ahead completes it.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef ETL_BULK_LINK_H
@@ -50,8 +54,16 @@
 /* The parities of so many pieces are known to all. */
 #define ETL_BULK_PARITIES 4096
 
+/* The hash goes on in steps of so many bytes, unless the other is far ahead. */
+#define ETL_BULK_HASH_STEP (256 * 1024)
+#define ETL_BULK_HASH_LEAD (4 * 1024 * 1024)
+
 typedef struct EtlBulkShared
 {
+	/* so many bytes of the present file are hashed */
+	pg_atomic_uint64 hashed_by_load;
+	pg_atomic_uint64 hashed_by_worker;
+
 	int encoding; /* of the database */
 	char timezone[TZ_STRLEN_MAX + 1];
 	char abbreviations[MAXPGPATH];
@@ -163,6 +175,9 @@ typedef struct EtlBulkDoubt
 
 #define ETL_BULK_DOUBT_SIZE MAXALIGN(sizeof(EtlBulkDoubt))
 
+/* Something to do instead of waiting; false if there is nothing (more). */
+typedef bool (*EtlBulkIdleCall)(void *arg);
+
 /* in bulk_pack.c */
 extern void etl_bulk_pack(StringInfo buf, const EtlBulkRead *read);
 extern EtlBulkRead *etl_bulk_unpack(const char *data, Size len);
@@ -171,7 +186,9 @@ extern EtlBulkRead *etl_bulk_unpack(const char *data, Size len);
 extern void etl_bulk_send(EtlBulkWorkers *workers, int worker,
 						  const void *command, Size len);
 extern EtlBulkMessage *etl_bulk_receive(EtlBulkWorkers *workers, int worker,
-										Size *len);
+										Size *len, EtlBulkIdleCall idle,
+										void *arg);
+extern EtlBulkShared *etl_bulk_shared(EtlBulkWorkers *workers);
 extern const char *etl_bulk_receive_text(EtlBulkWorkers *workers, int worker,
 										 Size wanted);
 extern uint32 etl_bulk_next_epoch(EtlBulkWorkers *workers);

@@ -172,9 +172,9 @@ static void
 take_settings(const EtlBulkShared *shared)
 {
 	SetDatabaseEncoding(shared->encoding);
-	SetConfigOption("timezone", shared->timezone, PGC_USERSET, PGC_S_SESSION);
+	SetConfigOption("timezone", shared->timezone, PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("timezone_abbreviations", shared->abbreviations,
-					PGC_USERSET, PGC_S_SESSION);
+					PGC_USERSET, PGC_S_OVERRIDE);
 }
 
 /* Do what the load says until it says no more. */
@@ -296,6 +296,9 @@ open_file(BulkWorker *worker, EtlBulkRead *read)
 	worker->npieces = (file->info.size_bytes - read->start + file->piece_size -
 					   1) /
 					  file->piece_size;
+	worker->alone = read->workers == 1;
+	if (worker->alone)
+		worker->npieces = 1;
 	worker->restart = worker->counted = read->start;
 	worker->in_quote = false;
 }
@@ -453,7 +456,7 @@ piece_parity(BulkWorker *worker, int64 piece)
 {
 	pg_atomic_uint64 *known = &worker->shared->parities[piece % ETL_BULK_PARITIES];
 	uint64 tag = ((uint64) worker->read->file_no << 32) |
-				 ((uint64) (uint32) (piece + 1) << 1);
+				 ((uint64) ((piece + 1) & PG_INT32_MAX) << 1);
 	uint64 value = pg_atomic_read_u64(known);
 	bool parity;
 
@@ -686,7 +689,11 @@ done(BulkWorker *worker)
 		.epoch = worker->epoch,
 	};
 
-	if (worker->hashed != NULL)
+	/* If the load is ahead with it, it completes the hash. */
+	if (worker->hashed != NULL &&
+		(worker->hashed == worker->stream ||
+		 pg_atomic_read_u64(&worker->shared->hashed_by_load) <=
+			 (uint64) etl_stream_file_bytes(worker->hashed)))
 	{
 		etl_stream_close(worker->hashed, worker->sha256);
 		if (worker->stream == worker->hashed)
@@ -721,14 +728,41 @@ send_message(BulkWorker *worker)
 	worker->used = 0;
 	worker->was_sent = true;
 	send_bytes(worker, message, len);
-	if (worker->read->workers > 0 && worker->hashed != NULL)
-		etl_stream_hash_to(worker->hashed, etl_csv_offset(worker->reader));
 }
 
+/* Go on with the hash, in place of waiting; false if that is not to be done. */
+static bool
+hash_on(BulkWorker *worker)
+{
+	EtlBulkShared *shared = worker->shared;
+	uint64 hashed;
+
+	if (worker->hashed == NULL || worker->hashed == worker->stream)
+		return false;
+	hashed = etl_stream_file_bytes(worker->hashed);
+	if (hashed >= (uint64) worker->read->file.info.size_bytes ||
+		hashed + ETL_BULK_HASH_LEAD < pg_atomic_read_u64(&shared->hashed_by_load))
+		return false;
+	etl_stream_hash_to(worker->hashed, hashed + ETL_BULK_HASH_STEP);
+	pg_atomic_write_u64(&shared->hashed_by_worker,
+						etl_stream_file_bytes(worker->hashed));
+	return true;
+}
+
+/* Send a message; while the queue is full, there may be something to hash. */
 static void
 send_bytes(BulkWorker *worker, const void *data, Size len)
 {
-	if (shm_mq_send(worker->messages, len, data, false, true) != SHM_MQ_SUCCESS)
+	shm_mq_result result;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		result = shm_mq_send(worker->messages, len, data, true, true);
+	} while (result == SHM_MQ_WOULD_BLOCK && hash_on(worker));
+	if (result == SHM_MQ_WOULD_BLOCK)
+		result = shm_mq_send(worker->messages, len, data, false, true);
+	if (result != SHM_MQ_SUCCESS)
 		proc_exit(0);
 }
 

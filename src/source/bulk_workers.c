@@ -25,6 +25,7 @@
 struct EtlBulkWorkers
 {
 	dsm_segment *segment;
+	EtlBulkShared *shared;
 	int count;
 	uint32 epoch;
 	BackgroundWorkerHandle *handles[ETL_BULK_MAX_WORKERS];
@@ -65,6 +66,9 @@ make_segment(EtlBulkWorkers *workers, int wanted)
 						 size);
 
 	shared = shm_toc_allocate(toc, sizeof(EtlBulkShared));
+	workers->shared = shared;
+	pg_atomic_init_u64(&shared->hashed_by_load, 0);
+	pg_atomic_init_u64(&shared->hashed_by_worker, 0);
 	shared->encoding = GetDatabaseEncoding();
 	strlcpy(shared->timezone, GetConfigOption("timezone", false, false),
 			sizeof(shared->timezone));
@@ -122,9 +126,13 @@ start_worker(EtlBulkWorkers *workers)
 EtlBulkWorkers *
 etl_bulk_workers_start(int wanted)
 {
-	EtlBulkWorkers *workers = palloc0(sizeof(EtlBulkWorkers));
+	EtlBulkWorkers *workers;
 
 	Assert(wanted > 0 && wanted <= ETL_BULK_MAX_WORKERS);
+	wanted = Min(wanted, max_worker_processes);
+	if (wanted == 0)
+		return NULL;
+	workers = palloc0(sizeof(EtlBulkWorkers));
 	make_segment(workers, wanted);
 	while (workers->count < wanted && start_worker(workers))
 		/* another one */;
@@ -133,6 +141,12 @@ etl_bulk_workers_start(int wanted)
 	dsm_detach(workers->segment);
 	pfree(workers);
 	return NULL;
+}
+
+EtlBulkShared *
+etl_bulk_shared(EtlBulkWorkers *workers)
+{
+	return workers->shared;
 }
 
 int
@@ -196,21 +210,33 @@ throw_failed(const EtlBulkMessage *message)
 
 /* Wait for what a worker sends next; valid until the next call. */
 static void *
-receive(EtlBulkWorkers *workers, int worker, Size *len)
+receive(EtlBulkWorkers *workers, int worker, Size *len, EtlBulkIdleCall idle,
+		void *arg)
 {
+	shm_mq_result result;
 	void *data;
 
-	if (shm_mq_receive(workers->messages[worker], len, &data, false) !=
-		SHM_MQ_SUCCESS)
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		result = shm_mq_receive(workers->messages[worker], len, &data, true);
+	} while (result == SHM_MQ_WOULD_BLOCK && idle != NULL && idle(arg));
+	if (result == SHM_MQ_WOULD_BLOCK)
+		result = shm_mq_receive(workers->messages[worker], len, &data, false);
+	if (result != SHM_MQ_SUCCESS)
 		throw_lost();
 	return data;
 }
 
-/* The next message of a worker.  If it ended with an error, that is thrown. */
+/*
+ * The next message of a worker.  If it ended with an error, that is thrown.
+ * idle(arg), unless NULL, is called while there is none.
+ */
 EtlBulkMessage *
-etl_bulk_receive(EtlBulkWorkers *workers, int worker, Size *len)
+etl_bulk_receive(EtlBulkWorkers *workers, int worker, Size *len,
+				 EtlBulkIdleCall idle, void *arg)
 {
-	EtlBulkMessage *message = receive(workers, worker, len);
+	EtlBulkMessage *message = receive(workers, worker, len, idle, arg);
 
 	if (*len < sizeof(EtlBulkMessage))
 		elog(ERROR, "message of a worker is too short");
@@ -224,7 +250,7 @@ const char *
 etl_bulk_receive_text(EtlBulkWorkers *workers, int worker, Size wanted)
 {
 	Size len;
-	const char *text = receive(workers, worker, &len);
+	const char *text = receive(workers, worker, &len, NULL, NULL);
 
 	if (len != wanted)
 		elog(ERROR, "text of %zu bytes came from a worker in place of %zu", len,

@@ -110,7 +110,9 @@ for my $workers (1, 3)
 	for my $way ('pg_cancel_backend', 'pg_terminate_backend')
 	{
 		my ($holder, $loader, $pid) = start_load($workers);
-		is(scalar workers(), $workers, "$workers workers run");
+		my @peaks = map { slurp_file("/proc/$_/status") =~ /VmHWM:\s*(\d+)/ } workers();
+		is(scalar @peaks, $workers, "$workers workers run");
+		is(scalar(grep { $_ > 64 * 1024 } @peaks), 0, "each with less than 64 MB (@peaks kB)");
 		$node->safe_psql('postgres', "SELECT $way($pid)");
 		ok(wait_for_workers(0), "$way ends them while the other session still waits");
 		like(end_load($holder, $loader), qr/canceling statement|terminating connection/, "$way is what the load says");
@@ -207,7 +209,11 @@ for my $victim ('worker', 'load')
 {
 	my ($holder, $loader, $pid) = start_load(2);
 	kill 'KILL', $victim eq 'load' ? $pid : (workers())[0];
-	end_load($holder, $loader);
+	for my $session ($holder, $loader)
+	{
+		$session->{run}->kill_kill;
+	}
+	wait_for_workers(0); # the server has seen it
 	$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
 	check_nothing_left("kill -9 of a $victim");
 }
