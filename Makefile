@@ -334,6 +334,9 @@ dist deb:
 test-versions:
 	$(here)test/versions.sh
 
+dist deb:
+	$(here).package/build $@
+
 # cppcheck sees none of PostgreSQL's headers: it is told of the macros that
 # stand for syntax, and not that ereport(ERROR) does not come back.
 CPPCHECK_FLAGS = --quiet --error-exitcode=1 --inline-suppr \

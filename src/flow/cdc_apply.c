@@ -63,10 +63,10 @@ static EtlCdcApplier *the_applier = NULL;
 static void target_changed(Datum arg, Oid relid);
 static List *tables_of(EtlCdcApplier *applier,
 					   const EtlSourceRelation *relation);
+static EtlStreamItem take_item(EtlCdcApplier *applier, bool wait);
 static void take_begin(EtlCdcApplier *applier);
 static void take_change(EtlCdcApplier *applier);
 static void take_commit(EtlCdcApplier *applier);
-static void take_idle(EtlCdcApplier *applier);
 static bool is_full(const EtlCdcApplier *applier);
 static bool is_for(const EtlCdcFollowed *followed, const EtlSourceXact *xact);
 static bool commit_batch(EtlCdcApplier *applier);
@@ -221,37 +221,23 @@ etl_cdc_apply(EtlCdcApplier *applier)
 {
 	for (;;)
 	{
-		CHECK_FOR_INTERRUPTS();
-		switch (etl_change_reader_next(applier->reader, applier->in_source_xact))
+		EtlStreamItem item = take_item(applier, applier->in_source_xact);
+
+		if (item == ETL_STREAM_COMMIT && is_full(applier))
+			return commit_batch(applier) ? ETL_CDC_DONE : ETL_CDC_CHANGED;
+		if (item == ETL_STREAM_NOTHING && !applier->in_source_xact)
 		{
-			case ETL_STREAM_BEGIN:
-				take_begin(applier);
-				break;
-			case ETL_STREAM_CHANGE:
-				take_change(applier);
-				break;
-			case ETL_STREAM_COMMIT:
-				take_commit(applier);
-				if (is_full(applier))
-					return commit_batch(applier) ? ETL_CDC_DONE :
-												   ETL_CDC_CHANGED;
-				break;
-			case ETL_STREAM_IDLE:
-				take_idle(applier);
-				break;
-			case ETL_STREAM_NOTHING:
-				if (applier->in_source_xact)
-					break;
-				if (applier->in_xact)
-					return commit_batch(applier) ? ETL_CDC_DONE :
-												   ETL_CDC_CHANGED;
-				applier->applied = applier->position;
-				return ETL_CDC_NOTHING;
-			case ETL_STREAM_END:
-				if (applier->in_xact && !applier->in_source_xact &&
-					!commit_batch(applier))
-					return ETL_CDC_CHANGED;
-				return ETL_CDC_ENDED;
+			if (applier->in_xact)
+				return commit_batch(applier) ? ETL_CDC_DONE : ETL_CDC_CHANGED;
+			applier->applied = applier->position;
+			return ETL_CDC_NOTHING;
+		}
+		if (item == ETL_STREAM_END)
+		{
+			if (applier->in_xact && !applier->in_source_xact &&
+				!commit_batch(applier))
+				return ETL_CDC_CHANGED;
+			return ETL_CDC_ENDED;
 		}
 	}
 }
@@ -264,29 +250,39 @@ bool
 etl_cdc_take_until(EtlCdcApplier *applier, XLogRecPtr end)
 {
 	while (applier->position < end || applier->in_source_xact)
-	{
-		CHECK_FOR_INTERRUPTS();
-		switch (etl_change_reader_next(applier->reader, true))
-		{
-			case ETL_STREAM_BEGIN:
-				take_begin(applier);
-				break;
-			case ETL_STREAM_CHANGE:
-				take_change(applier);
-				break;
-			case ETL_STREAM_COMMIT:
-				take_commit(applier);
-				break;
-			case ETL_STREAM_IDLE:
-				take_idle(applier);
-				break;
-			case ETL_STREAM_NOTHING:
-				break;
-			case ETL_STREAM_END:
-				return false;
-		}
-	}
+		if (take_item(applier, true) == ETL_STREAM_END)
+			return false;
 	return true;
+}
+
+/* Take the next item; what it is. */
+static EtlStreamItem
+take_item(EtlCdcApplier *applier, bool wait)
+{
+	EtlStreamItem item;
+
+	CHECK_FOR_INTERRUPTS();
+	item = etl_change_reader_next(applier->reader, wait);
+	switch (item)
+	{
+		case ETL_STREAM_BEGIN:
+			take_begin(applier);
+			break;
+		case ETL_STREAM_CHANGE:
+			take_change(applier);
+			break;
+		case ETL_STREAM_COMMIT:
+			take_commit(applier);
+			break;
+		case ETL_STREAM_IDLE:
+			applier->position = Max(applier->position,
+									etl_change_reader_position(applier->reader));
+			break;
+		case ETL_STREAM_NOTHING:
+		case ETL_STREAM_END:
+			break;
+	}
+	return item;
 }
 
 static void
@@ -340,13 +336,6 @@ take_commit(EtlCdcApplier *applier)
 		applier->xacts++;
 		applier->source_time = applier->xact.commit_time;
 	}
-}
-
-static void
-take_idle(EtlCdcApplier *applier)
-{
-	applier->position = Max(applier->position,
-							etl_change_reader_position(applier->reader));
 }
 
 /* Is the batch to be committed?  Whoever looks for a fault wants small ones. */

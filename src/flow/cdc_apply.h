@@ -151,6 +151,7 @@ extern void etl_cdc_hold_triggers(EtlCdcApplier *applier);
 extern void etl_cdc_fire_triggers(EtlCdcApplier *applier);
 
 /* in cdc_followed.c */
+extern EtlApply *etl_cdc_sink(const EtlCdcTable *table, MemoryContext context);
 extern EtlCdcFollowed *etl_cdc_follow_table(EtlCdcApplier *applier,
 											EtlCdcTable *table);
 extern void etl_cdc_begin_table(EtlCdcApplier *applier,

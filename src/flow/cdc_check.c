@@ -192,21 +192,13 @@ static void
 check_sink(const EtlCdcTable *table, Relation target,
 		   const EtlSourceRelation *source)
 {
-	EtlApply *apply = palloc0(sizeof(EtlApply));
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "etl cdc check",
+												  ALLOCSET_SMALL_SIZES);
+	EtlApply *apply = etl_cdc_sink(table, context);
 	EtlApplyMap *map;
 	int n;
 
-	apply->ops = etl_apply_ops(table->apply);
-	apply->pipeline = table->pipeline;
-	apply->source = table->source;
-	apply->source_relid = table->source_relid;
-	apply->target_relid = table->target;
-	apply->options = table->apply_options;
-	apply->columns = table->columns;
-	apply->row_filter = table->row_filter;
-	apply->context = AllocSetContextCreate(CurrentMemoryContext, "etl cdc check",
-										   ALLOCSET_SMALL_SIZES);
-	apply->batch_context = apply->context;
 	apply->target = target;
 	apply->ops->check(apply);
 	if (source != NULL)
@@ -220,7 +212,7 @@ check_sink(const EtlCdcTable *table, Relation target,
 			strcmp(table->apply, "append") == 0)
 			(void) etl_apply_columns(apply, map, &n);
 	}
-	MemoryContextDelete(apply->context);
+	MemoryContextDelete(context);
 }
 
 /* The same, as the process of the pipeline will do it. */

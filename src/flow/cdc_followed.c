@@ -22,25 +22,35 @@
 
 #include "flow/cdc_apply.h"
 
+/* The sink of a table as its row has it; all that it knows goes into context. */
+EtlApply *
+etl_cdc_sink(const EtlCdcTable *table, MemoryContext context)
+{
+	EtlApply *apply = palloc0(sizeof(EtlApply));
+
+	apply->ops = etl_apply_ops(table->apply);
+	apply->pipeline = table->pipeline;
+	apply->source = table->source;
+	apply->source_relid = table->source_relid;
+	apply->target_relid = table->target;
+	apply->options = table->apply_options;
+	apply->columns = table->columns;
+	apply->row_filter = table->row_filter;
+	apply->context = apply->batch_context = context;
+	return apply;
+}
+
 /* A table with its sink, which has done nothing yet. */
 EtlCdcFollowed *
 etl_cdc_follow_table(EtlCdcApplier *applier, EtlCdcTable *table)
 {
 	EtlCdcFollowed *followed = palloc0(sizeof(EtlCdcFollowed));
-	EtlApply *apply = palloc0(sizeof(EtlApply));
+	MemoryContext context = AllocSetContextCreate(applier->table_context,
+												  "etl_patterns cdc sink",
+												  ALLOCSET_DEFAULT_SIZES);
+	EtlApply *apply = etl_cdc_sink(table, context);
 
-	apply->ops = etl_apply_ops(table->apply);
-	apply->pipeline = applier->pipeline->name;
-	apply->source = table->source;
-	apply->source_relid = table->source_relid;
 	apply->source_db = applier->source_db;
-	apply->target_relid = table->target;
-	apply->options = table->apply_options;
-	apply->columns = table->columns;
-	apply->row_filter = table->row_filter;
-	apply->context = AllocSetContextCreate(applier->table_context,
-										   "etl_patterns cdc sink",
-										   ALLOCSET_DEFAULT_SIZES);
 	apply->batch_context = AllocSetContextCreate(applier->table_context,
 												 "etl_patterns cdc changes",
 												 ALLOCSET_DEFAULT_SIZES);

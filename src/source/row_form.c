@@ -271,7 +271,8 @@ etl_row_form(EtlRowForm *form, const EtlField *fields, int nfields,
 	form->arena.next = form->chunk;
 	form->arena.left = ROW_CHUNK;
 	form->arena.used = 0;
-	MemoryContextReset(form->row_context);
+	if (!form->row_context->isReset)
+		MemoryContextReset(form->row_context);
 	old_context = MemoryContextSwitchTo(form->row_context);
 
 	/* Rows are like the one before; a row that is not is begun again. */

@@ -34,6 +34,8 @@ typedef struct EtlWalControl
 	Oid role;				  /* remote: whose user mapping */
 	bool create_slot;
 	XLogRecPtr start; /* what ends before this was applied */
+	int place;		  /* for etl_wal_show, as it likes */
+	uint32 generation;
 
 	slock_t mutex;
 	XLogRecPtr flushed;	   /* applied, and safe on disk: the slot may move */
@@ -54,6 +56,12 @@ typedef struct EtlWalControl
 	char error[ETL_WAL_MAX_ERROR];
 	char error_hint[ETL_WAL_MAX_ERROR];
 } EtlWalControl;
+
+/*
+ * Shows others how far a reader is, while the process that applies may be busy;
+ * called by readers, not too often.  NULL: nobody wants to see it.
+ */
+extern void (*etl_wal_show)(const EtlWalControl *control);
 
 /* A table that the reader reports. */
 typedef struct EtlWalTable
@@ -86,6 +94,13 @@ pg_noreturn extern void etl_wal_link_throw(EtlWalLink *link);
 extern void etl_wal_link_stop(EtlWalLink *link);
 
 extern PGDLLEXPORT void etl_wal_reader_main(Datum main_arg);
+
+/*
+ * For readers: tell how far they are, and up to where all is applied and safe.
+ * Does not come back if nobody wants changes any more.
+ */
+extern XLogRecPtr etl_wal_look(EtlWalControl *control, XLogRecPtr read,
+							   XLogRecPtr wal_end, TimestampTz now);
 
 /* ------------------------------------------------------------------ */
 /* in wal_local.c and wal_remote.c: until told to stop; throw errors     */

@@ -37,7 +37,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "source/wal.h"
+#include "source/wal_private.h"
 
 #define READER "etl_patterns cdc reader"
 
@@ -46,6 +46,9 @@
 #define KEY_CONTROL	  1
 #define KEY_TABLES	  2
 #define KEY_QUEUE	  3
+
+/* Milliseconds between two times that a reader shows how far it is. */
+#define SHOW_EVERY 100
 
 /* A reader that was told to end is terminated after so many milliseconds. */
 #define STOP_GRACE 2000
@@ -74,6 +77,8 @@ struct EtlWalLink
 	EtlChangeReader *changes;
 	bool has_ended; /* the reader */
 };
+
+void (*etl_wal_show)(const EtlWalControl *control) = NULL;
 
 static void make_segment(EtlWalLink *link, const EtlWalControl *settings,
 						 List *tables);
@@ -438,6 +443,33 @@ read_changes(EtlWalControl *control, shm_mq_handle *queue, List *tables)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+}
+
+/* See what the process that applies says, and tell how far we are. */
+XLogRecPtr
+etl_wal_look(EtlWalControl *control, XLogRecPtr read, XLogRecPtr wal_end,
+			 TimestampTz now)
+{
+	static TimestampTz shown_at = 0;
+	XLogRecPtr flushed;
+	bool stop;
+
+	SpinLockAcquire(&control->mutex);
+	flushed = control->flushed;
+	stop = control->stop;
+	control->read = read;
+	control->wal_end = wal_end;
+	control->read_time = now;
+	SpinLockRelease(&control->mutex);
+	if (stop)
+		etl_wal_leave();
+	if (etl_wal_show != NULL &&
+		TimestampDifferenceExceeds(shown_at, now, SHOW_EVERY))
+	{
+		shown_at = now;
+		etl_wal_show(control);
+	}
+	return flushed;
 }
 
 /* Leave an error to the process that applies. */

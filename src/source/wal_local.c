@@ -432,19 +432,9 @@ flush_commits(TimestampTz now)
 static void
 look_around(TimestampTz now)
 {
-	XLogRecPtr wal_end = GetFlushRecPtr(NULL);
-	XLogRecPtr flushed;
-	bool stop;
+	XLogRecPtr flushed = etl_wal_look(control, processed, GetFlushRecPtr(NULL),
+									  now);
 
-	SpinLockAcquire(&control->mutex);
-	flushed = control->flushed;
-	stop = control->stop;
-	control->read = processed;
-	control->wal_end = wal_end;
-	control->read_time = now;
-	SpinLockRelease(&control->mutex);
-	if (stop)
-		etl_wal_leave();
 	if (is_decoding && flushed > confirmed)
 	{
 		LogicalConfirmReceivedLocation(flushed);

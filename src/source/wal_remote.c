@@ -630,18 +630,9 @@ keep_order(void)
 static void
 look_around(TimestampTz now)
 {
-	XLogRecPtr flushed;
-	bool stop;
+	XLogRecPtr read = Max(received, idle);
+	XLogRecPtr flushed = etl_wal_look(control, read, Max(wal_end, read), now);
 
-	SpinLockAcquire(&control->mutex);
-	flushed = control->flushed;
-	stop = control->stop;
-	control->read = Max(received, idle);
-	control->wal_end = Max(wal_end, control->read);
-	control->read_time = now;
-	SpinLockRelease(&control->mutex);
-	if (stop)
-		etl_wal_leave();
 	if (flushed > confirmed ||
 		TimestampDifferenceExceeds(status_at, now, (int) status_every))
 		send_status(now, false);

@@ -8,7 +8,7 @@
  * process that runs the pipeline is told at commit, and reads its tables anew.
  *
  * Locks: the name of a pipeline that is being created, as that of a job; the
- * row of a pipeline that is changed.  That row is written, too, also if only a
+ * row of a pipeline that is changed, then the one on circles.  That row is written, too, also if only a
  * table changes: the process that applies sees it before it commits, so that
  * nothing is applied by the old definition once the change is there.
  *
@@ -257,7 +257,7 @@ refuse_same_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table)
  * Lock the pipeline whose tables were checked.  Not before: a process that
  * applies has locked its targets when it locks the row, and so must we.
  */
-static void
+static EtlCdcPipeline *
 lock_checked(const EtlCdcPipeline *checked)
 {
 	EtlCdcPipeline *pipeline = etl_cdc_of_caller(checked->name, true);
@@ -266,6 +266,7 @@ lock_checked(const EtlCdcPipeline *checked)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("CDC pipeline \"%s\" was dropped meanwhile",
 							   checked->name)));
+	return pipeline;
 }
 
 /*
@@ -295,13 +296,13 @@ etl_cdc_add_table(PG_FUNCTION_ARGS)
 	etl_cdc_find_source(pipeline, table, etl_arg_text(fcinfo, TABLE_SOURCE));
 	refuse_same_table(pipeline, table);
 	etl_cdc_check_table(pipeline, table, true);
-	etl_cdc_check_circle(table);
 
-	lock_checked(pipeline);
+	pipeline = lock_checked(pipeline);
 	refuse_same_table(pipeline, table);
+	etl_cdc_check_circle(table);
 	table->state = ETL_CDC_TABLE_NEW;
 	etl_cdc_table_insert(table);
-	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
+	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
 }
 
@@ -338,17 +339,17 @@ etl_cdc_alter_table(PG_FUNCTION_ARGS)
 	set_table(fcinfo, table);
 	etl_cdc_find_source(pipeline, table, NULL);
 	etl_cdc_check_table(pipeline, table, true);
-	etl_cdc_check_circle(table);
 
-	lock_checked(pipeline);
+	pipeline = lock_checked(pipeline);
 	locked = table_of_caller(fcinfo, pipeline);
+	etl_cdc_check_circle(table);
 	table->place = locked->place;
 	table->state = locked->state;
 	table->copy_snapshot = locked->copy_snapshot;
 	table->rows_copied = locked->rows_copied;
 	table->copied_at = locked->copied_at;
 	etl_cdc_table_update(table);
-	etl_tell_scheduler(ETL_NEWS_CDC, pipeline->pipeline_id);
+	etl_cdc_store(pipeline);
 	PG_RETURN_VOID();
 }
 

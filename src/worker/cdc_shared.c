@@ -28,6 +28,7 @@
 #define PIPELINE_LOCK 0xE7C3
 
 static EtlSharedApplier *own = NULL;
+static int own_index;
 static uint32 own_generation;
 
 /* At the exit, when locks are gone: the scheduler decides what comes next. */
@@ -74,6 +75,7 @@ etl_applier_attach(int index)
 	LWLockRelease(etl_shared->lock);
 
 	own = entry;
+	own_index = index;
 	on_shmem_exit(detach, (Datum) 0);
 	return entry;
 }
@@ -92,6 +94,32 @@ etl_applier_paired(void)
 	entry = etl_shared_find_database(own->database);
 	if (entry != NULL && entry->latch != NULL)
 		SetLatch(entry->latch);
+	LWLockRelease(etl_shared->lock);
+}
+
+/* Where the reader shows how far it is. */
+void
+etl_applier_place(int *index, uint32 *generation)
+{
+	*index = own_index;
+	*generation = own_generation;
+}
+
+/* Called in the reader: the process that applies may be waiting for a lock. */
+void
+etl_reader_show(const EtlWalControl *control)
+{
+	EtlSharedApplier *entry = etl_shared_applier(control->place);
+
+	LWLockAcquire(etl_shared->lock, LW_EXCLUSIVE);
+	if (entry->state == ETL_APPLIER_RUNNING &&
+		entry->generation == control->generation)
+	{
+		entry->progress.read = control->read;
+		entry->progress.wal_end = control->wal_end;
+		entry->progress.read_time = control->read_time;
+		entry->progress.reader = MyProcPid;
+	}
 	LWLockRelease(etl_shared->lock);
 }
 

@@ -283,6 +283,7 @@ begin_stream(void)
 		strlcpy(settings.server, pipeline->server, NAMEDATALEN);
 	settings.role = pipeline->role;
 	settings.create_slot = !pipeline->has_slot;
+	etl_applier_place(&settings.place, &settings.generation);
 	settings.start = applier->applied;
 	pair = etl_wal_link_start(&settings, tables_to_read());
 	etl_applier_paired();

@@ -80,6 +80,7 @@ etl_shared_init(void)
 	shmem_request_hook = request_shmem;
 	next_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = start_shmem;
+	etl_wal_show = etl_reader_show;
 }
 
 /* The entry of a database, by its place. */

@@ -19,6 +19,7 @@
 
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
+#include "source/wal.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
@@ -198,6 +199,8 @@ extern void etl_tell_launcher(Oid database);
  */
 extern EtlSharedApplier *etl_applier_attach(int index);
 extern void etl_applier_paired(void);
+extern void etl_applier_place(int *index, uint32 *generation);
+extern void etl_reader_show(const EtlWalControl *control);
 extern bool etl_applier_publish(const EtlCdcProgress *progress);
 extern bool etl_cdc_progress(int64 pipeline_id, EtlCdcProgress *progress);
 extern bool etl_cdc_end(int64 pipeline_id);
