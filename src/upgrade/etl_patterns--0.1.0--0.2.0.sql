@@ -4,6 +4,7 @@
 -- since then has its counterpart here, in the same words, so that both ways lead
 -- to the same objects: test/t/002_upgrade.pl compares them.
 
+-- A load can freeze its rows.
 DROP FUNCTION etl_bulk_copy(regclass, text, name[], text, text, text, text, text[], boolean, int, name, text, text, bigint, float8, text, name[], text, int, boolean, text, text, boolean);
 CREATE FUNCTION etl_bulk_copy(
     target regclass,
