@@ -93,6 +93,7 @@
 
 #if PG_VERSION_NUM >= 160000
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilelocatorSubid)
+#define etl_rd_new_storage_subid(rel)		((rel)->rd_newRelfilelocatorSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
 #define etl_insert_unless_taken(rri, slot, estate, taken, arbiters)        \
@@ -120,6 +121,7 @@
 	object_ownercheck(ExtensionRelationId, extension, role)
 #else
 #define etl_rd_first_new_storage_subid(rel) ((rel)->rd_firstRelfilenodeSubid)
+#define etl_rd_new_storage_subid(rel)		((rel)->rd_newRelfilenodeSubid)
 #define etl_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #define etl_insert_unless_taken(rri, slot, estate, taken, arbiters) \

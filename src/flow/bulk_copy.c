@@ -48,7 +48,8 @@ enum
 	ARG_FORCE,
 	ARG_AFTER_LOAD,
 	ARG_MOVE_TO,
-	ARG_DRY_RUN
+	ARG_DRY_RUN,
+	ARG_FREEZE
 };
 
 /* The words of the options, in the order of their enums. */
@@ -128,6 +129,12 @@ read_execution_args(FunctionCallInfo fcinfo, EtlBulkCopy *bulk)
 	}
 	bulk->force = etl_arg_bool(fcinfo, ARG_FORCE);
 	bulk->dry_run = etl_arg_bool(fcinfo, ARG_DRY_RUN);
+	bulk->freeze = etl_arg_bool(fcinfo, ARG_FREEZE);
+	if (bulk->freeze && bulk->layout.on_conflict != ETL_CONFLICT_ERROR)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg(
+					 "freeze has no meaning with on_conflict => 'skip' or 'update'")));
 	bulk->after_load = etl_option_word("after_load",
 									   etl_arg_text(fcinfo, ARG_AFTER_LOAD),
 									   after_load_words);
@@ -198,6 +205,8 @@ open_target(EtlBulkCopy *bulk)
 	etl_sink_check_privileges(bulk->target,
 							  etl_layout_attnums(&layout, bulk->target),
 							  list_length(layout.columns), &options);
+	if (bulk->freeze)
+		etl_sink_check_freeze(bulk->target);
 }
 
 /* What the files hold, roughly, once they are inflated. */

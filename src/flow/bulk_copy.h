@@ -34,6 +34,7 @@ typedef struct EtlBulkCopy
 	EtlAfterLoad after_load;
 	const char *move_to;
 	bool dry_run;
+	bool freeze;
 
 	/* What came of it. */
 	Relation target;
@@ -41,7 +42,7 @@ typedef struct EtlBulkCopy
 	List *paths;
 	EtlRun *run;
 	EtlLoad load;
-	bool loading; /* load has begun */
+	bool loading;		  /* load has begun */
 	EtlLeftOut *left_out; /* indexes that wait for the rows, or NULL */
 	const char *indexes_reason;
 	int workers_wanted;

@@ -22,6 +22,7 @@ CREATE FUNCTION etl_bulk_copy(
     after_load text DEFAULT 'keep',
     move_to text DEFAULT NULL,
     dry_run boolean DEFAULT false,
+    freeze boolean DEFAULT false,
     OUT run_id bigint,
     OUT files_loaded bigint,
     OUT files_skipped bigint,

@@ -81,6 +81,7 @@ set_columns(EtlBulkCopy *bulk, const EtlLayout *layout)
 														 ETL_ON_ERROR_ABORT,
 													 bulk->left_out);
 
+	options.freeze = bulk->freeze;
 	etl_sink_check_privileges(bulk->target, attnums, nfields, &options);
 	if (bulk->loading)
 	{

@@ -111,8 +111,8 @@ find_groups(EtlReplay *replay)
 
 	etl_replay_query(&query, replay, 0, NULL, NULL);
 	etl_ledger_enter(&scope);
-	if (SPI_execute_with_args("SELECT target, source_name,"
-							  " payload->'source'->>'name',"
+	if (SPI_execute_with_args("SELECT target, coalesce(source_name, ''),"
+							  " coalesce(payload->'source'->>'name', ''),"
 							  " count(*)" LETTERS_OF_PIPELINES
 							  " GROUP BY 1, 2, 3 ORDER BY min(dead_letter_id)",
 							  query.nargs, query.types, query.values,

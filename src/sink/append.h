@@ -145,6 +145,9 @@ extern void etl_keys_values(Relation index, TupleTableSlot *slot, Datum *values,
 /* in append_sql.c: the columns of ON CONFLICT, as String nodes */
 extern List *etl_conflict_keys(Relation target, const EtlSinkOptions *options);
 
+/* in sink.c */
+extern bool etl_sink_may_freeze(Relation target);
+
 /* the table of sinks, in sink.c */
 extern const EtlSinkOps etl_append_heap_ops;
 extern const EtlSinkOps etl_append_sql_ops;

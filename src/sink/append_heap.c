@@ -199,6 +199,12 @@ open_writer(EtlHeapSink *sink)
 
 	if (!sink->base.options.guarded || sink->plain)
 		flags |= ETL_WRITER_INDEXES;
+	else if (sink->base.options.freeze)
+		ereport(NOTICE,
+				(errmsg("rows of \"%s\" are not frozen",
+						RelationGetRelationName(sink->base.target)),
+				 errdetail(
+					 "They are written in subtransactions, for indexes or triggers may refuse some.")));
 	sink->writer = etl_heap_writer_open(sink, flags);
 	MemoryContextSwitchTo(oldcontext);
 }

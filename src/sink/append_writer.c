@@ -89,6 +89,8 @@ static bool triggers_look(EtlHeapWriter *writer, Relation rel);
 static HeapLeaf *route(EtlHeapWriter *writer, TupleTableSlot *slot);
 static TupleTableSlot *leaf_slot(EtlHeapWriter *writer, HeapLeaf *leaf,
 								 TupleTableSlot *slot, bool single);
+static bool takes_as_they_are(EtlHeapWriter *writer, bool one_by_one);
+static int take_rows(EtlHeapWriter *writer, int first, int end);
 static void write_row(EtlHeapWriter *writer, int row, bool one_by_one);
 static void check_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot);
@@ -179,6 +181,8 @@ etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 
 	if (probe && !one_by_one)
 		probe_rows(writer, first, end);
+	if (takes_as_they_are(writer, one_by_one))
+		first = take_rows(writer, first, end);
 	for (int row = first; row < end; row++)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -206,6 +210,38 @@ etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 		AfterTriggerEndQuery(writer->estate);
 	ResetPerTupleExprContext(writer->estate);
 	MemoryContextSwitchTo(oldcontext);
+}
+
+/* Is there nothing to be done with a row before it is written with others? */
+static bool
+takes_as_they_are(EtlHeapWriter *writer, bool one_by_one)
+{
+	return writer->only != NULL && !one_by_one && !writer->only->in_order &&
+		   writer->capture == NULL &&
+		   (writer->sink->prechecks ||
+			(writer->only->rri->ri_RelationDesc->rd_att->constr == NULL &&
+			 !writer->only->check_partition));
+}
+
+/* Gathers the pending rows of [first, end); returns where it ended. */
+static int
+take_rows(EtlHeapWriter *writer, int first, int end)
+{
+	EtlHeapSink *sink = writer->sink;
+	HeapLeaf *leaf = writer->only;
+	Oid relid = RelationGetRelid(sink->base.target);
+
+	for (int row = first; row < end; row++)
+	{
+		TupleTableSlot *slot = sink->base.slots[row];
+
+		if (sink->states[row] != ETL_ROW_PENDING)
+			continue;
+		slot->tts_tableOid = relid;
+		leaf->slots[leaf->nrows] = slot;
+		leaf->rows[leaf->nrows++] = row;
+	}
+	return end;
 }
 
 /* Closes a writer whose subtransaction is the current one. */
@@ -284,6 +320,10 @@ open_target(EtlHeapWriter *writer, Relation target)
 		(target->rd_createSubid != InvalidSubTransactionId ||
 		 etl_rd_first_new_storage_subid(target) != InvalidSubTransactionId))
 		writer->options |= TABLE_INSERT_SKIP_FSM;
+
+	/* Not in a subtransaction that may be rolled back while the storage stays. */
+	if (writer->sink->base.options.freeze && etl_sink_may_freeze(target))
+		writer->options |= TABLE_INSERT_FROZEN;
 }
 
 /* Forgets the indexes that etl_indexes_rebuild() will build anew. */

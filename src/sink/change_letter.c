@@ -294,13 +294,18 @@ read_relation(JsonbContainer *schema, JsonbContainer *source)
 	{
 		JsonbValue *item = getIthJsonbValueFromContainer(columns, (uint32) i);
 		JsonbContainer *column = item->val.binary.data;
+		JsonbValue *is_key;
 		Oid type;
 		int32 typmod;
 
+		if (item->type != jbvBinary)
+			elog(ERROR, "payload of a dead letter has no column %d", i + 1);
+		is_key = member(column, "key");
 		etl_parse_type(text_of(column, "type"), &type, &typmod);
 		TupleDescInitEntry(relation->desc, (AttrNumber) (i + 1),
 						   text_of(column, "name"), type, typmod, 0);
-		relation->is_key[i] = member(column, "key")->val.boolean;
+		relation->is_key[i] = is_key != NULL && is_key->type == jbvBool &&
+							  is_key->val.boolean;
 	}
 	return relation;
 }
@@ -351,14 +356,14 @@ read_unchanged(TupleDesc desc, JsonbContainer *source)
 	JsonbContainer *names = container(source, "unchanged");
 	bool *unchanged;
 
-	if (names == NULL)
+	if (names == NULL || !JsonContainerIsArray(names))
 		return NULL;
 	unchanged = palloc0(sizeof(bool) * (desc->natts + 1));
 	for (uint32 i = 0; i < JsonContainerSize(names); i++)
 	{
 		JsonbValue *name = getIthJsonbValueFromContainer(names, i);
 
-		for (int j = 0; j < desc->natts; j++)
+		for (int j = 0; name->type == jbvString && j < desc->natts; j++)
 		{
 			const char *column = NameStr(TupleDescAttr(desc, j)->attname);
 
@@ -376,6 +381,8 @@ read_unchanged(TupleDesc desc, JsonbContainer *source)
 static JsonbValue *
 member(JsonbContainer *object, const char *name)
 {
+	if (!JsonContainerIsObject(object))
+		return NULL;
 	return getKeyJsonValueFromContainer(object, name, (int) strlen(name), NULL);
 }
 

@@ -63,14 +63,17 @@ etl_row_slot_ops(void)
 	return &row_slot_ops;
 }
 
-/* Lends a tuple of the slot's own layout to the slot, which is empty. */
+/* Lends a tuple of the slot's own layout to the slot. */
 void
 etl_row_slot_lend(TupleTableSlot *slot, HeapTupleHeader data, uint32 len)
 {
 	RowSlot *row = (RowSlot *) slot;
 	HeapTuple tuple = &row->base.base.tupdata;
 
-	Assert(slot->tts_ops == &row_slot_ops && TTS_EMPTY(slot));
+	Assert(slot->tts_ops == &row_slot_ops);
+	if (!row->lent)
+		ExecClearTuple(slot);
+	ItemPointerSetInvalid(&slot->tts_tid);
 	tuple->t_len = len;
 	tuple->t_data = data;
 	tuple->t_tableOid = InvalidOid;

@@ -14,6 +14,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
+#include "catalog/pg_am.h"
 #include "foreign/fdwapi.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
@@ -22,6 +23,8 @@
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
 
 /* A batch of copied rows holds no more bytes, so that its memory stays small. */
 #define MAX_BATCH_BYTES (1024 * 1024)
@@ -71,6 +74,50 @@ etl_sink_check_privileges(Relation target, const AttrNumber *attnums, int natts,
 }
 
 /*
+ * Does a rollback of what is written now take the table's storage with it?
+ * Then nobody else can see the rows before the commit, frozen or not.
+ */
+bool
+etl_sink_may_freeze(Relation target)
+{
+	SubTransactionId now = GetCurrentSubTransactionId();
+
+	return target->rd_createSubid == now ||
+		   etl_rd_new_storage_subid(target) == now;
+}
+
+/*
+ * May rows go into the target as if they had always been there?  As with
+ * COPY's FREEZE nothing in this transaction may read it with a snapshot from
+ * before.
+ */
+void
+etl_sink_check_freeze(Relation target)
+{
+	if (target->rd_rel->relkind != RELKIND_RELATION ||
+		target->rd_rel->relam != HEAP_TABLE_AM_OID)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot freeze rows of \"%s\"",
+						RelationGetRelationName(target)),
+				 errdetail("Only the rows of a plain table can be frozen.")));
+	InvalidateCatalogSnapshot();
+	if (!ThereAreNoPriorRegisteredSnapshots() || !ThereAreNoReadyPortals())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg(
+					 "cannot freeze rows because of prior transaction activity"),
+				 errhint(
+					 "Close all cursors, and call the function at the top level.")));
+	if (!etl_sink_may_freeze(target))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot freeze rows because table \"%s\" was not created or truncated in the current subtransaction",
+						RelationGetRelationName(target)),
+				 errhint("Begin a transaction, truncate the table, then load.")));
+}
+
+/*
  * Opens a sink for rows of the given columns.  reject is called at flush for
  * each row that fails, if options->guarded; it must not touch the sink.  The
  * sink lives in the current memory context.  BEFORE STATEMENT triggers fire.
@@ -96,18 +143,13 @@ etl_sink_open(Relation target, const AttrNumber *attnums, int natts,
 	return sink;
 }
 
-/*
- * The slot of the next row.  The caller fills tts_values and tts_isnull of
- * the supplied columns only, and stores nothing; by-reference values live in
- * sink->batch_context.  It must flush when batch_rows reaches batch_limit:
- * the sink cannot do it, since what rows refer to is the caller's.
- */
-TupleTableSlot *
-etl_sink_next_slot(EtlSink *sink)
+/* The slot of the next row, with what it held before. */
+static TupleTableSlot *
+take_slot(EtlSink *sink)
 {
 	if (sink->batch_rows >= sink->batch_limit)
 		elog(ERROR, "batch of %d rows was not flushed", sink->batch_rows);
-	if (sink->slots[sink->batch_rows] == NULL)
+	if (unlikely(sink->slots[sink->batch_rows] == NULL))
 	{
 		MemoryContext oldcontext;
 
@@ -122,7 +164,19 @@ etl_sink_next_slot(EtlSink *sink)
 																 sink->slot_ops);
 		MemoryContextSwitchTo(oldcontext);
 	}
-	return ExecClearTuple(sink->slots[sink->batch_rows++]);
+	return sink->slots[sink->batch_rows++];
+}
+
+/*
+ * The slot of the next row.  The caller fills tts_values and tts_isnull of
+ * the supplied columns only, and stores nothing; by-reference values live in
+ * sink->batch_context.  It must flush when batch_rows reaches batch_limit:
+ * the sink cannot do it, since what rows refer to is the caller's.
+ */
+TupleTableSlot *
+etl_sink_next_slot(EtlSink *sink)
+{
+	return ExecClearTuple(take_slot(sink));
 }
 
 /* Takes back the slot given last: its row is not to be written. */
@@ -201,7 +255,7 @@ void
 etl_sink_add_formed(EtlSink *sink, HeapTupleHeader tuple, uint32 len)
 {
 	sink->batch_bytes += len;
-	etl_row_slot_lend(etl_sink_next_slot(sink), tuple, len);
+	etl_row_slot_lend(take_slot(sink), tuple, len);
 }
 
 /*

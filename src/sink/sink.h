@@ -35,6 +35,7 @@ typedef struct EtlSinkOptions
 	bool guarded;		  /* report row errors instead of throwing */
 	EtlLeftOut *left_out; /* or NULL */
 	bool general;		  /* write through SQL, whatever the target */
+	bool freeze; /* rows are visible to all; see etl_sink_check_freeze() */
 
 	/*
 	 * For writers that do more than insert; the direct way heeds them.  AFTER
@@ -113,6 +114,7 @@ typedef struct EtlSinkOps
 extern void etl_sink_check_kind(Relation target);
 extern void etl_sink_check_privileges(Relation target, const AttrNumber *attnums,
 									  int natts, const EtlSinkOptions *options);
+extern void etl_sink_check_freeze(Relation target);
 extern EtlSink *etl_sink_open(Relation target, const AttrNumber *attnums,
 							  int natts, const EtlSinkOptions *options,
 							  EtlSinkRejectCall reject, void *reject_arg);

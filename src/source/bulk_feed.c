@@ -158,7 +158,10 @@ take_done(BulkFeed *feed, const EtlBulkMessage *message)
 	}
 }
 
-/* Go on with the hash, in place of waiting. */
+/*
+ * Go on with the hash, in place of waiting; but not beyond what was read, which
+ * need not come from the disk again.
+ */
 static bool
 hash_on(void *arg)
 {
@@ -166,7 +169,7 @@ hash_on(void *arg)
 	EtlBulkShared *shared = etl_bulk_shared(feed->workers);
 	uint64 hashed = etl_stream_file_bytes(feed->stream);
 
-	if (hashed >= (uint64) feed->size ||
+	if (hashed >= (uint64) feed->file_bytes ||
 		hashed + ETL_BULK_HASH_LEAD <
 			pg_atomic_read_u64(&shared->hashed_by_worker))
 		return false;

@@ -135,6 +135,8 @@ etl_bulk_worker_main(Datum main_arg)
 		MemoryContextSwitchTo(worker->file_context);
 		error = CopyErrorData();
 		FlushErrorState();
+		if (worker->used > ETL_BULK_ITEMS_OFFSET)
+			send_message(worker); /* what was read before comes first */
 		send_error(worker, error);
 	}
 	PG_END_TRY();
@@ -730,7 +732,7 @@ send_message(BulkWorker *worker)
 	send_bytes(worker, message, len);
 }
 
-/* Go on with the hash, in place of waiting; false if that is not to be done. */
+/* Go on with the hash, in place of waiting: see bulk_feed.c. */
 static bool
 hash_on(BulkWorker *worker)
 {
@@ -740,7 +742,7 @@ hash_on(BulkWorker *worker)
 	if (worker->hashed == NULL || worker->hashed == worker->stream)
 		return false;
 	hashed = etl_stream_file_bytes(worker->hashed);
-	if (hashed >= (uint64) worker->read->file.info.size_bytes ||
+	if (hashed >= (uint64) etl_stream_file_bytes(worker->stream) ||
 		hashed + ETL_BULK_HASH_LEAD < pg_atomic_read_u64(&shared->hashed_by_load))
 		return false;
 	etl_stream_hash_to(worker->hashed, hashed + ETL_BULK_HASH_STEP);

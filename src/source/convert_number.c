@@ -36,8 +36,8 @@ typedef struct PlainDecimal
 /* 18 digits and the next one times ten still fit into 64 bits. */
 #define MAX_INT_DIGITS 18
 
-static bool scan_int(const EtlField *field, int64 *result);
-static bool scan_decimal(const EtlField *field, PlainDecimal *decimal);
+static inline bool scan_int(const EtlField *field, int64 *result);
+static inline bool scan_decimal(const EtlField *field, PlainDecimal *decimal);
 static bool scan_exponent(const char *text);
 static bool small_mantissa(const PlainDecimal *decimal, uint64 limit,
 						   int max_scale, uint64 *mantissa);
@@ -90,7 +90,7 @@ etl_convert_int8(const EtlColumnConverter *column pg_attribute_unused(),
 }
 
 /* Reads [-+]digits, at most MAX_INT_DIGITS of them. */
-static bool
+static inline bool
 scan_int(const EtlField *field, int64 *result)
 {
 	const char *p = field->data;
@@ -243,7 +243,7 @@ scan_exponent(const char *text)
  * Takes [-+]digits[.digits] apart.  Relies on the byte after the field being
  * NUL.
  */
-static bool
+static inline bool
 scan_decimal(const EtlField *field, PlainDecimal *decimal)
 {
 	const char *p = field->data;

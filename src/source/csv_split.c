@@ -359,6 +359,17 @@ split_text(EtlCsvReader *reader, const EtlCsvRecord *record, const char *text,
 	return true;
 }
 
+/* Make room for the fields of a record of so many bytes. */
+static inline void
+reserve_fields(EtlCsvReader *reader, size_t len)
+{
+	size_t size = len + 2 + ETL_FIELD_SLACK;
+
+	if (reader->scratch_size < size)
+		reader->scratch = etl_csv_grow(reader, reader->scratch,
+									   &reader->scratch_size, 0, size);
+}
+
 /*
  * The record's fields, in the server's encoding; they stay valid until the
  * next call or fill.  False if the record is wrong in its quoting or encoding: then
@@ -373,15 +384,23 @@ etl_csv_split(EtlCsvReader *reader, const EtlCsvRecord *record,
 	const char *text;
 	size_t len;
 
+	/* A record that was scanned is well quoted. */
+	if (record->raw == reader->plain.raw &&
+		(record->flags & (ETL_CSV_ODD | ETL_CSV_NONASCII)) == 0)
+	{
+		reserve_fields(reader, record->raw_len);
+		etl_csv_plain_split(reader, record);
+		*fields = reader->fields;
+		*nfields = reader->nfields;
+		return true;
+	}
+
 	memset(reject, 0, sizeof(*reject));
 	if (!check_flags(reader, record, reject) ||
 		!etl_csv_to_server(reader, record, &text, &len, reject))
 		return false;
-	reader->scratch = etl_csv_grow(reader, reader->scratch,
-								   &reader->scratch_size, 0,
-								   len + 2 + ETL_FIELD_SLACK);
-	if (text == record->raw && text == reader->plain.raw &&
-		(record->flags & ETL_CSV_ODD) == 0)
+	reserve_fields(reader, len);
+	if (text == reader->plain.raw && (record->flags & ETL_CSV_ODD) == 0)
 		etl_csv_plain_split(reader, record);
 	else if (!split_text(reader, record, text, len))
 		return reject_structure(reject, ERRCODE_BAD_COPY_FILE_FORMAT,

@@ -47,7 +47,8 @@ find_contestants()
 
 	! command -v pgloader >/dev/null || all+=(pgloader)
 	if [ -n "${BULKLOAD_SOURCE:-}" ]; then
-		cp -r "$BULKLOAD_SOURCE" "$work/pg_bulkload"
+		mkdir "$work/pg_bulkload"
+		cp -r "$BULKLOAD_SOURCE"/{lib,include} "$work/pg_bulkload"
 		# built with the machine's headers, installed into what we run
 		make -C "$work/pg_bulkload/lib" -s with_llvm=no USE_PGXS=1 \
 			PG_CONFIG="$(PATH=${PATH#*:} command -v pg_config)" all >"$work/make.log" 2>&1 &&
@@ -59,7 +60,7 @@ find_contestants()
 	fi
 	so=$("${PG_CONFIG:-pg_config}" --pkglibdir)/pg_bulkload.so
 	if [ -f "$so" ]; then
-		sql -c 'CREATE EXTENSION IF NOT EXISTS pg_bulkload' -c "ALTER SYSTEM SET search_path = '\"\$user\", public'"
+		sql -c 'CREATE EXTENSION IF NOT EXISTS pg_bulkload'
 		all+=(bulkload_direct bulkload_parallel bulkload_buffered)
 	else
 		echo 'pg_bulkload is missing (see BULKLOAD_SOURCE=)'
@@ -158,7 +159,7 @@ command_file()
 # measure_peer WHO TABLE COLUMNS FILE...: sets wall, cpu, mem and lacking.
 measure_peer()
 {
-	local who=$1 table=$2 ticks sampler start
+	local who=$1 table=$2 ticks sampler
 	shift
 
 	rm -rf "$work/peer"
@@ -177,8 +178,7 @@ measure_peer()
 		time if [ "$who" = pgloader ]; then
 			timeout "$limit" pgloader --root-dir "$work/peer" "$work/command" >"$work/peer/out" 2>&1 || true
 		else
-			PGOPTIONS="-c statement_timeout=${limit}s" sql -f "$work/command" >"$work/peer/out" 2>&1 ||
-				echo "failed: $who: $(grep ERROR "$work/peer/out")" >&2
+			PGOPTIONS="-c statement_timeout=${limit}s" sql -f "$work/command" >"$work/peer/out" 2>&1 || true
 		fi
 	} 2>"$work/peer/time"
 	kill "$sampler"
@@ -190,6 +190,7 @@ measure_peer()
 	else
 		wall=$(awk -F '|' '$1 == "clock" { t[++n] = $2 } END { printf "%.4f", n == 2 ? t[2] - t[1] : 0 }' "$work/peer/out")
 	fi
+	[ "$wall" != 0.0000 ] || printf 'failed: %s: %s\n' "$who" "$(grep ERROR "$work/peer/out")" >&2
 	cpu=$(tail -n 1 "$work/peer/time" | awk -v ticks="$ticks" -v who="$who" \
 		'{ print ticks / 100 + (who == "pgloader" ? $2 + $3 : 0) }')
 	mem=$(awk '{ printf "%.1f", $1 / 1024 }' "$work/peer/peak")

@@ -27,7 +27,7 @@
 #   ROUNDS=3    SCALE=1     a tenth of the work is 0.1
 #   CASES=.                 which cases: a regular expression
 #   ONLY=.                  which others: a regular expression
-#   SECONDS_EACH=8          of each measurement of latency
+#   SECONDS_EACH=6          of each measurement of latency
 #
 # "pglogical" runs in its faster mode, which stops at the first conflict
 # (pglogical.conflict_resolution = error), but for latency.
@@ -40,7 +40,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=test/bench/lib_jobs.sh
 . "$here/lib_jobs.sh"
 
-seconds_each=${SECONDS_EACH:-8}
+seconds_each=${SECONDS_EACH:-6}
 mark=0
 
 # What each consumer is started and stopped by, where its targets are, and
@@ -95,7 +95,7 @@ stop_consumer()
 # the next start.
 settle()
 {
-	local end deadline=$((SECONDS + 20))
+	local end deadline=$((SECONDS + 12))
 
 	end=$(sql -d source -c 'SELECT pg_current_wal_insert_lsn()')
 	until [ "$(sql -d source -c "SELECT restart_lsn >= '$end' FROM pg_replication_slots WHERE slot_name ~ '${slot_of[$1]}'")" = t ] ||
@@ -291,13 +291,18 @@ start_latency()
 follow()
 {
 	local database=${database_of[$1]} schema=${schema_of[$1]} from before rate=${3#0}
+	local script="$draw
+begin; $update $insert commit;"
 
+	# it has seen all tables, and is idle
+	bench "$script" 1 10
 	put_mark
 	drain "$1"
+	sleep 1
 	from=$(sql -d source -c 'SELECT coalesce(max(id), 0) FROM ev')
 	before=$(sql -d source -c "SELECT cpu_of('${kinds_of[$1]}')")
 	pgbench -n -c "$2" -j 1 -T "$seconds_each" ${rate:+-R "$rate"} \
-		-f <(printf '%s\n' "$draw" "begin; $update $insert commit;") source >"$work/pgbench.log" 2>&1
+		-f <(printf '%s\n' "$script") source >"$work/pgbench.log" 2>&1
 	put_mark
 	drain "$1" ''
 	stop_consumer "$1"

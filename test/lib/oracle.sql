@@ -239,7 +239,7 @@ BEGIN
         SELECT * INTO r FROM etl_bulk_copy('oracle.ours', path,
             header => CASE WHEN header THEN 'skip' ELSE 'none' END, delimiter => delim, quote => quo,
             escape => esc, null_strings => ARRAY[null_string], encoding => enc,
-            on_error => 'dead_letter', force => true);
+            on_error => 'dead_letter', force => true, workers => 0);
         rows := oracle.rows_of('ours') || format('%s read, %s rejected', r.rows_read, r.rows_rejected);
         SELECT coalesce(array_agg((to_jsonb(d) - '{dead_letter_id,run_id,file_id,created_at}'::text[])::text
                                   ORDER BY dead_letter_id), '{}')

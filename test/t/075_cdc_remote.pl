@@ -367,7 +367,7 @@ applied('alice');
 is_equal("SELECT * FROM $_", "$_ by one of its own") foreach 'mine', 'parts';
 is(there('SELECT pg_get_userbyid(pubowner) FROM pg_publication'), 'joe', 'that the owner of the tables has made');
 there('ALTER ROLE joe NOREPLICATION; SELECT pg_terminate_backend(pid) FROM pg_stat_replication');
-$server->until("SELECT error_message ~ 'replication' AND state IN ('starting', 'running') FROM etl_patterns.cdc_pipeline WHERE pipeline = 'alice'",
+$server->until("SELECT error_message ~ 'replication|WAL sender' AND state IN ('starting', 'running') FROM etl_patterns.cdc_pipeline WHERE pipeline = 'alice'",
 	'a right that is taken away is missed');
 there('ALTER ROLE joe REPLICATION');
 here("REVOKE USAGE ON FOREIGN SERVER shop FROM alice");

@@ -78,7 +78,7 @@ CREATE DOMAIN positive AS int CHECK (VALUE > 0);
 CREATE TABLE kinds (id int PRIMARY KEY, b bool, f4 float4, f8 float8, n numeric, n2 numeric(12, 3), d date, tm time, ttz timetz, ts timestamp,
 	tz timestamptz, iv interval, u uuid, t text, vc varchar(9), bc char(5), by bytea, j json, jb jsonb, ia int[], ta text[], jba jsonb[], low int[],
 	nr int4range, nmr int4multirange, m mood, ma mood[], p pair, pa pair[], pos positive, ip inet, bi bit(3), vb varbit, tv tsvector, mo money,
-	po point, x xml, rc regclass, "odd ""name" text);
+	po point, rc regclass, "odd ""name" text);
 CREATE TABLE kinds_copy (LIKE kinds INCLUDING ALL);
 ALTER TABLE kinds_copy ADD CONSTRAINT shut CHECK (id < 0);
 SET TimeZone = 'Asia/Tokyo';
@@ -91,12 +91,12 @@ sql(q{
 INSERT INTO kinds VALUES (1, true, 'NaN', '-Infinity', 'NaN', 1.5, 'infinity', '10:00', '10:00+05', '2024-02-29 10:00', '2024-01-01 10:00:00.5+05',
 	'1 mon -2 days 3.5 s', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', E'quote " back \\\\ line \n end', 'vc', 'ab', '\x00ff', '{"b": [1, "x"]}', '{"b": [1, "x"]}',
 	'{{1,2},{3,NULL}}', '{a,NULL,"b c"}', ARRAY['{"a": 1}'::jsonb, 'null'], '[0:1]={5,6}', '[1,5)', '{[1,3),[5,7)}', 'happy', '{sad,happy}', '(1,"a b")',
-	ARRAY[ROW(1, 'x')::pair, ROW(NULL, '"')::pair], 5, '10.1.2.3/8', B'101', B'10', 'a:1 b:2', '1234.5', '(1,2)', '<a>b</a>', 'pg_class', 'odd');
+	ARRAY[ROW(1, 'x')::pair, ROW(NULL, '"')::pair], 5, '10.1.2.3/8', B'101', B'10', 'a:1 b:2', '1234.5', '(1,2)', 'pg_class', 'odd');
 INSERT INTO kinds (id) VALUES (2), (3);
 UPDATE kinds SET t = 'changed', f4 = 1e-7, f8 = 0.1 WHERE id = 3;
 DELETE FROM kinds WHERE id = 2;
 INSERT INTO kinds SELECT 4, b, 3.25, 1e300, 12345678901234567890.123456789, -2, '2024-02-29', tm, ttz, '-infinity', 'infinity', '-1 year', u, '', '', '', '',
-	'1', '"text"', '{}', '{}', '{}', low, 'empty', '{}', 'sad', NULL, p, '{}', 1, '::1', B'000', B'', '', '-1', po, '', rc, NULL FROM kinds WHERE id = 1;
+	'1', '"text"', '{}', '{}', '{}', low, 'empty', '{}', 'sad', NULL, p, '{}', 1, '::1', B'000', B'', '', '-1', po, rc, NULL FROM kinds WHERE id = 1;
 });
 caught_up('kinds');
 is(letters('kinds_copy', "payload->>'op', payload->'key', category, status, payload->'overtaken_lsn' IS NULL"),
@@ -162,7 +162,9 @@ is(letters('t', "payload->'key'->>'id'") =~ tr/\n/ /r, '1 2 3', 'there are lette
 is(sql("SELECT payload->'key'->>'id' FROM etl_patterns.dead_letter WHERE payload ? 'overtaken_lsn' AND target = 't'::regclass"), '1', 'the row that was changed since has an old one');
 changes("BEGIN; INSERT INTO s VALUES (10, 'bad'); INSERT INTO s VALUES (11, 'bad'); UPDATE s SET v = 'ok' WHERE id = 10; COMMIT");
 stands('so it is within a transaction', 'c- c');
-changes("INSERT INTO s VALUES (12, 'bad'); UPDATE s SET id = 13, v = 'ok' WHERE id = 12; INSERT INTO s VALUES (14, 'bad'); UPDATE s SET id = 15 WHERE id = 14");
+# (in a batch both would be one insert, which does not fail)
+changes("INSERT INTO s VALUES (12, 'bad')");
+changes("UPDATE s SET id = 13, v = 'ok' WHERE id = 12; INSERT INTO s VALUES (14, 'bad'); UPDATE s SET id = 15 WHERE id = 14");
 stands('and with another key', 'c- c u');
 changes("UPDATE s SET id = 14, v = 'ok' WHERE id = 15");
 $first -= 2;
