@@ -579,7 +579,8 @@ sanitized_tests=(test/t/012_encoding.pl 'test/t/020_*_oracle.pl' test/t/024_csv_
 	test/t/040_pull_remote.pl test/t/046_pull_hostile.pl test/t/070_cdc_reader.pl test/t/075_cdc_remote.pl)
 
 # Every server that starts from now on has the sanitizers' libraries loaded
-# first, and they write what they find below run/.
+# first, and they write what they find below run/.  A server's name for its own
+# program is kept, since pg_ctl restart goes by it.
 sanitize_server()
 {
 	local postgres=$bindir/postgres library preload=
@@ -591,12 +592,12 @@ sanitize_server()
 	done
 	mv "$postgres" "$postgres.unsanitized"
 	cat >"$postgres" <<-EOF
-	#!/bin/sh
+	#!/bin/bash
 	LD_PRELOAD=$preload
 	ASAN_OPTIONS=log_path=$house/run/sanitizer:detect_leaks=0:abort_on_error=1
 	UBSAN_OPTIONS=log_path=$house/run/sanitizer:print_stacktrace=1
 	export LD_PRELOAD ASAN_OPTIONS UBSAN_OPTIONS
-	exec "$postgres.unsanitized" "\$@"
+	exec -a "$postgres" "$postgres.unsanitized" "\$@"
 	EOF
 	chmod 755 "$postgres"
 	timeout 20 "$postgres" -V >/dev/null ||
