@@ -86,4 +86,16 @@ SELECT load('plain', 't.csv', 'force => true');
 SELECT load('plain', 't.csv', 'workers => 1, force => true, encoding => ''latin1''');
 SELECT load('t', 't.csv', 'workers => 1, force => true');
 SELECT detail -> 'workers' FROM etl_patterns.run ORDER BY run_id DESC LIMIT 4;
+-- What is the same in each row of a load leaves it to workers; a sequence does not.
+CREATE TABLE stamped (a int, b text, at timestamptz(0) DEFAULT now(), local timestamp DEFAULT now(),
+    day date DEFAULT current_date, who name DEFAULT current_user);
+CREATE TABLE numbered (a int, b text, n serial);
+BEGIN;
+SELECT load('stamped', 't.csv', 'workers => 1');
+SELECT load('numbered', 't.csv', 'workers => 1');
+SELECT a, b, at = now()::timestamptz(0) AS at, local = localtimestamp AS local, day = current_date AS day,
+    who = current_user AS who FROM stamped;
+SELECT a, b, n FROM numbered;
+COMMIT;
+SELECT detail -> 'workers' FROM etl_patterns.run ORDER BY run_id DESC LIMIT 2;
 \i :end

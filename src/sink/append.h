@@ -38,7 +38,7 @@ extern EtlColumns *etl_columns_create(Relation target,
 									  const AttrNumber *attnums, int natts);
 extern bool etl_calls_user_function(Node *node, void *context);
 extern void etl_columns_free(EtlColumns *columns);
-extern bool etl_columns_constants(const EtlColumns *columns, Datum *values,
+extern bool etl_columns_constants(EtlColumns *columns, Datum *values,
 								  bool *isnull);
 extern void etl_columns_fill_nulls(EtlColumns *columns, TupleTableSlot *slot);
 extern void etl_columns_fill_defaults(EtlColumns *columns, TupleTableSlot *slot);

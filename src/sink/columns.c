@@ -19,9 +19,12 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "rewrite/rewriteHandler.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+static bool is_constant(const Node *node);
 static void plan_missing(EtlColumns *columns, Relation target);
 static bool is_volatile_user_function(Oid funcid, void *context);
 
@@ -61,11 +64,14 @@ etl_columns_free(EtlColumns *columns)
 
 /*
  * Do the columns that are not supplied get the same in each row, without a
- * look at anything?  Then notes it, by attribute number - 1.
+ * look at anything?  Then notes it, by attribute number - 1, in the current
+ * memory context.
  */
 bool
-etl_columns_constants(const EtlColumns *columns, Datum *values, bool *isnull)
+etl_columns_constants(EtlColumns *columns, Datum *values, bool *isnull)
 {
+	ExprContext *econtext = GetPerTupleExprContext(columns->estate);
+
 	for (int i = 0; i < columns->n_null; i++)
 	{
 		values[columns->null_attnums[i] - 1] = (Datum) 0;
@@ -73,15 +79,51 @@ etl_columns_constants(const EtlColumns *columns, Datum *values, bool *isnull)
 	}
 	for (int i = 0; i < columns->n_default; i++)
 	{
-		Expr *expr = columns->default_exprs[i]->expr;
+		ExprState *state = columns->default_exprs[i];
 		int att = columns->default_attnums[i] - 1;
+		int16 len;
+		bool byval;
 
-		if (!IsA(expr, Const))
+		if (!is_constant((const Node *) state->expr))
 			return false;
-		values[att] = ((Const *) expr)->constvalue;
-		isnull[att] = ((Const *) expr)->constisnull;
+		values[att] = ExecEvalExpr(state, econtext, &isnull[att]);
+		get_typlenbyval(exprType((const Node *) state->expr), &len, &byval);
+		if (!isnull[att])
+			values[att] = datumCopy(values[att], byval, len);
 	}
+	ResetPerTupleExprContext(columns->estate);
 	return true;
+}
+
+/*
+ * Is an expression the same in each row of a statement, and certain to have a
+ * value?  Apart from constants now() and its like are, and casts between the
+ * types of time.
+ */
+static bool
+is_constant(const Node *node)
+{
+	if (IsA(node, Const) || IsA(node, SQLValueFunction))
+		return true;
+	if (IsA(node, RelabelType))
+		return is_constant((const Node *) ((const RelabelType *) node)->arg);
+	if (!IsA(node, FuncExpr))
+		return false;
+	switch (((const FuncExpr *) node)->funcid)
+	{
+		case F_NOW:
+		case F_TRANSACTION_TIMESTAMP:
+		case F_STATEMENT_TIMESTAMP:
+			return true;
+		case F_TIMESTAMP_TIMESTAMPTZ:
+		case F_DATE_TIMESTAMPTZ:
+		case F_TIME_TIMESTAMPTZ:
+		case F_TIMESTAMPTZ_TIMESTAMPTZ_INT4:
+		case F_TIMESTAMP_TIMESTAMP_INT4:
+			return is_constant(linitial(((const FuncExpr *) node)->args));
+		default:
+			return false;
+	}
 }
 
 /*
