@@ -5,6 +5,8 @@
 #   make installcheck    run every suite against a server that is running
 #   make demo            see it work on a throw-away server
 #   make test            run every suite on a throw-away server
+#   make sanitize        the tests of what reads bytes from outside, under
+#                        sanitizers
 #   make test-versions   the suites on each major version that Debian has
 #   make torture         the random and kill -9 tests at full length
 #   make bench           measure against what one would use instead
@@ -226,6 +228,11 @@ OBJS += \
 	src/worker/due.o \
 	src/worker/run_due.o
 
+# For make sanitize: memory whose bounds a sanitizer knows.
+ifdef SANITIZE
+OBJS += test/sanitize/contexts.o
+endif
+
 # The install script is these parts, joined in this order.
 SQL_PARTS = \
 	src/etl_patterns.sql \
@@ -261,6 +268,10 @@ DATA = $(patsubst $(here)%,%,$(sort $(wildcard $(here)src/upgrade/$(EXTENSION)--
 PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir) -DETL_VERSION='"$(EXTVERSION)"'
 # PostgreSQL's own headers leave parameters unused.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter
+ifdef SANITIZE
+PG_CPPFLAGS += -include $(srcdir)/test/sanitize/contexts.h
+PG_CFLAGS += -g -fno-omit-frame-pointer -fsanitize=address,undefined
+endif
 SHLIB_LINK_INTERNAL = $(libpq)
 SHLIB_LINK = -lcsv -lz -lzstd
 
@@ -314,7 +325,7 @@ export PG_CONFIG
 
 SOURCES = $(wildcard $(here)src/*.[ch] $(here)src/*/*.[ch])
 
-demo test torture bench:
+demo test torture bench sanitize:
 	$(here)test/setup.sh $@
 
 dist deb:
@@ -337,4 +348,4 @@ lint:
 format:
 	clang-format -i $(SOURCES)
 
-.PHONY: demo test test-versions torture bench lint format dist deb
+.PHONY: demo test test-versions torture bench sanitize lint format dist deb

@@ -47,6 +47,9 @@ usage()
 	                    one suite
 	  torture           the TAP tests named *_torture.pl at full length;
 	                    ROUNDS= and SEED= say how long and which
+	  sanitize [FILES]  what reads bytes from outside, built with sanitizers for
+	                    addresses and undefined behaviour: the suite regress,
+	                    and these TAP tests
 	  demo, bench       test/demo/run.sh, test/bench/run.sh
 	  run COMMAND...    any command, in the copy of the tree, beside a server
 	  start             a server that stays; prints its environment
@@ -400,13 +403,16 @@ install_privately()
 	done
 	find "$house/inst" -name 'etl_patterns*' -exec rm -rf {} +
 	make_as_user run_quiet install PG_CONFIG="$bindir/pg_config"
-	export PATH=$bindir:$PATH PG_CONFIG=$bindir/pg_config
+	# Ours has no headers: what tests compile is for the one that was given.
+	BUILD_PG_CONFIG=$(command -v "$pg_config")
+	export PATH=$bindir:$PATH PG_CONFIG=$bindir/pg_config BUILD_PG_CONFIG
 }
 
 start_server()
 {
 	local data=$house/run/data
 
+	[ -z "${SANITIZE:-}" ] || sanitize_server
 	say "starting a server"
 	run_quiet "${as_user[@]}" "$bindir/initdb" -D "$data" -U postgres -A trust -N \
 		--locale=C --encoding=UTF8
@@ -568,6 +574,62 @@ torture()
 	[ "$failed" = 0 ]
 }
 
+# The tests whose subject is bytes from files and from other servers.
+sanitized_tests=(test/t/012_encoding.pl 'test/t/020_*_oracle.pl' test/t/024_csv_fuzz.pl
+	test/t/040_pull_remote.pl test/t/046_pull_hostile.pl test/t/070_cdc_reader.pl test/t/075_cdc_remote.pl)
+
+# Every server that starts from now on has the sanitizers' libraries loaded
+# first, and they write what they find below run/.  A server's name for its own
+# program is kept, since pg_ctl restart goes by it.
+sanitize_server()
+{
+	local postgres=$bindir/postgres library preload=
+
+	for library in libasan.so libubsan.so; do
+		library=$(cc -print-file-name=$library)
+		[[ $library == /* ]] || die "the compiler has no $library"
+		preload+=${preload:+:}$library
+	done
+	mv "$postgres" "$postgres.unsanitized"
+	cat >"$postgres" <<-EOF
+	#!/bin/bash
+	LD_PRELOAD=$preload
+	ASAN_OPTIONS=log_path=$house/run/sanitizer:detect_leaks=0:abort_on_error=1
+	UBSAN_OPTIONS=log_path=$house/run/sanitizer:print_stacktrace=1
+	export LD_PRELOAD ASAN_OPTIONS UBSAN_OPTIONS
+	exec -a "$postgres" "$postgres.unsanitized" "\$@"
+	EOF
+	chmod 755 "$postgres"
+	timeout 20 "$postgres" -V >/dev/null ||
+		die "$($pg_config --bindir)/postgres does not start with $preload: name one that was built without --enable-nls"
+}
+
+sanitize()
+{
+	local reports
+
+	export SANITIZE=1 COPT="${COPT:--O1}"
+	packages
+	build_house
+	if [ $# = 0 ]; then
+		suite regress
+		set -- "${sanitized_tests[@]}"
+	fi
+	suite tap PROVE_TESTS="$*"
+	reports=$(find "$house/run" -name 'sanitizer.*')
+	if [ -n "$reports" ]; then
+		mkdir -p "$root/test/work/sanitize"
+		# shellcheck disable=SC2086
+		cp $reports "$root/test/work/sanitize/"
+		# shellcheck disable=SC2086
+		cat $reports | head -n 400
+		say "reports of sanitizers are kept in test/work/sanitize"
+		failed=$((failed + 1))
+	fi
+	say "$passed passed, $failed failed"
+	[ "$failed" = 0 ]
+}
+
 beside_server()
 {
 	packages
@@ -596,6 +658,7 @@ main()
 			;;
 		regress | isolation | tap) run_suites "$command" ;;
 		torture) torture ;;
+		sanitize) sanitize "$@" ;;
 		demo | bench) beside_server "test/$command/run.sh" "$@" ;;
 		run) beside_server "$@" ;;
 		start) start ;;

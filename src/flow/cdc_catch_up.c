@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 
 #include "flow/cdc_apply.h"
+#include "flow/cdc_check.h"
 
 /* More than that is not kept. */
 #define KEPT_BYTES (64 * 1024 * 1024)
@@ -78,7 +79,7 @@ etl_cdc_catch_up(EtlCdcApplier *applier, List *group, const char *snapshot,
 
 	/* what fails now is a change of the stream */
 	applier->doing = ETL_CDC_APPLIES;
-	reached = etl_cdc_take_until(applier, end);
+	reached = etl_cdc_take_until(applier, etl_cdc_end_of_record(end));
 	if (reached)
 		etl_cdc_flush(applier);
 	applier->doing = ETL_CDC_COPIES;

@@ -20,6 +20,7 @@ extern void etl_cdc_check_server(const char *server, Oid role);
 extern void etl_cdc_find_source(const EtlCdcPipeline *pipeline,
 								EtlCdcTable *table, const char *text);
 extern Oid etl_cdc_source_relid(const char *text);
+extern XLogRecPtr etl_cdc_end_of_record(XLogRecPtr next);
 extern XLogRecPtr etl_cdc_end_of_wal(void);
 
 /* in cdc_check.c: where they go, and how */

@@ -101,19 +101,28 @@ static void refuse_this_database(const EtlCdcPipeline *pipeline,
 /* positions                                                            */
 
 /*
+ * Where the last record ends that is before a position at which the next one
+ * is to begin: behind the header of a page none has ended.
+ */
+XLogRecPtr
+etl_cdc_end_of_record(XLogRecPtr next)
+{
+	if (next % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		return next - SizeOfXLogShortPHD;
+	if (XLogSegmentOffset(next, wal_segment_size) == SizeOfXLogLongPHD)
+		return next - SizeOfXLogLongPHD;
+	return next;
+}
+
+/*
  * Where the last record of this server's WAL ends, now.  What is not on disk
  * yet cannot be read, and might wait there for seconds, so it is flushed.
  */
 XLogRecPtr
 etl_cdc_end_of_wal(void)
 {
-	XLogRecPtr end = GetXLogInsertRecPtr();
+	XLogRecPtr end = etl_cdc_end_of_record(GetXLogInsertRecPtr());
 
-	/* behind the header of a page no record has ended */
-	if (end % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		end -= SizeOfXLogShortPHD;
-	else if (XLogSegmentOffset(end, wal_segment_size) == SizeOfXLogLongPHD)
-		end -= SizeOfXLogLongPHD;
 	XLogFlush(end);
 	return end;
 }

@@ -302,6 +302,20 @@ convert_row(EtlLoad *load, const EtlField *fields, int nfields,
 }
 
 /*
+ * The reject of a record that was cut at a broken quote, and that the splitter
+ * finds none in.  It looks at bytes where the encoding of the file is not
+ * converted, and the search for the quote at characters.
+ */
+static void
+reject_broken_quote(EtlReject *reject)
+{
+	memset(reject, 0, sizeof(EtlReject));
+	reject->category = ETL_CATEGORY_STRUCTURE;
+	reject->sqlerrcode = ERRCODE_BAD_COPY_FILE_FORMAT;
+	reject->message = "unterminated CSV quoted field";
+}
+
+/*
  * Split and convert the current record into the sink's next row.  A record
  * that fails, and may have swallowed lines because of a broken quote, is cut
  * back to the line that is broken.
@@ -332,7 +346,7 @@ load_record(EtlLoad *load)
 			memset(&reject, 0, sizeof(reject));
 			if (etl_csv_split(load->feed->reader, &load->record, &fields,
 							  &nfields, &reject))
-				elog(ERROR, "record cut at a broken quote has none");
+				reject_broken_quote(&reject);
 		}
 		reject_record(load, &load->record, &reject);
 	}

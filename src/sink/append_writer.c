@@ -229,7 +229,6 @@ take_rows(EtlHeapWriter *writer, int first, int end)
 {
 	EtlHeapSink *sink = writer->sink;
 	HeapLeaf *leaf = writer->only;
-	Oid relid = RelationGetRelid(sink->base.target);
 
 	for (int row = first; row < end; row++)
 	{
@@ -237,7 +236,7 @@ take_rows(EtlHeapWriter *writer, int first, int end)
 
 		if (sink->states[row] != ETL_ROW_PENDING)
 			continue;
-		slot->tts_tableOid = relid;
+		slot->tts_tableOid = RelationGetRelid(sink->base.target);
 		leaf->slots[leaf->nrows] = slot;
 		leaf->rows[leaf->nrows++] = row;
 	}

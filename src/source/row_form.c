@@ -51,14 +51,14 @@ struct EtlRowForm
 	MemoryContext row_context; /* of values too large for the chunk */
 	int natts;
 	int nfields;
-	bool has_null;			  /* in each row */
-	bool had_null;			  /* in the last one */
-	Size fixed_room;		  /* what a row may take, beyond its text */
-	int growth;				  /* how many times its text */
-	HeapTupleHeaderData head; /* of each tuple */
+	bool has_null;	 /* in each row */
+	bool had_null;	 /* in the last one */
+	Size fixed_room; /* what a row may take, beyond its text */
+	int growth;		 /* how many times its text */
 	EtlRowArena arena;
 	char *chunk;
-	RowStep *steps; /* by column */
+	RowStep *steps;			  /* by column */
+	HeapTupleHeaderData head; /* of each tuple */
 };
 
 static bool init_step(EtlRowForm *form, RowStep *step, Form_pg_attribute att,

@@ -68,6 +68,43 @@ sub make
 	return;
 }
 
+# Gives a database the objects of an old version with the rows that are there, as
+# if that version had written them: what it has no column for is left out.
+sub take_back
+{
+	my ($node, $db, $version) = @_;
+	my ($rows, $columns) = rows($node, $db);
+	my (%number, @tables);
+
+	foreach my $relation (sort keys %$columns)
+	{
+		(my $name = $relation) =~ s/^etl_patterns\.//;
+		if ($columns->{$relation} =~ /is_called/)
+		{
+			$number{$relation} = $node->safe_psql($db, "SELECT last_value || ', ' || is_called FROM $relation");
+			next;
+		}
+		push @tables, $name;
+	}
+	$node->safe_psql($db, join "\n", 'CREATE SCHEMA keep;', map({ "CREATE TABLE keep.$_ AS TABLE etl_patterns.$_;" } @tables),
+		# Not their replication slots, which are to be as they are.
+		'DELETE FROM etl_patterns.cdc_table; DELETE FROM etl_patterns.cdc_pipeline;',
+		"DROP EXTENSION etl_patterns; CREATE EXTENSION etl_patterns SCHEMA functions VERSION '$version';");
+	foreach my $name (@tables)
+	{
+		my $list = $node->safe_psql($db, qq{SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum)
+			FROM pg_attribute WHERE attrelid = to_regclass('etl_patterns.$name') AND attnum > 0});
+
+		$node->safe_psql($db, "INSERT INTO etl_patterns.$name ($list) SELECT $list FROM keep.$name") if $list;
+	}
+	foreach my $sequence (grep { $node->safe_psql($db, "SELECT to_regclass('$_') IS NOT NULL") eq 't' } keys %number)
+	{
+		$node->safe_psql($db, "SELECT setval('$sequence', $number{$sequence})");
+	}
+	$node->safe_psql($db, 'DROP SCHEMA keep CASCADE');
+	return;
+}
+
 # The rows of all state tables, by the columns that they have.  The same columns
 # are asked for again if they are given.
 sub rows

@@ -103,9 +103,9 @@ foreach my $old (@old)
 	call_with_nulls("between_$db", "$old with the library of $now");
 	$node->safe_psql('postgres', "DROP DATABASE between_$db WITH (FORCE)");
 
-	# What the old objects can do they still do.
-	create($db, $old);
+	create($db);
 	State::make($node, $db, $dir);
+	State::take_back($node, $db, $old);
 	my ($before, $columns) = State::rows($node, $db);
 	$node->safe_psql($db, q{INSERT INTO sale VALUES (7, 70)});
 
