@@ -175,11 +175,12 @@ etl_pgoutput_message(char *data, int len, XLogRecPtr lsn)
 static bool
 try_message(char *data, int len, XLogRecPtr lsn)
 {
-	Message message = {data, len, 0};
 	volatile bool is_taken = false;
 
 	PG_TRY();
 	{
+		Message message = {data, len, 0};
+
 		take_message(&message, lsn);
 		is_taken = true;
 	}
