@@ -127,4 +127,13 @@ SELECT load('t', 'e2.csv', :dl);
 COMMIT;
 SELECT id FROM t;
 SELECT sum(rows_read) = sum(rows_inserted + rows_updated + rows_unchanged + rows_rejected) AS add_up FROM etl_patterns.run;
+
+-- A row that no page can hold, in tables that have nowhere else to put it.
+DO $$ BEGIN EXECUTE 'CREATE TABLE many (' || (SELECT string_agg('c' || i || ' bigint', ', ') FROM generate_series(1, 1100) i) || ')'; END $$;
+SELECT file('many.csv', string_agg((SELECT string_agg(CASE WHEN row = 2 OR i < 5 THEN '1' ELSE '' END, ',') FROM generate_series(1, 1100) i) || E'\n', '' ORDER BY row)) FROM generate_series(1, 3) row;
+SELECT load('many', 'many.csv', 'header => ''none'', on_error => ''skip''');
+CREATE TABLE queries (id int PRIMARY KEY, q tsquery);
+SELECT file('queries.csv', string_agg(id || ',' || CASE WHEN id = 2 THEN (SELECT string_agg('w' || i, ' | ') FROM generate_series(1, 1000) i) ELSE 'w' END || E'\n', '' ORDER BY id)) FROM generate_series(1, 3) id;
+SELECT load('queries', 'queries.csv', 'header => ''none'', on_error => ''skip'', indexes => ''rebuild''');
+SELECT id FROM queries;
 \i :end

@@ -42,6 +42,7 @@
 #include "commands/trigger.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 /* Batches without a duplicate after which probing stops. */
@@ -67,6 +68,7 @@ static void visit_suspect(EtlHeapSink *sink, int row);
 static void open_check(EtlHeapSink *sink);
 static void check_not_null(EtlHeapSink *sink);
 static bool row_has_null(EtlHeapSink *sink, int row);
+static Size safe_row_length(Relation target);
 static bool rows_always_fit(Relation target);
 static bool rows_fit_pages(EtlHeapSink *sink);
 static void write_in_attempts(EtlHeapSink *sink);
@@ -348,60 +350,73 @@ row_has_null(EtlHeapSink *sink, int row)
 }
 
 /*
+ * The length of a row that cannot fail for want of room on a page.  Longer ones
+ * are toasted, which is a matter of each row; without a TOAST table a page's
+ * room is all there is.
+ */
+static Size
+safe_row_length(Relation target)
+{
+	return OidIsValid(target->rd_rel->reltoastrelid) ? TOAST_TUPLE_THRESHOLD :
+													   MaxHeapTupleSize;
+}
+
+/*
  * Is a row never too long for a page, whatever it holds?  Long values are moved
- * out of a row one by one until it fits, down to a pointer for each.
+ * out of a row one by one until it fits, down to a pointer for each; but not
+ * from a table without a TOAST table, whose columns can be many or of a type
+ * that is never toasted.
  */
 static bool
 rows_always_fit(Relation target)
 {
 	TupleDesc desc = RelationGetDescr(target);
+	bool toasts = OidIsValid(target->rd_rel->reltoastrelid);
 	Size size = SizeofHeapTupleHeader + BITMAPLEN(desc->natts) + MAXIMUM_ALIGNOF;
 
-	if (!OidIsValid(target->rd_rel->reltoastrelid))
-		return true;
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
+		int32 longest = att->attlen;
 
-		if (att->attlen == -1 && att->attstorage != TYPSTORAGE_PLAIN)
-			size += TOAST_POINTER_SIZE + MAXIMUM_ALIGNOF;
-		else if (att->attlen > 0)
-			size += att->attlen + MAXIMUM_ALIGNOF;
-		else
+		if (att->attisdropped)
+			continue;
+		if (att->attlen == -1 && toasts && att->attstorage != TYPSTORAGE_PLAIN)
+			longest = TOAST_POINTER_SIZE;
+		else if (att->attlen == -1 && !toasts)
+			longest = type_maximum_size(att->atttypid, att->atttypmod);
+		if (longest < 0)
 			return false;
+		size += longest + MAXIMUM_ALIGNOF;
 	}
-	return size <= TOAST_TUPLE_TARGET_MAIN;
+	return size <= (toasts ? TOAST_TUPLE_TARGET_MAIN : MaxHeapTupleSize);
 }
 
-/*
- * Short rows are not toasted, and none is too long.  A table without a TOAST
- * table is one whose columns are too short for anything else.
- */
+/* Is none of the pending rows too long, nor to be toasted? */
 static bool
 rows_fit_pages(EtlHeapSink *sink)
 {
-	if (!OidIsValid(sink->base.target->rd_rel->reltoastrelid))
-		return true;
+	Size longest = safe_row_length(sink->base.target);
+
 	for (int row = 0; row < sink->base.batch_rows; row++)
 	{
 		TupleTableSlot *slot = sink->base.slots[row];
-
 		HeapTuple tuple = etl_row_slot_lent(slot);
+		Size length;
 
 		if (sink->states[row] != ETL_ROW_PENDING)
 			continue;
 		if (tuple != NULL)
+			length = tuple->t_len;
+		else
 		{
-			if (tuple->t_len > TOAST_TUPLE_THRESHOLD)
-				return false;
-			continue;
+			slot_getallattrs(slot);
+			length = MAXALIGN(SizeofHeapTupleHeader +
+							  BITMAPLEN(slot->tts_tupleDescriptor->natts)) +
+					 heap_compute_data_size(slot->tts_tupleDescriptor,
+											slot->tts_values, slot->tts_isnull);
 		}
-		slot_getallattrs(slot);
-		if (heap_compute_data_size(slot->tts_tupleDescriptor, slot->tts_values,
-								   slot->tts_isnull) +
-				MAXALIGN(SizeofHeapTupleHeader +
-						 BITMAPLEN(slot->tts_tupleDescriptor->natts)) >
-			TOAST_TUPLE_THRESHOLD)
+		if (MAXALIGN(length) > longest)
 			return false;
 	}
 	return true;
