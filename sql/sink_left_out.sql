@@ -141,4 +141,30 @@ SELECT file('fk.csv', E'1,9\n1,1\n1,2\n2,2\n');
 SELECT load('t', 'fk.csv', 'header => ''none'', on_error => ''dead_letter'', indexes => ''rebuild''');
 SELECT letters('t');
 SELECT load('t', 'fk.csv', 'header => ''none'', indexes => ''rebuild'', force => true');
+
+-- A key that is too long for a BRIN index has it built before, too.
+DROP TABLE t;
+CREATE TABLE t (k int, b text);
+CREATE INDEX t_b_idx ON t USING brin (b);
+SELECT file('brin.csv', string_agg(CASE WHEN i = 50 THEN '50,' || (SELECT string_agg(md5((j * 7919)::text), '') FROM generate_series(1, 700) j) ELSE i || ',' || i END || E'\n', '' ORDER BY i)) FROM generate_series(1, 100) i;
+SELECT load('t', 'brin.csv', 'header => ''none'', on_error => ''skip'', indexes => ''rebuild''');
+
+-- Ranges of what has no hash.
+DROP TABLE t;
+CREATE TYPE bit_range AS RANGE (subtype = bit);
+CREATE TABLE t (r bit_range UNIQUE);
+SELECT file('bits.csv', E'"[0,1]"\n"[1,1]"\n"[0,1]"\n');
+SELECT two_ways('bits.csv', 'header => ''none'', on_error => ''dead_letter''');
+
+-- Too many hashes are equal: those of a bigint are half of it XOR the other.
+DROP TABLE t;
+CREATE TABLE t (k bigint PRIMARY KEY);
+SELECT file('pairs.csv', string_agg(format(E'%s\n', (i::bigint << 32) | i), '' ORDER BY i) || E'0\n') FROM generate_series(0, 4999) i;
+SELECT two_ways('pairs.csv', 'header => ''none'', on_error => ''dead_letter''');
+-- They are so from the beginning.
+SELECT file('pair.csv', E'0\n1\n1\n');
+SELECT two_ways('pair.csv', 'header => ''none'', on_error => ''dead_letter''');
+SET enable_seqscan = off;
+SELECT count(*) FROM t WHERE k > 0;
+RESET enable_seqscan;
 \i :end

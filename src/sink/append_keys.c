@@ -20,6 +20,7 @@
  *
  * Beside that, a row whose key is too long for an index page is the fault of
  * that row while the index is there, and of the whole load when it is built.
+ * A BRIN index holds two keys of a range of pages, the least and the greatest.
  * Where a type allows such keys each row is measured.
  *
  * When the memory is used up, or a long key comes, the indexes are built from
@@ -36,6 +37,7 @@
 #include "access/stratnum.h"
 #include "access/tableam.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
@@ -43,6 +45,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/typcache.h"
 
 /*
  * An entry: bits of the hash, block number, offset.  Which part of the table
@@ -64,6 +67,15 @@
 #define NOWHERE		  (((uint64) MAX_BLOCK << OFFSET_BITS) | MAX_OFFSET)
 
 #define FIRST_SIZE_BITS 6
+
+/*
+ * So many entries may be passed over for each one that is added, and some more.
+ * Types may give the same hash to a great many values, bigint for one.
+ */
+#define MAX_STEPS(entries) (32 * (entries) + 1000000)
+
+/* A look at a stored row takes as long as so many steps, about. */
+#define STEPS_OF_A_LOOK 16
 
 /* Keys up to here fit an index page with all that is around them. */
 #define SAFE_KEY_SIZE (BLCKSZ / 4)
@@ -107,7 +119,9 @@ struct EtlKeys
 	List *sets;			/* of KeySet */
 	List *long_keys;	/* of LongKey */
 	Size bytes;
-	bool far_off; /* a place that no entry can hold */
+	bool far_off;	/* a place that no entry can hold */
+	uint64 entries; /* of all sets */
+	uint64 steps;	/* passed over on the way to a place for them */
 	TupleTableSlot *found;
 };
 
@@ -126,6 +140,20 @@ static uint64 place_of(EtlKeys *keys, ItemPointer tid);
 #define HASH_PART(hash)		 ((hash) >> (64 - PART_BITS))
 #define HASH_TAG(hash)		 (((hash) << PART_BITS) >> TID_BITS)
 #define TAG_START(part, tag) ((tag) >> (TAG_BITS - (part)->size_bits))
+
+/*
+ * Operators of ranges say that they can be hashed; whether this is so is a
+ * matter of what the ranges are made of.
+ */
+static bool
+hashes_elements(Oid type, Oid column_type)
+{
+	if (type != ANYRANGEOID && type != ANYMULTIRANGEOID)
+		return true;
+	return OidIsValid(
+		lookup_type_cache(getBaseType(column_type), TYPECACHE_HASH_PROC)
+			->hash_proc);
+}
 
 /*
  * Can the keys of this unique index be kept by us?  Its columns must be plain
@@ -148,7 +176,9 @@ etl_keys_serve(Relation index)
 
 		if (form->indkey.values[i] <= 0 || !OidIsValid(equal) ||
 			!op_hashjoinable(equal, type) ||
-			!get_op_hash_functions(equal, &left, &right))
+			!get_op_hash_functions(equal, &left, &right) ||
+			!hashes_elements(type,
+							 TupleDescAttr(RelationGetDescr(index), i)->atttypid))
 			return false;
 	}
 	return true;
@@ -194,11 +224,12 @@ etl_keys_close(EtlKeys *keys)
 	pfree(keys);
 }
 
-/* Is there no more room for the keys of a batch? */
+/* Is there no more room for the keys of a batch, or are too many hashes equal? */
 bool
 etl_keys_full(EtlKeys *keys)
 {
-	return keys->far_off || keys->bytes > (Size) maintenance_work_mem * 1024;
+	return keys->far_off || keys->bytes > (Size) maintenance_work_mem * 1024 ||
+		   keys->steps > MAX_STEPS(keys->entries);
 }
 
 /* May a pending row of the batch have a key that is too long for an index? */
@@ -370,7 +401,8 @@ add_index(EtlKeys *keys, Oid indexoid)
 
 	if (index->rd_index->indisunique)
 		add_set(keys, index);
-	if (etl_index_is_simple(index) && index->rd_rel->relam == BTREE_AM_OID)
+	if (etl_index_is_simple(index) && (index->rd_rel->relam == BTREE_AM_OID ||
+									   index->rd_rel->relam == BRIN_AM_OID))
 	{
 		LongKey *key = palloc0(sizeof(LongKey));
 		int32 size = 0;
@@ -504,12 +536,18 @@ static void
 add_entry(EtlKeys *keys, KeySet *set, uint64 hash, uint64 place)
 {
 	KeyPart *part = &set->parts[HASH_PART(hash)];
+	uint64 tag = HASH_TAG(hash);
+	uint64 *entry;
 
 	/* a quarter stays free */
 	if (part->entries == NULL || part->used >= 3 << part->size_bits >> 2)
 		grow(keys, part);
-	*find_free(part, HASH_TAG(hash)) = HASH_TAG(hash) << TID_BITS | place;
+	entry = find_free(part, tag);
+	*entry = tag << TID_BITS | place;
 	part->used++;
+	keys->entries++;
+	keys->steps += (entry - part->entries - TAG_START(part, tag)) &
+				   ((UINT64CONST(1) << part->size_bits) - 1);
 }
 
 /* Makes a part twice as large. */
@@ -578,6 +616,7 @@ is_taken(EtlKeys *keys, KeySet *set, int row)
 		ExecClearTuple(keys->found);
 		if (same)
 			return true;
+		keys->steps += STEPS_OF_A_LOOK;
 	}
 	return false;
 }
