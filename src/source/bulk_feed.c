@@ -444,6 +444,10 @@ bulk_close(EtlFeed *base, uint8 *sha256)
 	if (!feed->has_hash && feed->readers == 0)
 		elog(ERROR, "workers have not computed the hash of a file");
 	etl_csv_close(feed->base.reader);
+
+	/* A worker that had the hash may have been done before the others. */
+	if (feed->has_hash)
+		etl_stream_check(feed->stream);
 	etl_stream_close(feed->stream, feed->has_hash ? NULL : sha256);
 	if (feed->has_hash)
 		memcpy(sha256, feed->sha256, ETL_SHA256_LEN);

@@ -58,6 +58,7 @@ extern EtlCompression etl_stream_compression(const EtlStream *stream);
 extern void etl_stream_read_at(EtlStream *stream, char *buf, size_t len,
 							   int64 offset);
 extern void etl_stream_hash_to(EtlStream *stream, int64 offset);
+extern void etl_stream_check(const EtlStream *stream);
 extern void etl_stream_close(EtlStream *stream, uint8 *sha256);
 
 /* in files.c: an absolute path or a glob, as a sorted list of paths */

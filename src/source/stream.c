@@ -665,25 +665,33 @@ etl_stream_file_bytes(const EtlStream *stream)
 	return stream->memory != NULL ? stream->offset : stream->raw_seen;
 }
 
-/* Read what is left of the file and check that it is still the same. */
-static void
-drain_and_check(EtlStream *stream)
+/* Throw if the file is not what it was. */
+void
+etl_stream_check(const EtlStream *stream)
 {
 	struct stat st;
 	EtlFileInfo now;
 
-	if (stream->raw_offset != stream->raw_seen)
-		raw_seek(stream, stream->raw_seen);
-	while (raw_read(stream, stream->in, STREAM_PIECE) > 0)
-		/* hash the rest */;
 	if (fstat(stream->fd, &st) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not stat file \"%s\": %m", stream->info.path)));
 	etl_file_info_set(&now, stream->info.path, &st);
 	if (now.size_bytes != stream->info.size_bytes ||
-		now.modified_at != stream->info.modified_at ||
-		stream->raw_seen != stream->info.size_bytes)
+		now.modified_at != stream->info.modified_at)
+		throw_changed(stream->info.path);
+}
+
+/* Read what is left of the file and check that it is still the same. */
+static void
+drain_and_check(EtlStream *stream)
+{
+	if (stream->raw_offset != stream->raw_seen)
+		raw_seek(stream, stream->raw_seen);
+	while (raw_read(stream, stream->in, STREAM_PIECE) > 0)
+		/* hash the rest */;
+	etl_stream_check(stream);
+	if (stream->raw_seen != stream->info.size_bytes)
 		throw_changed(stream->info.path);
 }
 

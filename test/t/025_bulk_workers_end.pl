@@ -64,14 +64,14 @@ sub wait_for_workers
 # Start a load that waits at a row.
 sub start_load
 {
-	my ($workers) = @_;
+	my ($workers, $file) = (@_, "$dir/t.csv");
 	my $holder = $node->background_psql('postgres', on_error_stop => 0);
 	my $loader = $node->background_psql('postgres', on_error_stop => 0);
 	my $pid = $loader->query_safe('SELECT pg_backend_pid()');
 
 	$holder->query_safe('SELECT pg_advisory_lock(1)');
 	$loader->query_until(qr/started/,
-		"\\echo started\nSELECT 'loaded', rows_loaded FROM etl_bulk_copy('t', '$dir/t.csv', header => 'none', workers => $workers);\n\\echo ended\n");
+		"\\echo started\nSELECT 'loaded', rows_loaded FROM etl_bulk_copy('t', '$file', header => 'none', workers => $workers);\n\\echo ended\n");
 	$node->poll_query_until('postgres',
 		"SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $pid AND wait_event_type = 'Lock' AND wait_event = 'advisory'")
 	  or die 'the load did not come to the row';
@@ -128,6 +128,20 @@ check_nothing_left('the load is ended');
 	kill 'TERM', (workers())[1];
 	like(end_load($holder, $loader), qr/lost connection to a background worker of the load/, 'the end of a worker is an error');
 	check_nothing_left('a worker is ended');
+}
+
+# The file changes when the workers have read it, and the load has not taken all.
+{
+	$node->append_conf('postgresql.conf', 'etl_patterns.bulk_piece_size = 700000');
+	$node->reload;
+	$node->safe_psql('postgres', "COPY (SELECT i, '$pad' FROM generate_series(1, 25000) i) TO '$dir/short.csv' (FORMAT csv)");
+	my ($holder, $loader, $pid) = start_load(2, "$dir/short.csv");
+	sleep 1;
+	append_to_file("$dir/short.csv", "25001,late\n");
+	like(end_load($holder, $loader), qr/file "$dir\/short.csv" changed while it was read/, 'a file that changes is an error');
+	$node->append_conf('postgresql.conf', 'etl_patterns.bulk_piece_size = 1048576');
+	$node->reload;
+	check_nothing_left('a file changes');
 }
 
 # The load fails, and its caller goes on.
