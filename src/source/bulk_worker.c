@@ -68,8 +68,9 @@ typedef struct BulkWorker
 	char *buffer;
 	Size size;
 	Size used;
-	bool was_sent; /* one was, since the last look at the commands */
-	bool is_first; /* of its piece */
+	bool was_sent;	 /* one was, since the last look at the commands */
+	bool is_sending; /* a part of one may be in the queue */
+	bool is_first;	 /* of its piece */
 	int64 first;
 	char *count_buffer;
 } BulkWorker;
@@ -132,6 +133,8 @@ etl_bulk_worker_main(Datum main_arg)
 	{
 		ErrorData *error;
 
+		if (worker->is_sending)
+			PG_RE_THROW(); /* nothing but the rest of it can be sent */
 		MemoryContextSwitchTo(worker->file_context);
 		error = CopyErrorData();
 		FlushErrorState();
@@ -543,7 +546,8 @@ add_record(BulkWorker *worker, EtlCsvRecord *record)
 	if (!file->resyncs ||
 		!etl_csv_try_resync(worker->reader, &cut, file->nfields, &place))
 		add_raw(worker, record, NULL);
-	else if (!may_pass)
+	else if (!may_pass &&
+			 !etl_csv_split(worker->reader, &cut, &fields, &nfields, &reject))
 		add_raw(worker, &cut, NULL);
 	else
 	{
@@ -757,6 +761,7 @@ send_bytes(BulkWorker *worker, const void *data, Size len)
 {
 	shm_mq_result result;
 
+	worker->is_sending = true;
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -764,6 +769,7 @@ send_bytes(BulkWorker *worker, const void *data, Size len)
 	} while (result == SHM_MQ_WOULD_BLOCK && hash_on(worker));
 	if (result == SHM_MQ_WOULD_BLOCK)
 		result = shm_mq_send(worker->messages, len, data, false, true);
+	worker->is_sending = false;
 	if (result != SHM_MQ_SUCCESS)
 		proc_exit(0);
 }

@@ -195,6 +195,17 @@ for my $file ('cut.csv.gz', 'bad.csv.gz', 'utf16.csv')
 	is_deeply([ @errors[ 1, 2 ] ], [ @errors[ 0, 0 ] ], "$file: the same words");
 }
 
+# A quote that is part of a character, where the server takes bytes as they are:
+# what is left of a broken record looks like a good one, and is rejected still.
+Oracle::spew("$dir/sjis.csv", "1,|\x83\x7c\n2,b\n3,c\n");
+$node->safe_psql('postgres', q{CREATE DATABASE plain ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0});
+is( $node->safe_psql('plain', "CREATE EXTENSION etl_patterns; CREATE TABLE s (a int, b text);"
+		  . join '', map {
+			"SELECT rows_read, rows_loaded, rows_rejected FROM etl_bulk_copy('s', '$dir/sjis.csv', header => 'none', quote => '|',"
+			  . " encoding => 'SJIS', on_error => 'skip', force => true, workers => $_);"
+		  } 0 .. 2),
+	"3|2|1\n3|2|1\n3|2|1", 'a broken record that looks like a good one');
+
 # Long records, good and bad, and many files of different columns and kinds.
 my $long = 'lorem ipsum ' x 40_000;
 my $file = join "\n", 'a,b', qq(1,"$long"), qq(x,"$long"), '2,"broken', "3,$long", '4,a "b" c', "5,$long,too many", '6,end';
