@@ -57,23 +57,6 @@ stop_server()
 	server=
 }
 
-# Hundredths of a second of CPU that the server has taken.  What a process took
-# moves to its parent when it ends; one that ends while this reads is missed.
-server_ticks()
-{
-	local pid files=()
-
-	# shellcheck disable=SC2013
-	for pid in $(cat "/proc/$server/task/$server/children"); do
-		files+=("/proc/$pid/stat")
-	done
-	{ cat "/proc/$server/stat" "${files[@]}" 2>/dev/null || true; } | awk -v server="$server" '{
-		pid = $1
-		sub(/.*\) /, "")
-		total += $12 + $13 + (pid == server ? $14 + $15 : 0)
-	} END { print total }'
-}
-
 # Builds what CRON_SOURCE names; sets has_cron and has_seconds.
 find_pg_cron()
 {
