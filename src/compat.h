@@ -347,6 +347,39 @@ etl_call_input(FmgrInfo *function, char *string, Oid ioparam, int32 typmod,
 #define etl_slot_acquire(name) ReplicationSlotAcquire(name, true)
 #endif
 
+/*
+ * The slot of this process is copied to standbys, or not any more: since
+ * PostgreSQL 17.
+ */
+#if PG_VERSION_NUM >= 170000
+#define etl_slot_is_failover() (MyReplicationSlot->data.failover)
+#define etl_slot_set_failover(is_failover)                \
+	do                                                    \
+	{                                                     \
+		SpinLockAcquire(&MyReplicationSlot->mutex);       \
+		MyReplicationSlot->data.failover = (is_failover); \
+		SpinLockRelease(&MyReplicationSlot->mutex);       \
+		ReplicationSlotMarkDirty();                       \
+		ReplicationSlotSave();                            \
+	} while (0)
+#else
+#define etl_slot_is_failover()			   false
+#define etl_slot_set_failover(is_failover) ((void) (is_failover))
+#endif
+
+/*
+ * Are there standbys, named in synchronized_standby_slots, that slots wait for?
+ * Have they all WAL up to a position?  What is wrong with one goes to the log.
+ */
+#if PG_VERSION_NUM >= 170000
+#define etl_standbys_are_named() (synchronized_standby_slots[0] != '\0')
+#define etl_standbys_have(position, elevel) \
+	StandbySlotsHaveCaughtup(position, elevel)
+#else
+#define etl_standbys_are_named()			false
+#define etl_standbys_have(position, elevel) ((void) (position), true)
+#endif
+
 /* Has the server removed WAL that the slot was to keep? */
 #if PG_VERSION_NUM >= 160000
 #define etl_slot_is_invalidated(slot) \

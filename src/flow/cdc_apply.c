@@ -33,13 +33,17 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "replication/slot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
+#include "compat.h"
 #include "flow/cdc_apply.h"
+#include "flow/cdc_check.h"
 
 /* A batch that takes more is flushed. */
 #define BATCH_BYTES (64 * 1024 * 1024)
@@ -49,6 +53,9 @@
 
 /* The position alone is written when it has moved so far. */
 #define SAVE_DISTANCE (16 * 1024 * 1024)
+
+/* Milliseconds between two complaints of a standby that is not there. */
+#define COMPLAIN_EVERY 60000
 
 /* Which tables a description of the stream stands for. */
 typedef struct Numbered
@@ -74,6 +81,7 @@ static void keep_order(EtlCdcApplier *applier, const EtlCdcFollowed *followed,
 					   const EtlChangeEvent *event);
 static Size batch_bytes(const EtlCdcApplier *applier);
 static void forget_copies(EtlCdcApplier *applier);
+static void remember_commit(EtlCdcApplier *applier, XLogRecPtr local);
 
 /* ------------------------------------------------------------------ */
 /* the pipeline and its tables                                          */
@@ -147,7 +155,12 @@ etl_cdc_applier_load(EtlCdcApplier *applier)
 	if (etl_cdc_is_wanted(applier->pipeline))
 	{
 		applier->saved = applier->pipeline->applied;
-		applier->applied = Max(applier->applied, applier->saved);
+		if (applier->saved > applier->applied)
+		{
+			/* another process has committed that, and not waited for the disk */
+			applier->applied = applier->saved;
+			remember_commit(applier, etl_cdc_end_of_wal());
+		}
 		foreach(lc, etl_cdc_tables(applier->pipeline_id))
 		{
 			EtlCdcFollowed *followed = etl_cdc_follow_table(applier, lfirst(lc));
@@ -612,8 +625,6 @@ commit_batch(EtlCdcApplier *applier)
 void
 etl_cdc_commit_position(EtlCdcApplier *applier, EtlCdcPipeline *pipeline)
 {
-	EtlCdcCommit *commit;
-
 	pipeline->applied = applier->position;
 	pipeline->applied_time = GetCurrentTimestamp();
 	if (applier->search_until == InvalidXLogRecPtr)
@@ -632,13 +643,22 @@ etl_cdc_commit_position(EtlCdcApplier *applier, EtlCdcPipeline *pipeline)
 	etl_cdc_commit(applier);
 
 	applier->applied = applier->saved = applier->position;
+	remember_commit(applier, applier->last_local);
+	if (applier->search_until < applier->applied)
+		applier->search_until = applier->alone = InvalidXLogRecPtr;
+}
+
+/* What is applied is committed by local WAL up to there. */
+static void
+remember_commit(EtlCdcApplier *applier, XLogRecPtr local)
+{
+	EtlCdcCommit *commit;
+
 	if (applier->ncommits == ETL_CDC_COMMITS)
 		applier->ncommits--;
 	commit = &applier->commits[applier->ncommits++];
 	commit->position = applier->applied;
-	commit->local = applier->last_local;
-	if (applier->search_until < applier->applied)
-		applier->search_until = applier->alone = InvalidXLogRecPtr;
+	commit->local = local;
 }
 
 /*
@@ -708,6 +728,26 @@ etl_cdc_save(EtlCdcApplier *applier, bool force)
 }
 
 /*
+ * Is a commit on all standbys that may take over?  The source must not forget
+ * what one of them would have to read.
+ */
+static bool
+is_on_standbys(XLogRecPtr local)
+{
+	static TimestampTz complained_at = 0;
+	TimestampTz now;
+	bool complain;
+
+	if (!etl_standbys_are_named())
+		return true;
+	now = GetCurrentTimestamp();
+	complain = TimestampDifferenceExceeds(complained_at, now, COMPLAIN_EVERY);
+	if (complain)
+		complained_at = now;
+	return etl_standbys_have(local, complain ? WARNING : DEBUG1);
+}
+
+/*
  * Up to where the source may forget: what was committed here and is safe on
  * disk.
  */
@@ -718,7 +758,8 @@ etl_cdc_flushed(EtlCdcApplier *applier)
 	XLogRecPtr position = InvalidXLogRecPtr;
 	int n = 0;
 
-	while (n < applier->ncommits && applier->commits[n].local <= flushed)
+	while (n < applier->ncommits && applier->commits[n].local <= flushed &&
+		   is_on_standbys(applier->commits[n].local))
 		position = applier->commits[n++].position;
 	applier->ncommits -= n;
 	memmove(applier->commits, &applier->commits[n],

@@ -7,6 +7,8 @@
  * where the process that applies says that all is applied and safe.  A new
  * slot is ephemeral until it is usable, so that an error or the end of the
  * process leaves none behind; PostgreSQL lets go of it when the process exits.
+ * Standbys get it if those are named that it is to wait for: without, one could
+ * have the slot where it is now, and not yet what was applied up to there.
  *
  * All waiting is done where the next page of WAL is asked for.  Commits set
  * the latch (wal_wake.c); a look of our own once in a while finds the WAL of
@@ -62,7 +64,9 @@ static XLogRecPtr reported;	 /* the last position that was written */
 static XLogRecPtr confirmed; /* the slot was moved to */
 static TimestampTz sent_at;	 /* the last time that nothing was gathered */
 static TimestampTz reported_at;
-static bool is_decoding; /* the slot is made */
+static bool is_decoding;		  /* the slot is made */
+static bool wants_failover;		  /* standbys are named */
+static XLogRecPtr failover_after; /* they have got */
 
 static void create_slot(void);
 static void make_way(const char *name);
@@ -77,6 +81,7 @@ static int read_page(XLogReaderState *state, XLogRecPtr page, int len,
 static void wait_for_wal(XLogRecPtr position);
 static long flush_commits(TimestampTz now);
 static void look_around(TimestampTz now);
+static void see_to_failover(void);
 static long report_idle(TimestampTz now);
 static void keep_order(void);
 
@@ -307,6 +312,8 @@ decode(LogicalDecodingContext *context)
 	XLogBeginRead(context->reader, processed);
 	sent_at = GetCurrentTimestamp();
 	is_decoding = true;
+	wants_failover = etl_standbys_are_named();
+	failover_after = GetFlushRecPtr(NULL);
 
 	/* what is cached is of now, what is decoded is of then */
 	InvalidateSystemCaches();
@@ -435,11 +442,29 @@ look_around(TimestampTz now)
 	XLogRecPtr flushed = etl_wal_look(control, processed, GetFlushRecPtr(NULL),
 									  now);
 
+	if (is_decoding)
+		see_to_failover();
 	if (is_decoding && flushed > confirmed)
 	{
 		LogicalConfirmReceivedLocation(flushed);
 		confirmed = flushed;
 	}
+}
+
+/*
+ * Have the slot copied to standbys if some are named: from now on it moves to
+ * what they have, but it is there already, and so must they be.  When they come
+ * to be named there is another reader.
+ */
+static void
+see_to_failover(void)
+{
+	bool wanted = wants_failover && etl_standbys_are_named();
+
+	if (etl_slot_is_failover() == wanted ||
+		(wanted && !etl_standbys_have(failover_after, DEBUG1)))
+		return;
+	etl_slot_set_failover(wanted);
 }
 
 /*

@@ -48,6 +48,9 @@
 /* Servers before this have no logical replication. */
 #define OLDEST_VERSION 100000
 
+/* From this on standbys can have slots of their primary. */
+#define FAILOVER_VERSION 170000
+
 /* Milliseconds */
 #define SEND_AFTER		2	  /* what was gathered waits no longer than this */
 #define REPORT_EVERY	100	  /* positions between which nothing happened */
@@ -107,6 +110,7 @@ static XLogRecPtr read_lsn(const char *text);
 static void look_at_source(void);
 static void create_slot(void);
 static void use_slot(void);
+static void see_to_failover(void);
 static void wait_for_slot(EtlRemote *there, const char *name, Slot *slot,
 						  long limit, bool terminate);
 static void look_at_slot(EtlRemote *there, const char *name, Slot *slot);
@@ -164,6 +168,7 @@ etl_wal_read_remote(EtlWalControl *shared_control, EtlChangeWriter *queue,
 		create_slot();
 	else
 		use_slot();
+	see_to_failover();
 
 	tell_reports();
 	etl_change_writer_on_full(writer, while_full);
@@ -364,6 +369,42 @@ use_slot(void)
 				 errmsg("replication slot \"%s\" does not exist on server \"%s\" any more",
 						name, remote->server),
 			 errhint("Call etl_cdc_resync() to copy the tables anew.")));
+}
+
+/*
+ * Have the slot copied to standbys of that server, if it names some that must
+ * have what it sends.  Without, one that takes over could lack changes that are
+ * applied here, and have others of the same positions instead.
+ */
+static void
+see_to_failover(void)
+{
+	char *name = control->slot_name;
+	bool is_standby;
+	bool is_copied;
+	bool wanted;
+	PGresult *result;
+
+	if (PQserverVersion(remote->conn) < FAILOVER_VERSION)
+		return;
+	result = ask(remote,
+				 psprintf("SELECT pg_is_in_recovery(), failover,"
+						  " current_setting('synchronized_standby_slots') <> ''"
+						  " FROM pg_replication_slots WHERE slot_name = %s",
+						  quote_literal_cstr(name)),
+				 3);
+	is_standby = strcmp(PQgetvalue(result, 0, 0), "t") == 0;
+	is_copied = strcmp(PQgetvalue(result, 0, 1), "t") == 0;
+	wanted = strcmp(PQgetvalue(result, 0, 2), "t") == 0;
+	etl_remote_clear(remote);
+	if (is_standby || is_copied == wanted)
+		return;
+	(void) etl_remote_query(remote,
+							psprintf("ALTER_REPLICATION_SLOT %s (FAILOVER %s)",
+									 quote_identifier(name),
+									 wanted ? "true" : "false"),
+							PGRES_COMMAND_OK);
+	etl_remote_clear(remote);
 }
 
 /*

@@ -26,6 +26,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "replication/slot.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/procsignal.h"
@@ -484,8 +485,11 @@ serve_signals(void)
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
+		bool named = etl_standbys_are_named();
+
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
+		reload |= etl_standbys_are_named() != named; /* the slot depends on it */
 	}
 	if (catchupInterruptPending)
 		ProcessCatchupInterrupt();

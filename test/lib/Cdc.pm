@@ -27,6 +27,16 @@ sub start
 	return $server;
 }
 
+# From now on all is asked of that server, whose scheduler is waited for.
+sub go_on_with
+{
+	my ($node) = @_;
+
+	$server = bless { node => $node }, 'JobServer';
+	$server->served;
+	return $server;
+}
+
 sub sql { return $server->sql(@_) }
 
 # Waits until all is applied that is committed now.
