@@ -187,11 +187,16 @@ extern void etl_safety_set_limit(EtlPull *pull);
  * Of several transactions in one message of a client, or chained by COMMIT AND
  * CHAIN, each one starts when the message came.  Between two of them none is in
  * progress, and the start of the message counts.
+ *
+ * The transaction of a client's backend that is idle is the backend's own: it
+ * catches up with what others have invalidated, and writes nothing.  Its start
+ * is that of the last message, however long ago that was.
  */
-#define ETL_SQL_START                                            \
-	"coalesce(a.xact_start,"                                     \
-	" CASE WHEN a.state IN ('active', 'fastpath function call')" \
-	" AND a.backend_type = 'client backend' THEN a.query_start END)"
+#define ETL_SQL_START                                                \
+	"CASE WHEN a.backend_type <> 'client backend' THEN a.xact_start" \
+	" WHEN a.state IN ('active', 'fastpath function call')"          \
+	" THEN coalesce(a.xact_start, a.query_start)"                    \
+	" WHEN a.state <> 'idle' THEN a.xact_start END"
 
 /* in pull_wait.c: who keeps a pull from reading on */
 extern bool etl_wait_for_writers(EtlPull *pull);

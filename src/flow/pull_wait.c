@@ -115,13 +115,15 @@ etl_wait_holder(EtlPull *pull)
 	if (strcmp(chosen, etl_safety_words[ETL_SAFETY_LOCK_WAIT]) == 0)
 		answer = writers(pull, false);
 	else if (strcmp(chosen, etl_safety_words[ETL_SAFETY_HORIZON]) == 0)
-		answer = etl_site_ask_server(pull->site,
-									 "SELECT NULL, pid FROM pg_stat_activity"
-									 " WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
-									 " AND backend_type <> 'autovacuum worker'"
-									 " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
-									 " ORDER BY xact_start LIMIT 1",
-									 "nn");
+		answer =
+			etl_site_ask_server(pull->site,
+								"SELECT NULL, a.pid FROM pg_stat_activity a,"
+								" LATERAL (SELECT " ETL_SQL_START " AS start) s"
+								" WHERE a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+								" AND a.backend_type <> 'autovacuum worker'"
+								" AND a.pid <> pg_backend_pid() AND s.start IS NOT NULL"
+								" ORDER BY s.start LIMIT 1",
+								"nn");
 	if (answer == NIL)
 		return 0;
 	row = linitial(answer);
