@@ -187,11 +187,18 @@ on_rewrite(Oid relid, ReorderBufferChange *change)
 		MemoryContextSwitchTo(old);
 	}
 
+	/*
+	 * The row of pg_class may be gone that is to be seen here, if it is of a
+	 * subtransaction that was rolled back.
+	 */
 	rel = RelationIdGetRelation(relid);
-	if (!RelationIsValid(rel))
-		elog(ERROR, "could not open relation with OID %u", relid);
-	event.relation = etl_wal_relation(rel, writer)->relation;
-	RelationClose(rel);
+	if (RelationIsValid(rel))
+	{
+		event.relation = etl_wal_relation(rel, writer)->relation;
+		RelationClose(rel);
+	}
+	else
+		event.relation = etl_wal_former_relation(relid);
 	if (event.relation == NULL)
 		return;
 	event.kind = ETL_EVENT_TRUNCATE;

@@ -34,6 +34,7 @@ typedef struct EtlWalRelation
  */
 extern void etl_wal_tables_init(List *tables);
 extern EtlWalRelation *etl_wal_relation(Relation rel, EtlChangeWriter *writer);
+extern EtlSourceRelation *etl_wal_former_relation(Oid relid);
 extern HeapTuple etl_wal_row(const EtlWalRelation *known, Relation rel,
 							 HeapTuple row);
 

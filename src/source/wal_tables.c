@@ -120,6 +120,25 @@ etl_wal_relation(Relation rel, EtlChangeWriter *writer)
 	return known;
 }
 
+/*
+ * How a table was last reported that cannot be opened as it is at this place.
+ * NULL if it is not followed.
+ */
+EtlSourceRelation *
+etl_wal_former_relation(Oid relid)
+{
+	const EtlWalRelation *known = hash_search(relations, &relid, HASH_FIND,
+											  NULL);
+	Oid followed = known != NULL ? known->source : relid;
+	const Source *source = hash_search(sources, &followed, HASH_FIND, NULL);
+
+	if (known != NULL && !OidIsValid(known->source))
+		return NULL;
+	if (source == NULL || source->descriptions == NIL)
+		elog(ERROR, "could not open relation with OID %u", relid);
+	return llast(source->descriptions);
+}
+
 /* The entry of a table, which may be a new one. */
 static EtlWalRelation *
 enter(Oid relid)
