@@ -92,6 +92,7 @@ OBJS += \
 	src/sink/columns.o \
 	src/sink/row_slot.o \
 	src/sink/append_writer.o \
+	src/sink/append_probe.o \
 	src/sink/append_guarded.o \
 	src/sink/append_heap.o \
 	src/sink/append_keys.o \

@@ -112,6 +112,16 @@ extern void etl_heap_writer_write(EtlHeapWriter *writer, int first, int end,
 extern void etl_heap_writer_close(EtlHeapWriter *writer);
 
 /* ------------------------------------------------------------------ */
+/* in append_probe.c: is a row's key taken?                             */
+
+typedef struct EtlKeyProbe EtlKeyProbe;
+
+extern EtlKeyProbe *etl_key_probe_open(EtlHeapSink *sink, ResultRelInfo *rri,
+									   EState *estate);
+extern bool etl_key_probe_row(EtlKeyProbe *probe, TupleTableSlot *slot, int row);
+extern void etl_key_probe_close(EtlKeyProbe *probe);
+
+/* ------------------------------------------------------------------ */
 /* in append_guarded.c: each row error costs its row                     */
 
 extern void etl_heap_guarded_setup(EtlHeapSink *sink);

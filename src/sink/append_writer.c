@@ -33,7 +33,6 @@
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 /* Slots that the leaf partitions may keep from batch to batch, all together. */
 #define MAX_OWN_SLOTS (8 * ETL_MAX_BATCH_ROWS)
@@ -50,8 +49,7 @@ typedef struct HeapLeaf
 	TupleTableSlot **slots; /* rows gathered for one multi-insert */
 	int *rows;
 	int nrows;
-	IndexScanDesc *probes;	/* one for each index, made on demand */
-	TupleTableSlot *probed; /* what they find */
+	EtlKeyProbe *probe; /* made on demand */
 	bool before_row;
 	bool after_row;
 	bool in_order; /* each row after all before it is done with */
@@ -77,8 +75,7 @@ struct EtlHeapWriter
 	int n_own; /* slots that leaves have made */
 	CommandId cid;
 	bool probe;
-	bool claims;		/* unique keys are taken as rows get into the heap */
-	SnapshotData dirty; /* of the probes: sees rows in progress, too */
+	bool claims; /* unique keys are taken as rows get into the heap */
 };
 
 static void open_target(EtlHeapWriter *writer, Relation target);
@@ -100,15 +97,8 @@ static void finish_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 static void drop_own_slots(EtlHeapWriter *writer);
 static void flush_leaf(EtlHeapWriter *writer, HeapLeaf *leaf);
 static void probe_rows(EtlHeapWriter *writer, int first, int end);
-static bool key_is_free(EtlHeapWriter *writer, HeapLeaf *leaf, int i,
-						TupleTableSlot *slot);
-static IndexScanDesc get_probe(EtlHeapWriter *writer, HeapLeaf *leaf, int i);
-static bool make_scan_keys(EtlHeapWriter *writer, Relation index,
-						   IndexInfo *info, TupleTableSlot *slot, ScanKey keys);
 static bool probe_row(EtlHeapWriter *writer, HeapLeaf *leaf,
 					  TupleTableSlot *slot, int row);
-static void reject_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, int index,
-							 TupleTableSlot *slot, int row);
 static void claim_keys(EtlHeapWriter *writer, HeapLeaf *leaf,
 					   TupleTableSlot *slot, int row);
 
@@ -264,10 +254,8 @@ etl_heap_writer_close(EtlHeapWriter *writer)
 	{
 		HeapLeaf *leaf = (HeapLeaf *) lfirst(lc);
 
-		for (int i = 0; leaf->probes != NULL && i < leaf->rri->ri_NumIndices;
-			 i++)
-			if (leaf->probes[i] != NULL)
-				index_endscan(leaf->probes[i]);
+		if (leaf->probe != NULL)
+			etl_key_probe_close(leaf->probe);
 		FreeBulkInsertState(leaf->bistate);
 		table_finish_bulk_insert(leaf->rri->ri_RelationDesc, writer->options);
 		leaf->rri->ri_CopyMultiInsertBuffer = NULL;
@@ -651,132 +639,14 @@ probe_rows(EtlHeapWriter *writer, int first, int end)
 	}
 }
 
-/*
- * Is there no row with this row's key?  False where that is not certain.  A
- * scan that is kept is cheaper than what the executor does for each row.
- */
-static bool
-key_is_free(EtlHeapWriter *writer, HeapLeaf *leaf, int i, TupleTableSlot *slot)
-{
-	IndexInfo *info = leaf->rri->ri_IndexRelationInfo[i];
-	ScanKeyData keys[INDEX_MAX_KEYS];
-	IndexScanDesc scan;
-	bool found;
-
-	if (!make_scan_keys(writer, leaf->rri->ri_IndexRelationDescs[i], info, slot,
-						keys))
-		return true;
-	scan = get_probe(writer, leaf, i);
-	index_rescan(scan, keys, info->ii_NumIndexKeyAttrs, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, leaf->probed);
-	ExecClearTuple(leaf->probed);
-	return !found;
-}
-
-/* The scan of an index that looks for keys; closed with the writer. */
-static IndexScanDesc
-get_probe(EtlHeapWriter *writer, HeapLeaf *leaf, int i)
-{
-	ResultRelInfo *rri = leaf->rri;
-	MemoryContext oldcontext;
-
-	if (leaf->probes != NULL && leaf->probes[i] != NULL)
-		return leaf->probes[i];
-
-	oldcontext = MemoryContextSwitchTo(writer->estate->es_query_cxt);
-	if (leaf->probes == NULL)
-	{
-		InitDirtySnapshot(writer->dirty);
-		leaf->probes = palloc0(sizeof(IndexScanDesc) * rri->ri_NumIndices);
-		leaf->probed = table_slot_create(rri->ri_RelationDesc,
-										 &writer->estate->es_tupleTable);
-	}
-	leaf->probes[i] =
-		etl_index_beginscan(rri->ri_RelationDesc, rri->ri_IndexRelationDescs[i],
-							&writer->dirty,
-							rri->ri_IndexRelationInfo[i]->ii_NumIndexKeyAttrs);
-	MemoryContextSwitchTo(oldcontext);
-	return leaf->probes[i];
-}
-
-/* The row's key, to be searched for; false if it conflicts with nothing. */
-static bool
-make_scan_keys(EtlHeapWriter *writer, Relation index, IndexInfo *info,
-			   TupleTableSlot *slot, ScanKey keys)
-{
-	Datum values[INDEX_MAX_KEYS];
-	bool isnull[INDEX_MAX_KEYS];
-
-	GetPerTupleExprContext(writer->estate)->ecxt_scantuple = slot;
-	FormIndexDatum(info, slot, writer->estate, values, isnull);
-	for (int i = 0; i < info->ii_NumIndexKeyAttrs; i++)
-	{
-		if (isnull[i] && !info->ii_NullsNotDistinct)
-			return false;
-		ScanKeyEntryInitialize(&keys[i],
-							   isnull[i] ? SK_ISNULL | SK_SEARCHNULL : 0, i + 1,
-							   info->ii_UniqueStrats[i], InvalidOid,
-							   index->rd_indcollation[i],
-							   info->ii_UniqueProcs[i], values[i]);
-	}
-	return true;
-}
-
-/*
- * Rejects the row if a unique key of it is taken, and tells so.  Deferrable
- * constraints are left to the insertion, and so is a row that meets an
- * exclusion constraint before: the first index has its say.
- */
+/* Rejects a row if a unique key of it is taken. */
 static bool
 probe_row(EtlHeapWriter *writer, HeapLeaf *leaf, TupleTableSlot *slot, int row)
 {
-	ResultRelInfo *rri = leaf->rri;
-
-	for (int i = 0; i < rri->ri_NumIndices; i++)
-	{
-		Relation index = rri->ri_IndexRelationDescs[i];
-		IndexInfo *info = rri->ri_IndexRelationInfo[i];
-		ItemPointerData conflict;
-		List *arbiter;
-		bool clear;
-
-		if ((!info->ii_Unique && info->ii_ExclusionOps == NULL) ||
-			!info->ii_ReadyForInserts || !index->rd_index->indimmediate)
-			continue;
-		if (info->ii_ExclusionOps == NULL && info->ii_UniqueOps == NULL)
-			BuildSpeculativeIndexInfo(index, info);
-		if (info->ii_ExclusionOps == NULL && key_is_free(writer, leaf, i, slot))
-			continue;
-		arbiter = list_make1_oid(RelationGetRelid(index));
-		ItemPointerSetInvalid(&slot->tts_tid);
-		clear = etl_check_index_constraints(rri, slot, writer->estate,
-											&conflict, arbiter);
-		list_free(arbiter);
-		if (!clear && info->ii_ExclusionOps != NULL)
-			return false;
-		if (!clear)
-		{
-			reject_duplicate(writer, leaf, i, slot, row);
-			return true;
-		}
-	}
-	return false;
-}
-
-/* Says what the insertion into a unique index would have said. */
-static void
-reject_duplicate(EtlHeapWriter *writer, HeapLeaf *leaf, int i,
-				 TupleTableSlot *slot, int row)
-{
-	Datum values[INDEX_MAX_KEYS];
-	bool isnull[INDEX_MAX_KEYS];
-
-	GetPerTupleExprContext(writer->estate)->ecxt_scantuple = slot;
-	FormIndexDatum(leaf->rri->ri_IndexRelationInfo[i], slot, writer->estate,
-				   values, isnull);
-	etl_heap_reject_duplicate(writer->sink, row,
-							  leaf->rri->ri_IndexRelationDescs[i], values,
-							  isnull);
+	if (leaf->probe == NULL)
+		leaf->probe = etl_key_probe_open(writer->sink, leaf->rri,
+										 writer->estate);
+	return etl_key_probe_row(leaf->probe, slot, row);
 }
 
 /* Throws what the insertion into a unique index that is left out would throw. */
