@@ -52,7 +52,7 @@ sub stats
 	my ($db, $list) = @_;
 	$list //= $columns;
 	settle();
-	return sql(qq{SELECT $list FROM etl_patterns.stat_runs ORDER BY operation, name}, $db);
+	return sql(qq{SELECT $list FROM etl_patterns.stat_runs} . ($list =~ /count/ ? '' : ' ORDER BY operation, name'), $db);
 }
 
 sub reset_stats
@@ -263,6 +263,35 @@ is_stats(['bulk_copy||2|3|22P02', 'upsert||2|0|'], 'both have failed');
 sql(qq{SELECT etl_bulk_copy('outer_one', '$dir/twenty.csv', on_error => 'skip')});
 is_stats(['bulk_copy||3|4|22P02', 'upsert||2|0|'], 'and only the inner one where its row is rejected');
 
+# A pile of runs that is higher than what is counted.
+reset_stats();
+sql(qq{
+	CREATE FUNCTION deeper() RETURNS trigger LANGUAGE plpgsql AS \$\$
+	BEGIN
+		PERFORM etl_bulk_copy(TG_ARGV[0]::regclass, TG_ARGV[1], force => true);
+		RETURN NEW;
+	END \$\$;
+	DO \$\$
+	BEGIN
+		CREATE TABLE calm (id int, amount int);
+		CREATE TABLE pile_40 (id int, amount int CHECK (amount < 20));
+		FOR i IN REVERSE 39 .. 1 LOOP
+			EXECUTE format('CREATE TABLE pile_%s (id int, amount int)', i);
+			EXECUTE format('CREATE TRIGGER deeper BEFORE INSERT ON pile_%s FOR EACH ROW WHEN (NEW.id <> 2) '
+				'EXECUTE FUNCTION deeper(pile_%s, %L)', i, i + 1, '$dir/pile.csv');
+		END LOOP;
+	END \$\$;
+});
+append_to_file("$dir/pile.csv", "id,amount\n1,10\n");
+sql(qq{SELECT etl_bulk_copy('pile_1', '$dir/pile.csv')});
+is(sql('SELECT count(*) FROM pile_40'), 1, 'a pile of runs');
+is_stats(['bulk_copy||32|0|'], 'as many as there is room for are counted');
+sql('ALTER TABLE pile_40 ADD CHECK (id <> 1) NOT VALID');
+like(try_sql(qq{SELECT etl_bulk_copy('pile_1', '$dir/pile.csv', force => true)}), qr/pile_40_id_check/, 'it falls');
+is_stats(['bulk_copy||32|32|23514'], 'and all of them have failed');
+sql(qq{SELECT etl_bulk_copy('calm', '$dir/pile.csv')});
+is_stats(['bulk_copy||33|32|23514'], 'and the next one is counted');
+
 # ---------------------------------------------------------------------------
 # Jobs
 
@@ -304,6 +333,31 @@ is_stats(['bulk_copy||1|0|'], 'is none here');
 sql(qq{SELECT etl_bulk_copy('merged', '$dir/ten.csv')}, 'other');
 sql('DROP DATABASE other WITH (FORCE)');
 is_stats(['bulk_copy||1|0|'], 'a drop of the other one leaves these');
+
+# The places of flows of a database that is gone are free: if they were not, what
+# ran before them would be the first to go.
+{
+	my $fail = q{
+		DO $$
+		BEGIN
+			FOR i IN 1 .. %d LOOP
+				BEGIN
+					PERFORM etl_incremental_pull('pipe ' || i, 'sale', 'pulled', 'amount', keys => '{nowhere}');
+				EXCEPTION WHEN undefined_column THEN
+				END;
+			END LOOP;
+		END $$};
+
+	sql('CREATE DATABASE crowded');
+	make('crowded');
+	try_sql(sprintf($fail, 511), 'crowded');
+	is(stats('crowded', 'count(*)'), 511, 'a database with many flows');
+	sql('DROP DATABASE crowded');
+	sql(sprintf($fail, 200));
+	is(stats(undef, q{count(*), count(*) FILTER (WHERE operation = 'bulk_copy')}), '201|1', 'a drop makes room');
+	reset_stats();
+	sql(qq{SELECT etl_bulk_copy('sale', '$dir/ten.csv', force => true, on_conflict => 'update', keys => '{id}')});
+}
 
 # The extension takes its own along, so that the server has none that it
 # cannot read when the library is gone, too.
@@ -356,6 +410,7 @@ is_stats([], 'likewise after an immediate stop');
 if ($lasting)
 {
 	sql(qq{SELECT etl_bulk_copy('sale', '$dir/good.csv', force => true, on_error => 'skip')});
+	settle();
 	sql('DROP EXTENSION etl_patterns');
 	sql('DROP EXTENSION etl_patterns', 'other');
 	sql('CREATE TABLE counted AS SELECT 1');
