@@ -40,6 +40,9 @@ OBJS += \
 	src/ledger/ledger.o \
 	src/ledger/progress.o \
 	src/ledger/run.o \
+	src/ledger/stat_runs.o \
+	src/ledger/stat_memory.o \
+	src/ledger/stat_kind.o \
 	src/ledger/dead_letter.o \
 	src/ledger/loaded_file.o \
 	src/ledger/watermark.o
@@ -238,6 +241,7 @@ endif
 SQL_PARTS = \
 	src/etl_patterns.sql \
 	src/ledger/ledger.sql \
+	src/ledger/stat_runs.sql \
 	src/flow/bulk_copy.sql \
 	src/flow/dead_letter.sql \
 	src/flow/infer.sql \

@@ -400,6 +400,18 @@ etl_call_input(FmgrInfo *function, char *string, Oid ioparam, int32 typmod,
 #endif
 
 /* ------------------------------------------------------------------ */
+/* statistics                                                           */
+
+/*
+ * Can an extension have a kind of its own among the server's cumulative
+ * statistics?  Then ledger/stat_kind.c keeps the counters of runs, else
+ * ledger/stat_memory.c.
+ */
+#if PG_VERSION_NUM >= 180000
+#define ETL_HAS_CUSTOM_STATS
+#endif
+
+/* ------------------------------------------------------------------ */
 /* settings                                                             */
 
 #include "utils/guc.h"

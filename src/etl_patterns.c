@@ -16,6 +16,7 @@
 
 #include "compat.h"
 #include "etl_patterns.h"
+#include "ledger/stat_runs.h"
 #include "source/wal_wake.h"
 #include "worker/shared.h"
 
@@ -96,6 +97,7 @@ _PG_init(void)
 
 	if (process_shared_preload_libraries_in_progress)
 	{
+		etl_stat_runs_init();
 		etl_shared_init();
 		etl_wal_wake_init();
 		etl_database_hook_install();

@@ -58,13 +58,15 @@
 #define BYTES_PER_WORD 7
 #define WORD_MARK	   UINT64CONST(0x80)
 
-/* The number of an operation is its place here, from 1, as in the view. */
+/*
+ * The number of an operation is its place here, from 1, as in the view and in
+ * the server's file of statistics: new ones come last.
+ */
 static const char *const operations[] = {
 	"bulk_copy",  "dead_letter_replay", "upsert",			"scd1_merge",
 	"scd2_merge", "scd3_merge",			"incremental_pull", "backfill",
 };
 
-static uint64 operation_number(const char *operation);
 static void set_name(int64 *params, const char *name);
 static bool is_shown(Oid target);
 static void show(EtlRun *run);
@@ -138,13 +140,22 @@ etl_progress_end(EtlRun *run)
 }
 
 /* 0 if the view has no word for it. */
-static uint64
-operation_number(const char *operation)
+int
+etl_operation_number(const char *operation)
 {
 	for (int i = 0; i < (int) lengthof(operations); i++)
 		if (strcmp(operations[i], operation) == 0)
 			return i + 1;
 	return 0;
+}
+
+/* NULL if there is none. */
+const char *
+etl_operation_word(int number)
+{
+	if (number < 1 || number > (int) lengthof(operations))
+		return NULL;
+	return operations[number - 1];
 }
 
 /* As much of a name as there is room for, in whole characters. */
@@ -209,7 +220,7 @@ show(EtlRun *run)
 	if (run->name != NULL)
 		set_name(params + PARAM_NAME, run->name);
 	params[PARAM_WHAT] = (int64) (MARK << MARK_SHIFT |
-								  operation_number(run->operation)
+								  (uint64) etl_operation_number(run->operation)
 									  << OPERATION_SHIFT |
 								  (uint64) progress->phase << PHASE_SHIFT |
 								  (uint64) progress->unit << UNIT_SHIFT |

@@ -67,6 +67,10 @@ extern void etl_progress_target(EtlRun *run, Oid target);
 extern void etl_progress_done(EtlRun *run, int64 done);
 extern void etl_progress_end(EtlRun *run);
 
+/* The operations that are shown and counted, by numbers that never change. */
+extern int etl_operation_number(const char *operation);
+extern const char *etl_operation_word(int number);
+
 /* For loops over rows, with their number: shows every 1024th. */
 static inline void
 etl_progress_row(EtlRun *run, int64 done)

@@ -5,8 +5,8 @@
  *
  * The row is written when the run finishes, in the transaction that did the
  * work: a run that failed has left nothing behind, so there is nothing that
- * its row could count.  Its number is known from the start, because dead
- * letters and loaded files refer to it.
+ * its row could count; that it failed is counted by stat_runs.c.  Its number is
+ * known from the start, because dead letters and loaded files refer to it.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "ledger/ledger.h"
+#include "ledger/stat_runs.h"
 
 /* Columns of etl_patterns.run */
 enum
@@ -61,6 +62,7 @@ etl_run_prepare(const char *operation, const char *name, Oid target)
 	run->role = GetUserId();
 	run->started_at = GetCurrentTimestamp();
 	etl_progress_begin(run);
+	etl_stat_run_begin(run);
 	return run;
 }
 
@@ -82,6 +84,7 @@ etl_run_finish(EtlRun *run, const char *status, Jsonb *detail)
 {
 	Datum values[RUN_NATTS] = {0};
 	bool nulls[RUN_NATTS] = {0};
+	TimestampTz now = GetCurrentTimestamp();
 	Relation rel;
 
 	if (run->rows_read != run->rows_inserted + run->rows_updated +
@@ -102,7 +105,7 @@ etl_run_finish(EtlRun *run, const char *status, Jsonb *detail)
 	nulls[RUN_TARGET] = !OidIsValid(run->target);
 	values[RUN_ROLE] = ObjectIdGetDatum(run->role);
 	values[RUN_STARTED_AT] = TimestampTzGetDatum(run->started_at);
-	values[RUN_FINISHED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[RUN_FINISHED_AT] = TimestampTzGetDatum(now);
 	values[RUN_STATUS] = CStringGetTextDatum(status);
 	values[RUN_ROWS_READ] = Int64GetDatum(run->rows_read);
 	values[RUN_ROWS_INSERTED] = Int64GetDatum(run->rows_inserted);
@@ -122,4 +125,5 @@ etl_run_finish(EtlRun *run, const char *status, Jsonb *detail)
 	etl_ledger_insert(rel, values, nulls);
 	table_close(rel, NoLock);
 	etl_progress_end(run);
+	etl_stat_run_finished(run, now, strcmp(status, "dry_run") == 0);
 }

@@ -22,6 +22,9 @@
  * this server go with the database, but not with the extension: while pipelines
  * have slots, its tables cannot be dropped, by whatever command.
  *
+ * The counters of runs are not part of any transaction: they go when the drop
+ * is asked for, and do not come back if it is rolled back.
+ *
  * The hook does this only for who could go on with the command: it must be no
  * way to disturb others.  All other checks, and all errors, are the command's.
  *
@@ -49,6 +52,7 @@
 
 #include "compat.h"
 #include "etl_patterns.h"
+#include "ledger/stat_runs.h"
 #include "worker/cdc_control.h"
 #include "worker/shared.h"
 
@@ -65,6 +69,7 @@ static void process_utility(PlannedStmt *pstmt, const char *query,
 							DestReceiver *dest, QueryCompletion *completion);
 static void object_access(ObjectAccessType access, Oid classId, Oid objectId,
 						  int subId, void *arg);
+static bool is_our_relation(Oid relid, const char *name);
 static void refuse_slots(void);
 static void refuse_remote_slots(const DropdbStmt *stmt);
 static void before_command(Node *command, bool alone);
@@ -89,21 +94,34 @@ etl_database_hook_install(void)
 /* ------------------------------------------------------------------ */
 /* objects                                                              */
 
-/* The table of pipelines goes only when they have no slots. */
+/*
+ * The table of pipelines goes only when they have no slots.  Statistics of runs
+ * go with the extension, and with a database.
+ */
 static void
 object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 			  void *arg)
 {
 	if (access == OAT_DROP && classId == RelationRelationId && subId == 0)
 	{
-		char *name = get_rel_name(objectId);
-
-		if (name != NULL && strcmp(name, "cdc_pipeline") == 0 &&
-			get_rel_namespace(objectId) == get_namespace_oid(ETL_SCHEMA, true))
+		if (is_our_relation(objectId, "cdc_pipeline"))
 			refuse_slots();
+		else if (is_our_relation(objectId, "stat_runs"))
+			etl_stat_reset();
 	}
+	else if (access == OAT_DROP && classId == DatabaseRelationId)
+		etl_stat_drop_database(objectId);
 	if (next_object_access != NULL)
 		next_object_access(access, classId, objectId, subId, arg);
+}
+
+static bool
+is_our_relation(Oid relid, const char *name)
+{
+	char *found = get_rel_name(relid);
+
+	return found != NULL && strcmp(found, name) == 0 &&
+		   get_rel_namespace(relid) == get_namespace_oid(ETL_SCHEMA, true);
 }
 
 /* Throw if pipelines of this database have slots. */

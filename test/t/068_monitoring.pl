@@ -198,6 +198,18 @@ $node->poll_query_until('postgres',
 	q{SELECT succeeded = 3 FROM etl_patterns.stat_jobs WHERE job = 'good'});
 is(both()->{"etl_runs_total{$labels\"hog\",outcome=\"stopped\"}"}, 1, 'the one that was stopped is counted');
 
+# Runs that finished and failed, which nobody counts without preload.
+ok(!grep({ /^etl_flow/ } keys %$samples), 'no runs yet');
+as_role('ann', q{SELECT etl_incremental_pull('pipe', 'source', 'target', 'at')});
+as_role('ann', q{
+	DO $$ BEGIN PERFORM etl_bulk_copy('t', '/nowhere.csv'); EXCEPTION WHEN undefined_file THEN END $$});
+$node->poll_query_until('postgres', 'SELECT count(*) = 2 FROM etl_patterns.stat_runs');
+$samples = both();
+is($samples->{"etl_flow_runs_total{datname=\"postgres\",operation=\"$_->[0]\",outcome=\"$_->[2]\",pipeline=\"$_->[1]\"}"},
+	$_->[3], "$_->[0] that $_->[2]")
+  for [ 'bulk_copy', '', 'finished', 0 ], [ 'bulk_copy', '', 'failed', 1 ],
+  [ 'incremental_pull', 'pipe', 'finished', 1 ], [ 'incremental_pull', 'pipe', 'failed', 0 ];
+
 # CDC pipelines: one that follows, one that is paused, and one that was never started.
 $node->safe_psql('postgres', 'ALTER ROLE ann REPLICATION');
 as_role('ann', q{
