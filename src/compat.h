@@ -22,6 +22,16 @@
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
+/* what is called when an assertion fails: for the fuzzer, which has no server */
+#if PG_VERSION_NUM >= 160000
+#define ETL_ASSERT_PARAMETERS \
+	const char *conditionName, const char *fileName, int lineNumber
+#else
+#define ETL_ASSERT_PARAMETERS                                                \
+	const char *conditionName, const char *error_type, const char *fileName, \
+		int lineNumber
+#endif
+
 /* ------------------------------------------------------------------ */
 /* roles and processes                                                  */
 

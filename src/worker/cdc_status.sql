@@ -33,9 +33,9 @@ WITH here AS MATERIALIZED (
         EXISTS (
             SELECT
             FROM etl_patterns.run_jobs a, pg_catalog.pg_control_system() s
-            WHERE a.system_identifier OPERATOR(pg_catalog.<>) s.system_identifier::text
-                OR a.database_oid OPERATOR(pg_catalog.<>) d.oid
-        ) AS elsewhere,
+            WHERE a.system_identifier OPERATOR(pg_catalog.=) s.system_identifier::text
+                AND a.database_oid OPERATOR(pg_catalog.=) d.oid
+        ) AS armed,
         EXISTS (
             SELECT
             FROM pg_catalog.pg_settings g
@@ -71,7 +71,7 @@ WITH here AS MATERIALIZED (
         here.clock,
         CASE
         WHEN here.standby THEN 'this server is a standby'
-        WHEN here.elsewhere THEN 'not armed here'
+        WHEN NOT here.armed THEN 'not armed here'
         WHEN NOT here.preloaded THEN 'no scheduler: etl_patterns is not preloaded'
         WHEN here.off THEN 'etl_patterns.scheduler is off'
         WHEN NOT here.served THEN 'no scheduler in this database'

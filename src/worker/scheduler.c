@@ -61,7 +61,6 @@ static MemoryContext round_context;
 static MemoryContext row_context;
 
 static bool is_armed;
-static bool is_elsewhere; /* the database was armed on another server */
 static TimestampTz next_heartbeat;
 static TimestampTz next_review;
 static TimestampTz next_files;
@@ -80,7 +79,6 @@ static bool extension_exists(void);
 static void leave_if_extension_is_gone(void);
 static long run_round(void);
 static bool is_on(void);
-static bool pipelines_are_on(void);
 static void look_whether_armed(void);
 static void hand_out(void);
 static void take_news(void);
@@ -298,28 +296,21 @@ run_round(void)
 	etl_scheduler_serve_workers();
 	absorb_returned();
 	hand_out();
-	etl_pipelines_serve(pipelines_are_on());
+	etl_pipelines_serve(is_on());
 	if (heartbeat)
 		next_heartbeat = now + HEARTBEAT_INTERVAL;
 	publish(now, nstarved, heartbeat);
 	return time_to_wait(more || must_load || may_be_gone);
 }
 
-/* Are jobs to run? */
+/*
+ * Are jobs and pipelines to run?  Whoever makes one arms the database.  While a
+ * dump is restored its pipelines are there before we read where they were armed.
+ */
 static bool
 is_on(void)
 {
 	return is_armed && etl_scheduler_enabled;
-}
-
-/*
- * Are pipelines to run?  They need no jobs, but the copy of a database must not
- * take the changes that are meant for the original.
- */
-static bool
-pipelines_are_on(void)
-{
-	return !is_elsewhere && etl_scheduler_enabled;
 }
 
 /*
@@ -490,10 +481,7 @@ absorb(void)
 static void
 look_whether_armed(void)
 {
-	EtlArmed armed = etl_jobs_armed();
-
-	is_armed = armed == ETL_ARMED_HERE;
-	is_elsewhere = armed == ETL_ARMED_ELSEWHERE;
+	is_armed = etl_jobs_armed() == ETL_ARMED_HERE;
 }
 
 static void
@@ -601,7 +589,7 @@ time_to_wait(bool more)
 	TimestampTz now = etl_job_now();
 	TimestampTz until = next_heartbeat;
 	EtlKnownRun *run = etl_known_next_deadline();
-	long wait = etl_pipelines_wait(pipelines_are_on());
+	long wait = etl_pipelines_wait(is_on());
 
 	if (more)
 		return 0;

@@ -21,6 +21,7 @@
 #include "nodes/pg_list.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "etl_patterns.h"
 #include "fuzz.h"
 
@@ -263,10 +264,9 @@ ProcessInterrupts(void)
 
 #ifdef USE_ASSERT_CHECKING
 void
-ExceptionalCondition(const char *condition, const char *error_type,
-					 const char *file, int line)
+ExceptionalCondition(ETL_ASSERT_PARAMETERS)
 {
-	fprintf(stderr, "%s:%d: %s\n", file, line, condition);
+	fprintf(stderr, "%s:%d: %s\n", fileName, lineNumber, conditionName);
 	abort();
 }
 #endif

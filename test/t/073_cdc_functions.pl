@@ -251,7 +251,20 @@ equal('sales', 'orders', 'orders_copy', 'a drop that was rolled back');
 my $dump = PostgreSQL::Test::Utils::tempdir() . '/shop.dump';
 $node->command_ok([ 'pg_dump', '--format=custom', '--file', $dump, $db ], 'pg_dump');
 sql('CREATE DATABASE restored', 'postgres');
-$node->command_ok([ 'pg_restore', '--dbname', $node->connstr('restored'), $dump ], 'pg_restore');
+
+# a look before the dump has come to where its jobs and pipelines were armed
+my ($contents) = PostgreSQL::Test::Utils::run_command([ $node->installed_command('pg_restore'), '--list', $dump ]);
+my ($begin, $rest) = map { $dump . $_ } '.begin', '.rest';
+PostgreSQL::Test::Utils::append_to_file($begin, join("\n", grep { !/ run_jobs / } split(/\n/, $contents)) . "\n");
+PostgreSQL::Test::Utils::append_to_file($rest, join("\n", grep { / run_jobs / } split(/\n/, $contents)) . "\n");
+my @restore = ('pg_restore', '--dbname', $node->connstr('restored'));
+$node->command_ok([ @restore, '--use-list', $begin, $dump ], 'pg_restore of most of it');
+my $scheduler = q{SELECT pid FROM etl_scheduler_status() WHERE database = 'restored' AND state = 'running'};
+wait_until("SELECT count(*) = 1 FROM ($scheduler) p", 'there is a scheduler');
+my $former = sql("SELECT pid, pg_terminate_backend(pid, 60000) FROM ($scheduler) p") =~ s/\|t$//r;
+wait_until("SELECT count(*) = 1 FROM ($scheduler) p WHERE pid <> $former", 'and one that has seen what is there');
+is(status('state, pid', 'sales', 'restored'), 'running|', 'a pipeline does not run in a database that is being restored');
+$node->command_ok([ @restore, '--use-list', $rest, $dump ], 'pg_restore of the rest');
 is(status('state, reason, hint, pid', 'sales', 'restored'),
 	q{running|restored or copied from another database|etl_cdc_resync('sales') copies its tables again.|}, 'a restored pipeline does not run');
 wait_until(q{SELECT count(*) = 1 FROM etl_scheduler_status() WHERE database = 'restored' AND state = 'running'}, 'its database has a scheduler');
