@@ -114,6 +114,12 @@ sub virtual_columns_of_sources
 	same(sprintf("$rows WHERE id <> 3", 'vs'), sprintf("$rows WHERE id <> 3", 'vs_append'), 'pulls read virtual columns: append');
 	same(sprintf($rows, 'vs'), sprintf($rows, 'vs_upsert'), 'upsert');
 	same(sprintf($rows, 'vs'), sprintf($rows, 'vs_cursor'), 'and have them as a cursor');
+	sql(q{
+		ALTER TABLE vs ADD flag bool DEFAULT true;
+		CREATE TABLE vs_flag (LIKE vs_append INCLUDING ALL);
+		SELECT etl_incremental_pull('flag', 'vs', 'vs_flag', flag_column => 'flag', keys => '{id}', apply => 'upsert');
+	});
+	same(sprintf($rows, 'vs'), sprintf($rows, 'vs_flag'), 'a flag brings them, too');
 	sql(q{SELECT etl_incremental_pull('other', 'vs', 'vs_other', 'id')});
 	is(sql('SELECT count(*), sum(g) - 3 * sum(a) FROM vs_other'), '101|0', 'a target computes its own');
 
@@ -160,6 +166,11 @@ sub virtual_columns_of_pipelines
 		CREATE TABLE c_parted_1 PARTITION OF c_parted FOR VALUES FROM (0) TO (50);
 		CREATE TABLE c_parted_2 (v text GENERATED ALWAYS AS (b || '?') VIRTUAL, b text, id int NOT NULL, s int, a int);
 		ALTER TABLE c_parted ATTACH PARTITION c_parted_2 DEFAULT;
+		CREATE TABLE c_trigger (id int PRIMARY KEY, a int, g int GENERATED ALWAYS AS (a * 3) VIRTUAL, s int, b text);
+		CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.b = NEW.b || '!'; NEW.g = 7; RETURN NEW; END $$;
+		CREATE TRIGGER shout BEFORE INSERT OR UPDATE ON c_trigger FOR EACH ROW EXECUTE FUNCTION shout();
+		CREATE TABLE c_viewed (LIKE c_trigger INCLUDING ALL);
+		CREATE VIEW c_view AS SELECT id, a, s, b FROM c_viewed;
 		CREATE TABLE parted (id int PRIMARY KEY, a int, v int GENERATED ALWAYS AS (a + 1) VIRTUAL, b text) PARTITION BY HASH (id);
 		CREATE TABLE parted_0 PARTITION OF parted FOR VALUES WITH (MODULUS 2, REMAINDER 0);
 		CREATE TABLE parted_1 (b text, v int GENERATED ALWAYS AS (a + 2) VIRTUAL, id int NOT NULL, a int);
@@ -186,6 +197,8 @@ sub virtual_columns_of_pipelines
 		SELECT etl_cdc_add_table('v', 'cs', 'c_left_out', columns => '{"g": null}');
 		SELECT etl_cdc_add_table('v', 'cs', 'c_append', 'append');
 		SELECT etl_cdc_add_table('v', 'cs', 'c_parted');
+		SELECT etl_cdc_add_table('v', 'cs', 'c_trigger');
+		SELECT etl_cdc_add_table('v', 'cs', 'c_view');
 		SELECT etl_cdc_add_table('v', 'cs', 'c_dim', 'scd2', columns => '{"b": null}');
 		SELECT etl_cdc_add_table('v', 'cs', 'c_log', 'changelog');
 		SELECT etl_cdc_add_table('v', 'parted', 'c_of_parted');
@@ -214,6 +227,8 @@ sub virtual_columns_of_pipelines
 	same('SELECT id, a, g, s, b FROM cs', 'TABLE c_computed', 'a mirror that computes the same by "columns"');
 	same('SELECT id, a, 7, s, b FROM cs', 'TABLE c_left_out', 'one that leaves the column out');
 	same(q{SELECT id, a, s, b, b || '!' FROM cs}, 'TABLE c_parted', 'a partitioned one');
+	same(q{SELECT id, a, a * 3, s, b || '!' FROM cs}, 'TABLE c_trigger', 'one with a trigger, which cannot set a virtual column');
+	same(q{SELECT id, a, a * 3, s, b FROM cs}, 'TABLE c_viewed', 'one behind a view');
 	same(q{SELECT i, i, i * 3, 't' || i, 't' || i || '!' FROM generate_series(1, 100) i UNION ALL SELECT 1000, 5, 15, 'new', 'new!'}, 'TABLE c_append', 'append');
 	is(rows('SELECT id, a, s, v, valid_to IS NULL FROM c_dim WHERE id IN (1, 95, 1000, 2000)'),
 		'(1,1,3,6,f) (1,2,6,7,t) (95,95,285,100,f) (1000,5,15,10,f) (2000,5,15,10,t)', 'scd2');
