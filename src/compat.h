@@ -246,9 +246,32 @@ etl_init_target_range_table(EState *estate, Relation target,
 }
 
 /* ------------------------------------------------------------------ */
-/* descriptors that are put together by hand                            */
+/* columns                                                              */
 
 #include "access/tupdesc.h"
+#include "catalog/pg_attribute.h"
+
+/* A column that is computed when it is read, and not stored: PostgreSQL 18. */
+#if PG_VERSION_NUM >= 180000
+#define etl_is_virtual(attribute) \
+	((attribute)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
+#define etl_is_virtual(attribute) ((void) (attribute), false)
+#endif
+
+/*
+ * Has no row of a table a null in a column, by attribute number - 1?  From
+ * PostgreSQL 18 on a NOT NULL may say nothing of the rows that were there.
+ */
+#if PG_VERSION_NUM >= 180000
+#define etl_has_no_nulls(desc, i) \
+	(TupleDescCompactAttr(desc, i)->attnullability == ATTNULLABLE_VALID)
+#else
+#define etl_has_no_nulls(desc, i) (TupleDescAttr(desc, i)->attnotnull)
+#endif
+
+/* ------------------------------------------------------------------ */
+/* descriptors that are put together by hand                            */
 
 /* After an attribute was copied into a descriptor. */
 static inline void
@@ -416,6 +439,15 @@ etl_call_input(FmgrInfo *function, char *string, Oid ioparam, int32 typmod,
 
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
+
+/* The transactions of this process may take their time: PostgreSQL 17. */
+#if PG_VERSION_NUM >= 170000
+#define etl_no_transaction_timeout(context, source, action)                \
+	((void) set_config_option("transaction_timeout", "0", context, source, \
+							  action, true, 0, false))
+#else
+#define etl_no_transaction_timeout(context, source, action) ((void) 0)
+#endif
 
 /* All of them, and how many there are. */
 static inline struct config_generic **

@@ -183,6 +183,7 @@ extern EtlRemoteTable *etl_cdc_remote_open(const EtlCdcPipeline *pipeline,
 										   const EtlRemoteTable *beside,
 										   const char *source);
 extern EtlSourceRelation *etl_cdc_remote_relation(EtlRemoteTable *table);
+extern List *etl_cdc_remote_computed(const EtlRemoteTable *table);
 extern char *etl_cdc_remote_snapshot(List *tables, XLogRecPtr *end);
 extern void etl_cdc_remote_rows(EtlRemoteTable *table, EtlRowCall call,
 								void *arg);

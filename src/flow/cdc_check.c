@@ -59,7 +59,10 @@ static void check_sink_as_owner(const EtlCdcPipeline *pipeline,
 								const EtlCdcTable *table, Relation target,
 								const EtlSourceRelation *source);
 static EtlSourceRelation *describe_source(const EtlCdcPipeline *pipeline,
-										  const EtlCdcTable *table);
+										  const EtlCdcTable *table,
+										  List **computed);
+static void check_computed(const EtlCdcTable *table, Relation target,
+						   List *computed);
 
 /*
  * Everything about a table whose source was found: its target, its sink and
@@ -70,6 +73,7 @@ etl_cdc_check_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
 					bool with_source)
 {
 	EtlSourceRelation *source = NULL;
+	List *computed = NIL;
 	Relation target;
 
 	if (get_rel_name(table->target) == NULL)
@@ -87,7 +91,8 @@ etl_cdc_check_table(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
 		etl_check_expression(table->row_filter, "row_filter",
 							 "status <> 'draft'");
 	if (with_source)
-		source = describe_source(pipeline, table);
+		source = describe_source(pipeline, table, &computed);
+	check_computed(table, target, computed);
 	check_sink_as_owner(pipeline, table, target, source);
 	relation_close(target, NoLock);
 }
@@ -235,9 +240,13 @@ check_sink_as_owner(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
 	SetUserIdAndSecContext(user, security_context);
 }
 
-/* The source as the stream will describe it; NULL: not asked for. */
+/*
+ * The source as the stream will describe it, and the columns that it will not
+ * have, because they are computed; NULL: there is no such table.
+ */
 static EtlSourceRelation *
-describe_source(const EtlCdcPipeline *pipeline, const EtlCdcTable *table)
+describe_source(const EtlCdcPipeline *pipeline, const EtlCdcTable *table,
+				List **computed)
 {
 	EtlSourceRelation *relation;
 	EtlRemoteTable *remote;
@@ -248,6 +257,13 @@ describe_source(const EtlCdcPipeline *pipeline, const EtlCdcTable *table)
 	{
 		source = table_open(table->source_relid, AccessShareLock);
 		relation = etl_cdc_describe(source, &attnums);
+		for (int i = 0; i < RelationGetDescr(source)->natts; i++)
+		{
+			Form_pg_attribute att = TupleDescAttr(RelationGetDescr(source), i);
+
+			if (!att->attisdropped && etl_is_virtual(att))
+				*computed = lappend(*computed, pstrdup(NameStr(att->attname)));
+		}
 		table_close(source, NoLock);
 		return relation;
 	}
@@ -255,8 +271,52 @@ describe_source(const EtlCdcPipeline *pipeline, const EtlCdcTable *table)
 	if (remote == NULL)
 		return NULL;
 	relation = etl_cdc_remote_relation(remote);
+	*computed = etl_cdc_remote_computed(remote);
 	etl_cdc_remote_close(remote);
 	return relation;
+}
+
+/* The column of the source that a column of the target is to have, or NULL. */
+static char *
+wanted_column(const EtlCdcTable *table, Form_pg_attribute att)
+{
+	const char *name = NameStr(att->attname);
+	JsonbValue value;
+
+	if (att->attisdropped)
+		return NULL;
+	if (table->columns == NULL || !JB_ROOT_IS_OBJECT(table->columns) ||
+		getKeyJsonValueFromContainer(&table->columns->root, name,
+									 (int) strlen(name), &value) == NULL)
+		return att->attgenerated ? NULL : pstrdup(name);
+	return value.type == jbvString ?
+			   pnstrdup(value.val.string.val, value.val.string.len) :
+			   NULL;
+}
+
+/* A column that waits for what does not come would be null without a word. */
+static void
+check_computed(const EtlCdcTable *table, Relation target, List *computed)
+{
+	TupleDesc desc = RelationGetDescr(target);
+
+	if (strcmp(table->apply, "changelog") == 0 ||
+		strcmp(table->apply, "function") == 0)
+		return;
+	for (int i = 0; i < desc->natts && computed != NIL; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		const char *name = NameStr(att->attname);
+		char *wanted = wanted_column(table, att);
+
+		if (wanted != NULL && etl_has_name(computed, wanted))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("column \"%s\" of source %s is a generated column whose values do not come with changes",
+							wanted, table->source),
+					 errhint("Make \"%s\" a generated column of %s, too, or compute it in \"columns\" with {\"%s\": {\"expr\": \"...\"}}, or leave it out with {\"%s\": null}.",
+							 name, etl_relation_name(target), name, name)));
+	}
 }
 
 /* ------------------------------------------------------------------ */

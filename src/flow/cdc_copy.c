@@ -182,7 +182,7 @@ settle(void)
 
 /*
  * The source as the stream would describe it; attnums are its columns that the
- * description has, in order.
+ * description has, in order.  What is computed when it is read is in no log.
  */
 EtlSourceRelation *
 etl_cdc_describe(Relation source, AttrNumber **attnums)
@@ -200,7 +200,8 @@ etl_cdc_describe(Relation source, AttrNumber **attnums)
 
 	*attnums = palloc(sizeof(AttrNumber) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
-		if (!TupleDescAttr(desc, i)->attisdropped)
+		if (!TupleDescAttr(desc, i)->attisdropped &&
+			!etl_is_virtual(TupleDescAttr(desc, i)))
 			(*attnums)[n++] = (AttrNumber) (i + 1);
 	relation->desc = CreateTemplateTupleDesc(n);
 	relation->is_key = palloc0(sizeof(bool) * Max(n, 1));

@@ -38,17 +38,27 @@
 	"SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; "       \
 	"SET extra_float_digits = 3; SET bytea_output = 'hex'; "
 
-/* The columns that changes have, too, and whether they are of the key. */
+/*
+ * The columns, whether they are of the key, and whether they are computed, which
+ * changes do not have.  Older servers do not know columns that an index only
+ * includes, nor generated ones.
+ */
 #define DESCRIBE_TABLE                                                    \
 	"SELECT n.nspname, c.relname, c.relreplident, a.attname, a.atttypid," \
 	" a.atttypmod, c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index"  \
 	" i WHERE i.indrelid = c.oid AND i.indisvalid AND CASE"               \
 	" c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN"          \
-	" i.indisreplident ELSE false END AND a.attnum = ANY (i.indkey))"     \
+	" i.indisreplident ELSE false END AND a.attnum = ANY"                 \
+	" ((i.indkey::int2[])[0:coalesce((to_jsonb(i)->>'indnkeyatts')::int," \
+	" i.indnatts) - 1])),"                                                \
+	" coalesce(to_jsonb(a)->>'attgenerated', '') <> ''"                   \
 	" FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"      \
 	" JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"         \
-	" AND NOT a.attisdropped AND a.attgenerated = ''"                     \
-	" WHERE c.oid = to_regclass(%s) ORDER BY a.attnum"
+	" AND NOT a.attisdropped"                                             \
+	" WHERE c.oid = to_regclass(%s) ORDER BY 8, a.attnum"
+
+/* What it says of each column. */
+#define NFACTS 8
 
 /* Transactions that may have written to the table or a part of it. */
 #define WRITERS                                                         \
@@ -67,6 +77,7 @@ struct EtlRemoteTable
 {
 	EtlRemote *remote;
 	EtlSourceRelation *relation;
+	List *computed; /* names of columns that changes do not have */
 	EtlRemoteRows rows;
 	char *literal; /* its name, for SQL */
 	const char *slot_name;
@@ -118,19 +129,23 @@ etl_cdc_remote_open(const EtlCdcPipeline *pipeline,
 	table->slot_name = pipeline->slot_name;
 	initStringInfo(&sql);
 	appendStringInfo(&sql, SESSION_SETTINGS DESCRIBE_TABLE, table->literal);
-	values = ask(table->remote, sql.data, 7, &n);
+	values = ask(table->remote, sql.data, NFACTS, &n);
 	if (n == 0)
 		return NULL;
+
+	/* these come last */
+	while (n > 0 && values[NFACTS * (n - 1) + 7][0] == 't')
+		table->computed = lcons(values[NFACTS * --n + 3], table->computed);
 
 	relation->schema = values[0];
 	relation->name = values[1];
 	relation->identity = values[2][0];
 	relation->desc = CreateTemplateTupleDesc(n);
-	relation->is_key = palloc0(sizeof(bool) * n);
-	table->rows.columns = palloc(sizeof(char *) * n);
+	relation->is_key = palloc0(sizeof(bool) * Max(n, 1));
+	table->rows.columns = palloc(sizeof(char *) * Max(n, 1));
 	for (int i = 0; i < n; i++)
 	{
-		char **column = &values[7 * i];
+		char **column = &values[NFACTS * i];
 		Oid type_there = atooid(column[4]);
 		Oid type = etl_type_of_remote(type_there);
 
@@ -152,6 +167,13 @@ EtlSourceRelation *
 etl_cdc_remote_relation(EtlRemoteTable *table)
 {
 	return table->relation;
+}
+
+/* The columns there that changes do not have, names. */
+List *
+etl_cdc_remote_computed(const EtlRemoteTable *table)
+{
+	return table->computed;
 }
 
 /* Wait until all have ended who may have written to the table. */

@@ -51,6 +51,7 @@ static EtlMergeColumn *time_column(EtlMerge *merge);
 static void check_sequence(EtlMerge *merge, AttrNumber attnum);
 static double count_rows(EtlMerge *merge, const EtlMergeNames *names);
 static bool can_read_heap(EtlMerge *merge, AttrNumber time);
+static bool is_as_stored(Form_pg_attribute att, Oid type);
 static void read_by_query(EtlMerge *merge, AttrNumber time,
 						  const EtlMergeNames *names, const char *tombstones);
 static void append_steps(StringInfo sql, EtlMerge *merge,
@@ -246,8 +247,8 @@ count_rows(EtlMerge *merge, const EtlMergeNames *names)
 }
 
 /*
- * A heap can be read as it is if its values need no cast and the caller may
- * read all of it.
+ * A heap can be read as it is if its values are there and need no cast, and the
+ * caller may read all of it.
  */
 static bool
 can_read_heap(EtlMerge *merge, AttrNumber time)
@@ -265,11 +266,18 @@ can_read_heap(EtlMerge *merge, AttrNumber time)
 		return false;
 	for (int i = 0; i < merge->natts; i++)
 		if (merge->columns[i].input != 0 &&
-			TupleDescAttr(desc, merge->columns[i].input - 1)->atttypid !=
-				target_type(merge, i))
+			!is_as_stored(TupleDescAttr(desc, merge->columns[i].input - 1),
+						  target_type(merge, i)))
 			return false;
-	return time == 0 || TupleDescAttr(desc, time - 1)->atttypid ==
-							time_column(merge)->ops.type;
+	return time == 0 || is_as_stored(TupleDescAttr(desc, time - 1),
+									 time_column(merge)->ops.type);
+}
+
+/* Are the column's stored values what is wanted? */
+static bool
+is_as_stored(Form_pg_attribute att, Oid type)
+{
+	return !etl_is_virtual(att) && att->atttypid == type;
 }
 
 /* ------------------------------------------------------------------ */

@@ -487,8 +487,7 @@ can_be_unordered(EtlPull *pull)
 	return pull->cursor.least != NULL || !pull->site->is_local ||
 		   (source->rd_rel->relkind != RELKIND_RELATION &&
 			source->rd_rel->relkind != RELKIND_PARTITIONED_TABLE) ||
-		   !TupleDescAttr(RelationGetDescr(source), pull->cursor.attnum - 1)
-				->attnotnull;
+		   !etl_has_no_nulls(RelationGetDescr(source), pull->cursor.attnum - 1);
 }
 
 /* Are there any, or how many? */

@@ -289,8 +289,8 @@ index_matches(Relation index, Relation rel, EtlMerge *merge,
 {
 	Form_pg_index form = index->rd_index;
 
-	if (!form->indisprimary || !form->indimmediate || !form->indisvalid ||
-		form->indnkeyatts != merge->n_keys)
+	if (!form->indisprimary || form->indisexclusion || !form->indimmediate ||
+		!form->indisvalid || form->indnkeyatts != merge->n_keys)
 		return false;
 	for (int i = 0; i < form->indnkeyatts; i++)
 	{

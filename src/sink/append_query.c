@@ -37,7 +37,8 @@ static const char *column_name(EtlSqlSink *sink, int i);
 static bool is_key(List *keys, const char *name);
 static List *primary_key_columns(Relation target);
 static bool index_matches(Relation index, Relation target, List *keys);
-static bool find_key_index(Relation target, List *keys, bool *nulls_equal);
+static bool find_key_index(Relation target, List *keys, bool *nulls_equal,
+						   const char **temporal);
 
 /* Plans the statement for the given columns; the plan is kept. */
 void
@@ -86,6 +87,7 @@ List *
 etl_conflict_keys(Relation target, const EtlSinkOptions *options)
 {
 	List *keys = options->keys;
+	const char *temporal;
 	bool nulls_equal;
 	ListCell *lc;
 
@@ -107,11 +109,15 @@ etl_conflict_keys(Relation target, const EtlSinkOptions *options)
 							RelationGetRelationName(target))));
 	}
 	if (target->rd_rel->relkind != RELKIND_VIEW &&
-		!find_key_index(target, keys, &nulls_equal))
+		!find_key_index(target, keys, &nulls_equal, &temporal))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
 				 errmsg("there is no unique constraint on the key columns of \"%s\"",
 						RelationGetRelationName(target)),
+				 temporal != NULL ?
+					 errdetail("Index \"%s\" has WITHOUT OVERLAPS: there is no ON CONFLICT for it.",
+							   temporal) :
+					 0,
 				 errhint(
 					 "Create a unique index on exactly these columns, not deferrable and not partial, or name the columns of one in \"keys\".")));
 	return keys;
@@ -180,6 +186,7 @@ static void
 append_source(StringInfo buf, EtlSqlSink *sink, List *keys, bool newest)
 {
 	bool nulls_equal = false;
+	const char *temporal;
 
 	appendStringInfoString(buf, "SELECT ");
 	for (int i = 0; i < sink->natts; i++)
@@ -190,7 +197,7 @@ append_source(StringInfo buf, EtlSqlSink *sink, List *keys, bool newest)
 		return;
 	}
 
-	(void) find_key_index(sink->base.target, keys, &nulls_equal);
+	(void) find_key_index(sink->base.target, keys, &nulls_equal, &temporal);
 	appendStringInfoString(buf,
 						   " FROM (SELECT *, pg_catalog.row_number() OVER (PARTITION BY ");
 	for (int i = 0, n = 0; i < sink->natts; i++)
@@ -337,7 +344,7 @@ primary_key_columns(Relation target)
 	return keys;
 }
 
-/* Can ON CONFLICT (keys) use this index? */
+/* Is this index unique, on exactly the keys, and always checked at once? */
 static bool
 index_matches(Relation index, Relation target, List *keys)
 {
@@ -360,20 +367,27 @@ index_matches(Relation index, Relation target, List *keys)
 	return true;
 }
 
-/* Looks for a unique index on exactly the keys. */
+/*
+ * Looks for an index that ON CONFLICT (keys) can use.  One with WITHOUT OVERLAPS
+ * is none: its name is noted.
+ */
 static bool
-find_key_index(Relation target, List *keys, bool *nulls_equal)
+find_key_index(Relation target, List *keys, bool *nulls_equal,
+			   const char **temporal)
 {
 	List *indexes = RelationGetIndexList(target);
 	bool found = false;
 	ListCell *lc;
 
 	*nulls_equal = false;
+	*temporal = NULL;
 	foreach(lc, indexes)
 	{
 		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
 
-		if (index_matches(index, target, keys))
+		if (index_matches(index, target, keys) && index->rd_index->indisexclusion)
+			*temporal = pstrdup(RelationGetRelationName(index));
+		else if (index_matches(index, target, keys))
 		{
 			found = true;
 			if (index->rd_index->indnullsnotdistinct)

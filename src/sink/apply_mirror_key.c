@@ -128,7 +128,7 @@ is_unique_key(EtlMirror *mirror, Relation index)
 	if (!mirror->is_full)
 		return form->indnkeyatts == mirror->n_keys;
 	for (int i = 0; i < form->indnkeyatts; i++)
-		if (!TupleDescAttr(desc, form->indkey.values[i] - 1)->attnotnull)
+		if (!etl_has_no_nulls(desc, form->indkey.values[i] - 1))
 			return false;
 	return true;
 }

@@ -430,6 +430,8 @@ read_changes(EtlWalControl *control, shm_mq_handle *queue, List *tables)
 
 		BackgroundWorkerInitializeConnectionByOid(control->database, InvalidOid,
 												  0);
+		/* a large transaction is decoded in one, too */
+		etl_no_transaction_timeout(PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SET);
 		pgstat_report_appname(READER);
 		writer = etl_change_writer_open(queue);
 		if (control->is_remote)

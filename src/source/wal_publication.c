@@ -33,6 +33,9 @@
 /* Servers that know partitions above a publication's tables. */
 #define VERSION_OF_ROOTS 130000
 
+/* Servers that may publish generated columns. */
+#define VERSION_OF_GENERATED 180000
+
 /* A publication as it is. */
 typedef struct PublicationFound
 {
@@ -286,6 +289,12 @@ alter(EtlRemote *remote, const char *name, List *published)
 								  " (publish_via_partition_root = true)",
 								  quote_identifier(name)),
 						 PGRES_COMMAND_OK);
+	if (PQserverVersion(remote->conn) >= VERSION_OF_GENERATED)
+		etl_remote_query(remote,
+						 psprintf("ALTER PUBLICATION %s SET"
+								  " (publish_generated_columns = none)",
+								  quote_identifier(name)),
+						 PGRES_COMMAND_OK);
 	etl_remote_clear(remote);
 }
 
@@ -406,8 +415,12 @@ refuse_incomplete(EtlRemote *remote, const PublicationFound *publication,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("publication \"%s\" on server \"%s\" does not have all changes of the tables",
 					publication->name, remote->server),
-			 errhint("It must publish whole rows of all kinds of changes, by the partitioned table. There, as its owner: ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true); and no column lists and no WHERE for %s.",
-					 name, list_of_tables(published))));
+			 errhint("It must publish whole rows of all kinds of changes, by the partitioned table. There, as its owner: ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true%s); and no column lists and no WHERE for %s.",
+					 name,
+					 PQserverVersion(remote->conn) >= VERSION_OF_GENERATED ?
+						 ", publish_generated_columns = none" :
+						 "",
+					 list_of_tables(published))));
 }
 
 static void

@@ -195,14 +195,16 @@ void
 etl_remote_settle(EtlRemote *there)
 {
 	static const char
-		*const sql = "SELECT pg_catalog.set_config(name, setting, false)"
+		*const sql = "SELECT pg_catalog.set_config(name, value, false)"
 					 " FROM (VALUES ('search_path', 'pg_catalog, pg_temp'),"
 					 " ('datestyle', 'ISO'), ('intervalstyle', 'postgres'),"
 					 " ('extra_float_digits', '3'), ('bytea_output', 'hex'),"
 					 " ('timezone', 'UTC'), ('statement_timeout', '0'),"
 					 " ('lock_timeout', '0'), ('xmloption', 'content'),"
+					 " ('transaction_timeout', '0'),"
 					 " ('default_transaction_read_only', 'off'))"
-					 " AS settings (name, setting)";
+					 " AS settings (name, value) WHERE name IN"
+					 " (SELECT s.name FROM pg_catalog.pg_settings s)";
 
 	(void) etl_remote_query(there, sql, PGRES_TUPLES_OK);
 	etl_remote_clear(there);

@@ -34,9 +34,6 @@
 #include "compat.h"
 #include "source/wal_private.h"
 
-/* Generated columns without storage: PostgreSQL 18. */
-#define GENERATED_VIRTUAL 'v'
-
 /* A table that is followed. */
 typedef struct Source
 {
@@ -295,8 +292,7 @@ find_keys(Relation rel, const AttrNumber *attnums, int natts)
 static bool
 is_stored(Form_pg_attribute attribute)
 {
-	return !attribute->attisdropped &&
-		   attribute->attgenerated != GENERATED_VIRTUAL;
+	return !attribute->attisdropped && !etl_is_virtual(attribute);
 }
 
 /* The number of a column of a partition; all columns of its table are there. */

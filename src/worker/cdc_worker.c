@@ -130,6 +130,7 @@ connect_as_owner(const EtlSharedApplier *entry)
 	set("lock_timeout", "0");
 	set("statement_timeout", "0");
 	set("idle_in_transaction_session_timeout", "0");
+	etl_no_transaction_timeout(PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SET);
 	set("default_transaction_read_only", "off");
 	set("default_transaction_isolation", "read committed");
 	set("default_transaction_deferrable", "off");

@@ -335,6 +335,7 @@ start_transaction(void)
 	XactIsoLevel = XACT_READ_COMMITTED;
 	(void) set_config_option("lock_timeout", "0", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
+	etl_no_transaction_timeout(PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL);
 	MemoryContextSwitchTo(run_context);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	set_local("lock_timeout", "0");

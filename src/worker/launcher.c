@@ -174,6 +174,7 @@ start_up(void)
 
 	/* Nobody's settings for sessions are to end it. */
 	SetConfigOption("lock_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	etl_no_transaction_timeout(PGC_SUSET, PGC_S_OVERRIDE, GUC_ACTION_SET);
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	ctl.keysize = sizeof(Oid);

@@ -139,6 +139,7 @@ start_up(int index)
 	SetConfigOption("search_path", "pg_catalog", PGC_USERSET, PGC_S_OVERRIDE);
 	/* whatever the database or the role has set: rounds are short */
 	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
+	etl_no_transaction_timeout(PGC_USERSET, PGC_S_OVERRIDE, GUC_ACTION_SET);
 	SetConfigOption("default_transaction_read_only", "off", PGC_USERSET,
 					PGC_S_OVERRIDE);
 	SetConfigOption("default_transaction_isolation", "read committed",
