@@ -12,6 +12,7 @@ use lib "$FindBin::RealBin/../lib";
 
 use IO::Compress::Gzip ();
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 use Workers;
 
@@ -235,13 +236,11 @@ is( $node->safe_psql('postgres', qq{
 for my $victim ('worker', 'load')
 {
 	my ($holder, $loader, $pid) = start_load(2);
-	my $log = -s $node->logfile;
-	kill 'KILL', $victim eq 'load' ? $pid : (workers())[0];
+	Restart::kill_process($node, $victim eq 'load' ? $pid : (workers())[0]);
 	for my $session ($holder, $loader)
 	{
 		$session->{run}->kill_kill;
 	}
-	$node->wait_for_log(qr/database system is ready to accept connections/, $log);
 	check_nothing_left("kill -9 of a $victim");
 }
 

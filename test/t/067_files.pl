@@ -13,6 +13,7 @@ use lib "$FindBin::RealBin/../lib";
 use Jobs;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('files');
@@ -474,7 +475,7 @@ sub kill_scheduler
 {
 	my $pid = one(q{SELECT pid FROM pg_stat_activity WHERE backend_type LIKE '%scheduler%' AND datname = 'postgres' LIMIT 1});
 
-	kill 'KILL', $pid;
+	Restart::kill_process($node, $pid);
 	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity
 		WHERE backend_type LIKE '%scheduler%' AND datname = 'postgres' AND pid <> $pid") or die 'no other scheduler came';
 	return;
