@@ -10,6 +10,7 @@ use lib "$FindBin::RealBin/../lib";
 
 use Cdc;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $server = Cdc::start('cdc_reader',
@@ -258,7 +259,7 @@ $server->until("SELECT count(*) = 1 FROM target WHERE id = 40", 'a reader that w
 isnt(pid_of('etl_patterns cdc reader'), $pid, 'by another process');
 
 $pid = pid_of('etl_patterns cdc reader');
-kill 'KILL', $pid;
+Restart::kill_process($node, $pid);
 $server->until("SELECT count(*) = 1 FROM pg_stat_activity WHERE $reader AND pid <> $pid", 'the server has come back');
 sql("INSERT INTO source VALUES (41, 1, 'after a crash')");
 $server->until("SELECT count(*) = 1 FROM target WHERE id = 41", 'and follows');

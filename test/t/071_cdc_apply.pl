@@ -12,6 +12,7 @@ use Cdc;
 use IPC::Run;
 use JobServer;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $server = Cdc::start('cdc_apply', "restart_after_crash = on\n");
@@ -103,9 +104,9 @@ for my $round (1 .. ($ENV{ROUNDS} // 4))
 		join('', map { "INSERT INTO orders SELECT nextval('numbers'), 'round $round', 1 FROM generate_series(1, " . (1 + int(rand(20))) . ");\n" } 1 .. 2000));
 
 	usleep(20_000 + rand(150_000));
-	kill 'KILL', $pid;
+	Restart::kill_process($node, $pid);
 	$writer->finish;
-	server_is_back();
+	$server->served;
 	applied('orders');
 	same('TABLE orders', 'TABLE orders_mirror', "kill -9 of '$type': the mirror is equal");
 	is( sql('SELECT count(*) - count(DISTINCT id) FROM orders_log'), '0', 'no row was appended twice');
