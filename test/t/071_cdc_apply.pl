@@ -375,7 +375,7 @@ $small->until("SELECT error_message ~ 'no background worker is free' AND error_h
 	'the second one says that there is none');
 $small->sql("SELECT etl_cdc_stop('first'); INSERT INTO a VALUES (1)");
 $small->until("SELECT state = 'running' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'second'", 'when there are it runs');
-is($small->sql("SELECT etl_cdc_wait('second', timeout => '60s')"), 't', 'and follows');
+is($small->sql("SELECT etl_cdc_wait('second', timeout => '180s')"), 't', 'and follows');
 is($small->sql('SELECT id FROM c'), '1', 'its table');
 $small->{node}->stop;
 done_testing();
