@@ -273,7 +273,7 @@ is(sql('SELECT count(*) - count(DISTINCT id) FROM target'), 0, 'nothing came twi
 # --- slots that are lost
 
 sql(q{SELECT etl_cdc_stop('first')});
-$server->until("SELECT count(*) = 0 FROM pg_stat_activity WHERE $reader", 'a pipeline that is stopped has no reader');
+$server->until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'etl_patterns cdc%'", 'a pipeline that is stopped has no reader');
 is(segments(), 0, 'and no shared memory');
 $node->append_conf('postgresql.conf', "max_slot_wal_keep_size = 16MB\n");
 $node->reload;
@@ -303,6 +303,7 @@ state_is('first', 'lost', 'a slot that somebody has dropped is lost, too');
 like(sql('SELECT error_message FROM etl_patterns.cdc_pipeline'), qr/does not exist any more/, 'which is said');
 sql(q{SELECT etl_cdc_drop('first')});
 is(slots(), 0, 'no slot is left');
+$server->until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'etl_patterns cdc%'", 'no process');
 is(segments(), 0, 'and no shared memory');
 
 my $log = slurp_file($node->logfile);
