@@ -576,7 +576,7 @@ torture()
 
 # The tests whose subject is bytes from files and from other servers.
 sanitized_tests=(test/t/012_encoding.pl 'test/t/020_*_oracle.pl' test/t/024_csv_fuzz.pl
-	test/t/040_pull_remote.pl test/t/046_pull_hostile.pl test/t/070_cdc_reader.pl test/t/075_cdc_remote.pl)
+	test/t/040_pull_remote.pl test/t/046_pull_hostile.pl test/t/070_cdc_reader.pl test/t/075_cdc_remote.pl test/t/082_cdc_fuzz.pl)
 
 # Every server that starts from now on has the sanitizers' libraries loaded
 # first, and they write what they find below run/.  A server's name for its own

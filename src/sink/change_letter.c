@@ -22,6 +22,7 @@
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -229,9 +230,12 @@ etl_letter_event(Jsonb *payload, EtlSourceXact *xact)
 	xact->xid = (TransactionId) int64_of(source, "txId");
 	xact->commit_lsn = (XLogRecPtr) int64_of(source, "commit_lsn");
 	xact->end_lsn = xact->commit_lsn + 1; /* somewhere in its record */
-	xact->commit_time = int64_of(source, "ts_us") -
-						((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) *
-							USECS_PER_DAY;
+	if (pg_sub_s64_overflow(int64_of(source, "ts_us"),
+							((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) *
+								USECS_PER_DAY,
+							&xact->commit_time) ||
+		!IS_VALID_TIMESTAMP(xact->commit_time))
+		elog(ERROR, "dead letter has no time of its commit");
 	return event;
 }
 

@@ -47,6 +47,7 @@ open_scan(EtlCsvReader *reader)
 	reader->scan = MemoryContextAlloc(reader->context, sizeof(EtlCsvScan));
 	reader->scan->delimiter = reader->dialect.delimiter;
 	reader->scan->quote = reader->dialect.quote;
+	reader->scan->start = 0;
 	reader->scan->len = 0;
 }
 

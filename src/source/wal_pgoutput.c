@@ -35,6 +35,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -48,6 +49,14 @@
 #define TRUNCATE_CASCADE  0x01
 #define TRUNCATE_SEQUENCE 0x02
 
+/* Descriptions of a table with columns as text: more than that share one. */
+#define MAX_ODD 16
+
+/* Columns of tables that describe themselves again, and other tables. */
+#ifndef MAX_DESCRIBED
+#define MAX_DESCRIBED 250000
+#endif
+
 /* A column, and how its values are read. */
 typedef struct Column
 {
@@ -56,15 +65,15 @@ typedef struct Column
 	bool is_text;
 } Column;
 
-/* A table that has described itself. */
+/* A table that is followed, or has described itself. */
 typedef struct Known
 {
-	Oid relid;				  /* hash key */
-	const EtlWalTable *table; /* NULL: is not followed */
-	MemoryContext context;	  /* of the rest */
-	EtlSourceRelation *relation;
+	Oid relid;					 /* hash key */
+	const EtlWalTable *table;	 /* NULL: is not followed */
+	MemoryContext context;		 /* of the rest */
+	EtlSourceRelation *relation; /* NULL: has not described itself */
 	Column *columns;
-	struct Known *odd;	/* the same with other columns as text, or NULL */
+	struct Known *odd;	/* the next with other columns as text, or NULL */
 	Bitmapset *as_text; /* of such a one: columns, from 0 */
 } Known;
 
@@ -77,11 +86,11 @@ typedef struct Message
 } Message;
 
 static EtlChangeWriter *writer;
-static List *published; /* EtlPublished */
 static MemoryContext pgoutput_context;
 static MemoryContext change_context;
 static HTAB *known_tables; /* Known */
 static uint32 last_number = 0;
+static int n_described = 0; /* of what MAX_DESCRIBED is of */
 
 /* The transaction that is coming. */
 static EtlSourceXact xact;
@@ -108,10 +117,10 @@ static const Known *with_texts(Known *known);
 static void take_begin(Message *message);
 static void take_commit(Message *message);
 static void take_relation(Message *message);
-static const EtlWalTable *find_table(Oid relid);
 static EtlSourceRelation *read_relation(Message *message, Oid relid,
 										const EtlWalTable *table);
 static bool is_same(const EtlSourceRelation *a, const EtlSourceRelation *b);
+static void count_descriptions(int n);
 static Column *find_inputs(const EtlSourceRelation *relation);
 static Known *find_known(Message *message);
 static void take_change(Message *message, char kind, XLogRecPtr lsn);
@@ -126,6 +135,7 @@ static uint8 get_byte(Message *message);
 static int get_int16(Message *message);
 static uint32 get_int32(Message *message);
 static uint64 get_int64(Message *message);
+static TimestampTz get_time(Message *message);
 static char *get_string(Message *message);
 pg_noreturn static void refuse_message(const char *what);
 
@@ -137,9 +147,9 @@ void
 etl_pgoutput_init(EtlChangeWriter *queue, List *tables)
 {
 	HASHCTL ctl = {0};
+	ListCell *lc;
 
 	writer = queue;
-	published = tables;
 	pgoutput_context = AllocSetContextCreate(CurrentMemoryContext,
 											 "etl_patterns published tables",
 											 ALLOCSET_DEFAULT_SIZES);
@@ -151,6 +161,14 @@ etl_pgoutput_init(EtlChangeWriter *queue, List *tables)
 	ctl.hcxt = pgoutput_context;
 	known_tables = hash_create("etl_patterns published tables", 256, &ctl,
 							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	foreach(lc, tables)
+	{
+		const EtlPublished *entry = lfirst(lc);
+		Known *known = hash_search(known_tables, &entry->relid, HASH_ENTER,
+								   NULL);
+
+		*known = (Known){.relid = entry->relid, .table = entry->table};
+	}
 }
 
 /* Take a message; what it needs is gone afterwards. */
@@ -160,7 +178,7 @@ etl_pgoutput_message(char *data, int len, XLogRecPtr lsn)
 	MemoryContext old = MemoryContextSwitchTo(change_context);
 
 	while (!try_message(data, len, lsn))
-		;
+		CHECK_FOR_INTERRUPTS();
 	bms_free(as_text);
 	as_text = NULL;
 	MemoryContextSwitchTo(old);
@@ -169,8 +187,8 @@ etl_pgoutput_message(char *data, int len, XLogRecPtr lsn)
 
 /*
  * False if there is a value that cannot be read, whose column is in as_text
- * now: nothing has been written then.  What the input function has left behind
- * goes with the transaction, which has done nothing else.
+ * now: nothing has been written then.  What the input function left behind goes
+ * with the transaction, which has done nothing else.
  */
 static bool
 try_message(char *data, int len, XLogRecPtr lsn)
@@ -263,7 +281,7 @@ take_begin(Message *message)
 		refuse_message("order");
 	xact.commit_lsn = get_int64(message);
 	xact.end_lsn = xact.commit_lsn + 1;
-	xact.commit_time = (TimestampTz) get_int64(message);
+	xact.commit_time = get_time(message);
 	xact.xid = get_int32(message);
 	in_xact = true;
 	has_begun = false;
@@ -278,7 +296,7 @@ take_commit(Message *message)
 	(void) get_byte(message); /* flags: there are none */
 	commit_lsn = get_int64(message);
 	xact.end_lsn = get_int64(message);
-	xact.commit_time = (TimestampTz) get_int64(message);
+	xact.commit_time = get_time(message);
 	if (!in_xact || commit_lsn != xact.commit_lsn ||
 		xact.end_lsn <= xact.commit_lsn)
 		refuse_message("end of a transaction");
@@ -296,37 +314,33 @@ static void
 take_relation(Message *message)
 {
 	Oid relid = get_int32(message);
-	const EtlWalTable *table = find_table(relid);
+	bool found;
+	Known *known = hash_search(known_tables, &relid, HASH_ENTER, &found);
 	MemoryContext context;
 	MemoryContext old;
 	EtlSourceRelation *relation;
-	Known *known;
-	bool found;
 
-	known = hash_search(known_tables, &relid, HASH_ENTER, &found);
 	if (!found)
 	{
-		known->table = table;
-		known->context = NULL;
-		known->relation = NULL;
-		known->odd = NULL;
+		known->table = NULL;
+		count_descriptions(1);
 	}
-	if (table == NULL)
+	if (known->table == NULL)
 		return;
-
 	context = AllocSetContextCreate(pgoutput_context,
 									"etl_patterns published table",
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
-	relation = read_relation(message, relid, table);
+	relation = read_relation(message, relid, known->table);
 	if (known->relation != NULL && is_same(known->relation, relation))
 	{
 		MemoryContextSwitchTo(old);
 		MemoryContextDelete(context);
 		return;
 	}
+	if (known->relation != NULL)
+		count_descriptions(relation->desc->natts + 10);
 	relation->number = ++last_number;
-	known->relation = NULL;
 	known->odd = NULL;
 	if (known->context != NULL)
 		MemoryContextDelete(known->context);
@@ -336,22 +350,6 @@ take_relation(Message *message)
 	MemoryContextSwitchTo(old);
 	if (!etl_change_write_relation(writer, relation))
 		etl_wal_leave();
-}
-
-/* The table that is followed with that number; NULL if there is none. */
-static const EtlWalTable *
-find_table(Oid relid)
-{
-	ListCell *lc;
-
-	foreach(lc, published)
-	{
-		const EtlPublished *entry = lfirst(lc);
-
-		if (entry->relid == relid)
-			return entry->table;
-	}
-	return NULL;
 }
 
 /* A description, under the name that we know the table by. */
@@ -392,10 +390,7 @@ read_relation(Message *message, Oid relid, const EtlWalTable *table)
 	return relation;
 }
 
-/*
- * Types whose values name objects are text: the objects are not the same.  What
- * is built in there may not be there here, in an older version.
- */
+/* What is not here is text, and so is what names objects, which differ. */
 Oid
 etl_type_of_remote(Oid type_there)
 {
@@ -446,6 +441,17 @@ is_same(const EtlSourceRelation *a, const EtlSourceRelation *b)
 		   equalTupleDescs(a->desc, b->desc);
 }
 
+/* All are remembered while we live: with too many another process begins anew. */
+static void
+count_descriptions(int n)
+{
+	n_described += n;
+	if (n_described > MAX_DESCRIBED)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_EXCEPTION),
+				 errmsg("the server has described its tables too often")));
+}
+
 /* The input functions of a table's columns, in the current memory context. */
 static Column *
 find_inputs(const EtlSourceRelation *relation)
@@ -474,22 +480,32 @@ with_texts(Known *known)
 {
 	MemoryContext context;
 	MemoryContext old;
+	Bitmapset *columns;
+	Known *last = known->odd;
 	Known *odd;
+	int nodds = 0;
 
 	if (as_text == NULL)
 		return known;
-	if (known->odd != NULL && bms_equal(known->odd->as_text, as_text))
-		return known->odd;
-	if (known->odd != NULL)
-		MemoryContextDelete(known->odd->context);
-	known->odd = NULL;
+	for (odd = last; odd != NULL; odd = odd->odd, nodds++)
+		if (bms_equal(odd->as_text, as_text))
+			return odd;
+	if (nodds == MAX_ODD && bms_is_subset(as_text, last->as_text))
+		return last;
 	context = AllocSetContextCreate(known->context, "etl_patterns odd table",
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(context);
-	odd = palloc0(sizeof(Known));
+	columns = bms_copy(as_text);
+	if (nodds == MAX_ODD)
+	{
+		columns = bms_add_members(columns, last->as_text);
+		known->odd = last->odd;
+		MemoryContextDelete(last->context);
+	}
+	odd = palloc(sizeof(Known));
 	*odd = *known;
 	odd->context = context;
-	odd->as_text = bms_copy(as_text);
+	odd->as_text = columns;
 	odd->relation = palloc(sizeof(EtlSourceRelation));
 	*odd->relation = *known->relation;
 	odd->relation->number = ++last_number;
@@ -498,11 +514,12 @@ with_texts(Known *known)
 	{
 		Form_pg_attribute att = TupleDescAttr(known->relation->desc, i);
 
-		if (bms_is_member(i, as_text))
+		if (bms_is_member(i, columns))
 			TupleDescInitEntry(odd->relation->desc, (AttrNumber) (i + 1),
 							   NameStr(att->attname), TEXTOID, -1, 0);
 	}
 	odd->columns = find_inputs(odd->relation);
+	count_descriptions(odd->relation->desc->natts + 10);
 	MemoryContextSwitchTo(old);
 	known->odd = odd;
 	if (!etl_change_write_relation(writer, odd->relation))
@@ -572,15 +589,13 @@ read_row(Message *message, const Known *known, bool **unchanged)
 	int natts = desc->natts;
 	Datum *values = palloc(Max(natts, 1) * sizeof(Datum));
 	bool *nulls = palloc(Max(natts, 1) * sizeof(bool));
-	ErrorContextCallback callback;
+	Size size = 0;
+	ErrorContextCallback callback = {error_context_stack, value_context, NULL};
 
 	*unchanged = NULL;
 	if (get_int16(message) != natts)
 		refuse_message("number of columns");
 	current_table = known;
-	callback.callback = value_context;
-	callback.arg = NULL;
-	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	for (int i = 0; i < natts; i++)
 	{
@@ -600,6 +615,11 @@ read_row(Message *message, const Known *known, bool **unchanged)
 				values[i] = read_value(message, &known->columns[i],
 									   TupleDescAttr(desc, i)->atttypmod);
 				nulls[i] = false;
+				/* The type may make it much longer than it comes. */
+				if (TupleDescAttr(desc, i)->attlen == -1)
+					size += VARSIZE_ANY(DatumGetPointer(values[i]));
+				if (size > MaxAllocSize)
+					refuse_message("size of a row");
 				break;
 			default:
 				refuse_message("kind of value");
@@ -609,10 +629,7 @@ read_row(Message *message, const Known *known, bool **unchanged)
 	return heap_form_tuple(desc, values, nulls);
 }
 
-/*
- * A value.  The input function wants a zero behind it, which is lent for as
- * long.
- */
+/* A value; an input function is lent the zero that it wants behind it. */
 static Datum
 read_value(Message *message, const Column *column, int32 typmod)
 {
@@ -743,6 +760,17 @@ get_int64(Message *message)
 
 	memcpy(&value, get_bytes(message, sizeof(value)), sizeof(value));
 	return pg_ntoh64(value);
+}
+
+/* When something was committed: always a time that there is. */
+static TimestampTz
+get_time(Message *message)
+{
+	TimestampTz time = (TimestampTz) get_int64(message);
+
+	if (!IS_VALID_TIMESTAMP(time))
+		refuse_message("time");
+	return time;
 }
 
 /* A text that ends with a zero, which must be there. */

@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * backend.c
- *	  What the CSV reader needs of a server, for a program without one.
+ *	  What the readers need of a server, for a program without one.
  *
- * Every chunk comes from malloc(), so that a sanitizer knows its bounds.  An
- * error goes to whoever has set fuzz_on_error.  What is not freed when an input
- * is done with is freed by fuzz_free_all().
+ * Every chunk comes from malloc(), so that a sanitizer knows its bounds, and
+ * goes with its memory context.  An error goes to the PG_TRY() that it is in,
+ * or to whoever has set fuzz_on_error.  What is not freed when an input is done
+ * with is freed by fuzz_free_all().
  *
  *-------------------------------------------------------------------------
  */
@@ -25,54 +26,114 @@
 #include "etl_patterns.h"
 #include "fuzz.h"
 
+/* What MemoryContext points to here. */
+typedef struct Context
+{
+	dlist_node node; /* of the parent's */
+	dlist_head children;
+	dlist_head chunks;
+} Context;
+
 typedef struct Chunk
 {
 	dlist_node node;
 	Size size;
-	Size filler; /* data begins at a multiple of 16 */
+	MemoryContext context; /* last: data begins at a multiple of 16 */
 } Chunk;
 
 #define CHUNK_OF(pointer) ((Chunk *) ((char *) (pointer) - sizeof(Chunk)))
 
-static dlist_head chunks = DLIST_STATIC_INIT(chunks);
+static Context top = {.children = DLIST_STATIC_INIT(top.children),
+					  .chunks = DLIST_STATIC_INIT(top.chunks)};
 
 jmp_buf *fuzz_on_error;
 int fuzz_encoding = PG_UTF8;
-int etl_csv_scan_way = ETL_CSV_SCAN_AUTO;
+MemoryContext fuzz_top = (MemoryContext) &top;
+int fuzz_sqlerrcode;
+Size fuzz_allocated;
 
 volatile sig_atomic_t InterruptPending = false;
-MemoryContext CurrentMemoryContext;
+MemoryContext CurrentMemoryContext = (MemoryContext) &top;
+sigjmp_buf *PG_exception_stack;
+ErrorContextCallback *error_context_stack;
 
 /* ------------------------------------------------------------------ */
 /* memory                                                               */
 
 void *
-palloc(Size size)
+MemoryContextAlloc(MemoryContext context, Size size)
 {
 	Chunk *chunk = malloc(sizeof(Chunk) + size);
 
 	if (chunk == NULL)
 		abort();
 	chunk->size = size;
-	dlist_push_tail(&chunks, &chunk->node);
+	chunk->context = context;
+	fuzz_allocated += size;
+	dlist_push_tail(&((Context *) context)->chunks, &chunk->node);
 	return (char *) chunk + sizeof(Chunk);
+}
+
+static void
+free_chunk(Chunk *chunk)
+{
+	fuzz_allocated -= chunk->size;
+	dlist_delete(&chunk->node);
+	free(chunk);
 }
 
 void
 pfree(void *pointer)
 {
-	dlist_delete(&CHUNK_OF(pointer)->node);
-	free(CHUNK_OF(pointer));
+	free_chunk(CHUNK_OF(pointer));
+}
+
+/* Everything that is in a context, and below it. */
+void
+MemoryContextReset(MemoryContext context)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &((Context *) context)->children)
+		MemoryContextDelete(
+			(MemoryContext) dlist_container(Context, node, iter.cur));
+	dlist_foreach_modify(iter, &((Context *) context)->chunks)
+		free_chunk(dlist_container(Chunk, node, iter.cur));
+}
+
+void
+MemoryContextDelete(MemoryContext context)
+{
+	MemoryContextReset(context);
+	dlist_delete(&((Context *) context)->node);
+	free(context);
+}
+
+MemoryContext
+AllocSetContextCreateInternal(MemoryContext parent, const char *name,
+							  Size min_size, Size init_size, Size max_size)
+{
+	Context *context = malloc(sizeof(Context));
+
+	if (context == NULL)
+		abort();
+	dlist_init(&context->children);
+	dlist_init(&context->chunks);
+	dlist_push_tail(&((Context *) parent)->children, &context->node);
+	return (MemoryContext) context;
 }
 
 void
 fuzz_free_all(void)
 {
-	dlist_mutable_iter iter;
+	MemoryContextReset(fuzz_top);
+	CurrentMemoryContext = fuzz_top;
+}
 
-	dlist_foreach_modify(iter, &chunks)
-		free(dlist_container(Chunk, node, iter.cur));
-	dlist_init(&chunks);
+void *
+palloc(Size size)
+{
+	return MemoryContextAlloc(CurrentMemoryContext, size);
 }
 
 void *
@@ -90,7 +151,7 @@ palloc_extended(Size size, int flags)
 void *
 repalloc(void *pointer, Size size)
 {
-	void *result = palloc(size);
+	void *result = MemoryContextAlloc(CHUNK_OF(pointer)->context, size);
 
 	memcpy(result, pointer, Min(size, CHUNK_OF(pointer)->size));
 	pfree(pointer);
@@ -116,45 +177,21 @@ pstrdup(const char *in)
 }
 
 void *
-MemoryContextAlloc(MemoryContext context, Size size)
-{
-	return palloc(size);
-}
-
-void *
 MemoryContextAllocZero(MemoryContext context, Size size)
 {
-	return palloc0(size);
+	return memset(MemoryContextAlloc(context, size), 0, size);
 }
 
 void *
 MemoryContextAllocHuge(MemoryContext context, Size size)
 {
-	return palloc(size);
+	return MemoryContextAlloc(context, size);
 }
 
 void *
 repalloc_huge(void *pointer, Size size)
 {
 	return repalloc(pointer, size);
-}
-
-MemoryContext
-AllocSetContextCreateInternal(MemoryContext parent, const char *name,
-							  Size min_size, Size init_size, Size max_size)
-{
-	return palloc0(64);
-}
-
-void
-MemoryContextDelete(MemoryContext context)
-{
-	pfree(context);
-}
-
-void
-MemoryContextReset(MemoryContext context)
-{
 }
 
 /* ------------------------------------------------------------------ */
@@ -215,14 +252,61 @@ errstart_cold(int elevel, const char *domain)
 void
 errfinish(const char *filename, int lineno, const char *funcname)
 {
+	for (ErrorContextCallback *callback = error_context_stack; callback != NULL;
+		 callback = callback->previous)
+		callback->callback(callback->arg);
+	pg_re_throw();
+}
+
+void
+pg_re_throw(void)
+{
+	if (PG_exception_stack != NULL)
+		siglongjmp(*PG_exception_stack, 1);
 	if (fuzz_on_error == NULL)
 		abort();
+	error_context_stack = NULL;
 	longjmp(*fuzz_on_error, 1);
 }
 
 int
 errcode(int sqlerrcode)
 {
+	fuzz_sqlerrcode = sqlerrcode;
+	return 0;
+}
+
+ErrorData *
+CopyErrorData(void)
+{
+	ErrorData *error = palloc0(sizeof(ErrorData));
+
+	error->elevel = ERROR;
+	error->sqlerrcode = fuzz_sqlerrcode;
+	return error;
+}
+
+void
+FlushErrorState(void)
+{
+}
+
+int
+set_errcontext_domain(const char *domain)
+{
+	return 0;
+}
+
+/* Its arguments are looked at. */
+int
+errcontext_msg(const char *fmt, ...)
+{
+	char buf[1024];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(buf, sizeof(buf), fmt, args);
+	va_end(args);
 	return 0;
 }
 

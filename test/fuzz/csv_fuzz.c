@@ -3,12 +3,6 @@
  * csv_fuzz.c
  *	  Random bytes for the CSV reader.
  *
- *	csv_fuzz ROUNDS SEED	random inputs; the number of the last one is in
- *							the message if one fails
- *	csv_fuzz FILE			an input that failed
- *
- * With -DLIBFUZZER (and clang's -fsanitize=fuzzer) it is driven by coverage.
- *
  * The reader is built with a buffer of a few bytes, so that records of any size
  * meet its end, and reads whatever number of bytes the stream likes to give.
  * Each input is read several times, by each of the reader's ways and in other
@@ -24,8 +18,6 @@
 #include "etl_patterns.h"
 #include "fuzz.h"
 #include "source/source.h"
-
-#define MAX_INPUT 16384
 
 struct EtlStream
 {
@@ -45,16 +37,7 @@ typedef struct Summary
 	bool thrown;
 } Summary;
 
-static char input_name[64] = "input";
-
-static uint64
-next_random(uint64 *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
+int etl_csv_scan_way = ETL_CSV_SCAN_AUTO;
 
 /* ------------------------------------------------------------------ */
 /* the stream                                                           */
@@ -65,7 +48,7 @@ etl_stream_read(EtlStream *stream, char *buf, size_t len)
 	size_t n = Min(len, stream->len - stream->at);
 
 	if (stream->random != 0 && n > 1)
-		n = 1 + next_random(&stream->random) % Min(n, 97);
+		n = 1 + fuzz_random(&stream->random) % Min(n, 97);
 	memcpy(buf, stream->data + stream->at, n);
 	stream->at += n;
 	return n;
@@ -81,13 +64,6 @@ etl_stream_rewind(EtlStream *stream, int64 offset)
 
 /* ------------------------------------------------------------------ */
 /* reading                                                              */
-
-static void
-fail(const char *what)
-{
-	fprintf(stderr, "%s: %s\n", input_name, what);
-	abort();
-}
 
 static void
 note(Summary *summary, const void *data, size_t len)
@@ -106,7 +82,7 @@ note_fields(Summary *summary, bool good, const EtlField *fields, int nfields,
 	if (!good)
 	{
 		if (reject->message == NULL)
-			fail("a reject without a message");
+			fuzz_fail("a reject without a message");
 		summary->rejects++;
 		note(summary, reject->message, strlen(reject->message));
 		return;
@@ -118,13 +94,13 @@ note_fields(Summary *summary, bool good, const EtlField *fields, int nfields,
 		if (fields[i].data == NULL)
 			continue;
 		if (fields[i].data[fields[i].len] != '\0')
-			fail("a field without an end");
+			fuzz_fail("a field without an end");
 		if (strlen(fields[i].data) != (size_t) fields[i].len)
-			fail("a field with a zero byte");
+			fuzz_fail("a field with a zero byte");
 		if (fuzz_encoding == PG_UTF8 &&
 			pg_encoding_verifymbstr(PG_UTF8, fields[i].data, fields[i].len) !=
 				fields[i].len)
-			fail("a field that is not valid");
+			fuzz_fail("a field that is not valid");
 		note(summary, fields[i].data, fields[i].len + 1);
 	}
 }
@@ -145,17 +121,17 @@ read_record(EtlCsvReader *reader, EtlCsvRecord *record, const EtlStream *stream,
 		good = etl_csv_split(reader, record, &fields, &nfields, &reject);
 		/* Where characters are not converted the splitter looks at bytes. */
 		if (good && PG_VALID_BE_ENCODING(dialect->encoding))
-			fail("a record cut at a broken quote has none");
+			fuzz_fail("a record cut at a broken quote has none");
 	}
 	note_fields(summary, good, fields, nfields, &reject);
 	(void) etl_csv_text(reader, record);
 
 	if (record->byte_offset < 0 ||
 		record->byte_offset + record->raw_len > stream->len)
-		fail("a record outside of the file");
+		fuzz_fail("a record outside of the file");
 	if (memcmp(record->raw, stream->data + record->byte_offset,
 			   record->raw_len) != 0)
-		fail("a record is not what the file has");
+		fuzz_fail("a record is not what the file has");
 	note(summary, &record->byte_offset, sizeof(record->byte_offset));
 	note(summary, &record->line_no, sizeof(record->line_no));
 	note(summary, &record->row_no, sizeof(record->row_no));
@@ -193,7 +169,7 @@ read_all(const uint8 *data, size_t len, const EtlCsvDialect *dialect, int skip,
 			continue;
 		}
 		if (record.byte_offset <= last_offset)
-			fail("a record comes twice");
+			fuzz_fail("a record comes twice");
 		last_offset = record.byte_offset;
 		read_record(reader, &record, &stream, dialect, wanted, &summary);
 	}
@@ -203,8 +179,8 @@ read_all(const uint8 *data, size_t len, const EtlCsvDialect *dialect, int skip,
 }
 
 /* The first bytes of an input say how it is to be read. */
-static void
-read_input(const uint8 *bytes, size_t len)
+void
+fuzz_read_input(const uint8 *bytes, size_t len)
 {
 	static const char delimiters[] = ",;\t|";
 	static const int encodings[] = {PG_UTF8, PG_UTF8, PG_UTF8,	 PG_LATIN1,
@@ -244,23 +220,12 @@ read_input(const uint8 *bytes, size_t len)
 		if (this.hash != right.hash || this.records != right.records ||
 			this.fields != right.fields || this.rejects != right.rejects ||
 			this.thrown != right.thrown)
-			fail("another way to read it gives other records");
+			fuzz_fail("another way to read it gives other records");
 	}
 }
 
 /* ------------------------------------------------------------------ */
 /* inputs                                                               */
-
-#ifdef LIBFUZZER
-
-int
-LLVMFuzzerTestOneInput(const uint8 *bytes, size_t len)
-{
-	read_input(bytes, len);
-	return 0;
-}
-
-#else
 
 /* Something that a CSV file may have, or better had not. */
 static size_t
@@ -306,14 +271,15 @@ add_token(uint8 *to, size_t room, uint64 *random)
 		{"a,b,c\n", 6},
 		{"1,\"x\",2\n", 8},
 	};
-	size_t n = next_random(random) % (lengthof(tokens) + 1);
+	size_t n = fuzz_random(random) % (lengthof(tokens) + 1);
 	size_t len;
 
 	if (n == lengthof(tokens))
 	{
 		/* A run of bytes, about as long as what is looked at together. */
-		len = Min(room, next_random(random) % 200);
-		memset(to, next_random(random) % 20 == 0 ? '"' : 'x', len);
+		len = fuzz_random(random) % 200;
+		len = Min(room, len);
+		memset(to, fuzz_random(random) % 20 == 0 ? '"' : 'x', len);
 		return len;
 	}
 	len = Min(room, tokens[n].len);
@@ -321,87 +287,29 @@ add_token(uint8 *to, size_t room, uint64 *random)
 	return len;
 }
 
-static size_t
-make_input(uint8 *bytes, uint64 *random)
+size_t
+fuzz_make_input(uint8 *bytes, uint64 *random)
 {
-	int ntokens = 1 << (next_random(random) % 9);
+	int ntokens = 1 << (fuzz_random(random) % 9);
 	size_t len = 0;
 
 	for (; len < 4; len++)
-		bytes[len] = (uint8) next_random(random);
+		bytes[len] = (uint8) fuzz_random(random);
 	/* Most inputs are UTF-8 with double quotes, as most files are. */
-	if (next_random(random) % 2 == 0)
+	if (fuzz_random(random) % 2 == 0)
 		bytes[0] &= 0x03;
-	if (next_random(random) % 8 == 0)
+	if (fuzz_random(random) % 8 == 0)
 	{
 		memcpy(bytes + len, "\xef\xbb\xbf", 3);
 		len += 3;
 	}
-	ntokens = next_random(random) % (4 * ntokens);
-	while (ntokens-- > 0 && len < MAX_INPUT)
-		len += add_token(bytes + len, MAX_INPUT - len, random);
+	ntokens = fuzz_random(random) % (4 * ntokens);
+	while (ntokens-- > 0 && len < FUZZ_MAX_INPUT)
+		len += add_token(bytes + len, FUZZ_MAX_INPUT - len, random);
 	return len;
 }
 
-static size_t
-read_file(const char *name, uint8 *bytes)
+void
+fuzz_end(void)
 {
-	FILE *file = fopen(name, "rb");
-	size_t len;
-
-	if (file == NULL)
-	{
-		perror(name);
-		exit(2);
-	}
-	len = fread(bytes, 1, MAX_INPUT, file);
-	fclose(file);
-	return len;
 }
-
-int
-main(int argc, char **argv)
-{
-	/* Of the very size of each input, so that reading past its end is seen. */
-	uint8 *bytes = malloc(MAX_INPUT);
-	uint8 *exact;
-	size_t len;
-
-	if (argc == 2)
-	{
-		len = read_file(argv[1], bytes);
-		read_input(bytes, len);
-		return 0;
-	}
-	if (argc != 3)
-	{
-		fprintf(stderr, "usage: csv_fuzz ROUNDS SEED | FILE\n");
-		return 2;
-	}
-	for (long round = 1; round <= atol(argv[1]); round++)
-	{
-		uint64 random = (atol(argv[2]) * 1000003 + round) *
-							UINT64CONST(0x9e3779b97f4a7c15) |
-						1;
-		FILE *file;
-
-		len = make_input(bytes, &random);
-		snprintf(input_name, sizeof(input_name), "seed %s, round %ld", argv[2],
-				 round);
-		/* Where it is found if it brings the program down. */
-		file = fopen("csv_fuzz.input", "wb");
-		if (file == NULL || fwrite(bytes, 1, len, file) != len)
-			return 2;
-		fclose(file);
-
-		exact = malloc(len);
-		memcpy(exact, bytes, len);
-		read_input(exact, len);
-		free(exact);
-	}
-	printf("%s inputs\n", argv[1]);
-	free(bytes);
-	return 0;
-}
-
-#endif

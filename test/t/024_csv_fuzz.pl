@@ -6,8 +6,8 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
-use CsvFuzz;
+use Fuzz;
 use Test::More;
 
-CsvFuzz::run(500, $ENV{SEED} // 1);
+Fuzz::csv(500, $ENV{SEED} // 1);
 done_testing();

@@ -6,10 +6,10 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 
-use CsvFuzz;
+use Fuzz;
 use Test::More;
 
 plan skip_all => 'for make torture' unless $ENV{ROUNDS};
 
-CsvFuzz::run(1000 * $ENV{ROUNDS}, $ENV{SEED} // 1);
+Fuzz::csv(1000 * $ENV{ROUNDS}, $ENV{SEED} // 1);
 done_testing();

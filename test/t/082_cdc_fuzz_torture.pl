@@ -1,0 +1,15 @@
+# The same as 082_cdc_fuzz.pl, ROUNDS thousand inputs, from SEED on.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
+use Fuzz;
+use Test::More;
+
+plan skip_all => 'for make torture' unless $ENV{ROUNDS};
+
+Fuzz::run('pgoutput', 1000 * $ENV{ROUNDS}, $ENV{SEED} // 1);
+done_testing();
