@@ -277,7 +277,7 @@ SELECT etl_job_create('stubborn', '* * * * *', $$DO $x$ BEGIN
     PERFORM pg_sleep(600);
 EXCEPTION WHEN query_canceled THEN
     PERFORM say('stubborn');
-END $x$ $$, timeout => '100ms');
+END $x$ $$, timeout => '1s');
 SELECT etl_job_create('impatient', '* * * * *', $$SET statement_timeout = '50ms'; SELECT pg_sleep(600)$$);
 SELECT etl_job_create('quick', '* * * * *', $$SELECT say('quick')$$, timeout => '1 hour');
 SELECT clock('2030-01-01 16:16:30') IS NOT NULL AS clock_set;
@@ -346,11 +346,11 @@ CALL etl_run_due_jobs(max_runtime => '1 hour');
 SELECT * FROM heard();
 
 -- A call that may take no longer begins no run.
-SELECT etl_job_create('long', '* * * * *', $$SELECT say('long'); SELECT pg_sleep(0.3)$$);
+SELECT etl_job_create('long', '* * * * *', $$SELECT say('long'); SELECT pg_sleep(1.3)$$);
 SELECT etl_job_create('longer', '* * * * *', $$SELECT say('longer')$$);
 SELECT etl_job_pause('ranged');
 SELECT clock('2030-01-01 16:20:30') IS NOT NULL AS clock_set;
-CALL etl_run_due_jobs(max_runtime => '200ms');
+CALL etl_run_due_jobs(max_runtime => '1200ms');
 SELECT * FROM heard();
 CALL etl_run_due_jobs();
 SELECT * FROM heard();

@@ -7,7 +7,9 @@
  * session of a database in which a reader is at work sets the reader's latch
  * when it has committed.  Without any reader that costs the look at a counter.
  * What does not set the latch, such as other databases' WAL, is found when the
- * reader looks by itself.
+ * reader looks by itself.  From 16 on the senders wait for condition variables,
+ * which we could wait for, too; but these wake all who wait, at each flush of
+ * whatever database, and say nothing of commits that nobody flushes.
  *
  * A transaction that does not wait for its commit to be on disk cannot be read
  * until it is.  Where it ends is told, too, so that the reader can see to it.

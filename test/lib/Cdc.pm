@@ -13,7 +13,7 @@ use JobServer;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(sql applied same state_is paused paused_with refused script session server_is_back pid_of pick);
+our @EXPORT = qw(sql applied same state_is paused paused_with refused script session pid_of pick);
 
 my $server;
 
@@ -119,19 +119,6 @@ sub session
 	print $fh $sql;
 	close $fh;
 	return IPC::Run::start([ psql(), '-f', $file ], '<', \undef, '>', \my $out, '2>', \my $err);
-}
-
-# Waits until a server that has crashed is back, and so is its scheduler.
-sub server_is_back
-{
-	for (1 .. 600)
-	{
-		my ($ret) = eval { $server->{node}->psql('postgres', 'SELECT 1', stderr => \my $err) };
-
-		last if defined $ret && $ret == 0;
-		select(undef, undef, undef, 0.1);
-	}
-	return $server->served;
 }
 
 # The only process of a kind.

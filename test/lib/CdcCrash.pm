@@ -298,7 +298,7 @@ sub check
 
 	foreach my $pipeline (qw(mirrors appends logs histories))
 	{
-		wait_until($node, "SELECT etl_cdc_wait('$pipeline', timeout => '60 s')", "$pipeline has caught up");
+		wait_until($node, "SELECT etl_cdc_wait('$pipeline', timeout => '180 s')", "$pipeline has caught up");
 	}
 	same('SELECT * FROM item', 'SELECT * FROM item_mirror', "$what: the mirror");
 	same('SELECT * FROM bag', 'SELECT * FROM bag_mirror', "$what: the mirror of a table without a key");

@@ -61,9 +61,9 @@ sub make
 		SELECT etl_cdc_add_table('follow', 'sale', 'mirror');
 	});
 	$sql->(q{SELECT functions.etl_cdc_start('follow')});
-	$sql->(q{SELECT functions.etl_cdc_wait('follow', timeout => '60 s')});
+	$sql->(q{SELECT functions.etl_cdc_wait('follow', timeout => '180 s')});
 	$sql->(q{INSERT INTO sale VALUES (5, 50)});
-	is($sql->(q{SELECT functions.etl_cdc_wait('follow', timeout => '60 s')}), 't', "$db: the pipeline follows");
+	is($sql->(q{SELECT functions.etl_cdc_wait('follow', timeout => '180 s')}), 't', "$db: the pipeline follows");
 	$sql->(q{SELECT functions.etl_cdc_stop('follow')});
 	is($sql->(q{SELECT count(*) FROM mirror}), 3, "$db: the mirror is as it should be");
 	return;

@@ -118,7 +118,7 @@ foreach my $old (@old)
 
 	# The pipeline goes on where it was: without a copy, and with what it missed.
 	$node->safe_psql($db, q{SELECT functions.etl_cdc_start('follow')});
-	is($node->safe_psql($db, q{SELECT functions.etl_cdc_wait('follow', timeout => '60 s')}), 't', "$what: the pipeline goes on");
+	is($node->safe_psql($db, q{SELECT functions.etl_cdc_wait('follow', timeout => '180 s')}), 't', "$what: the pipeline goes on");
 	is($node->safe_psql($db, q{SELECT string_agg(id::text, ' ' ORDER BY id) FROM mirror}), '1 2 3 5 6 7', "$what: with all changes");
 	is($node->safe_psql($db, q{SELECT rows_copied FROM etl_patterns.cdc_table}), 2, "$what: and no other copy");
 	$node->safe_psql($db, q{SELECT functions.etl_cdc_drop('follow')});

@@ -134,12 +134,12 @@ like(sql(q{SELECT error_message FROM etl_patterns.cdc_status}), qr/copied from a
 fails(q{SELECT functions.etl_cdc_start('follow')}, qr/cannot go on where it was.*etl_cdc_resync\('follow'\)/s,
 	"$what: it does not go on, and names the way out");
 sql(q{SELECT functions.etl_cdc_resync('follow')});
-is(sql(q{SELECT functions.etl_cdc_wait('follow', timeout => '60 s')}), 't', "$what: with resync it does");
+is(sql(q{SELECT functions.etl_cdc_wait('follow', timeout => '180 s')}), 't', "$what: with resync it does");
 is(sql(q{SELECT string_agg(id::text, ' ' ORDER BY id) FROM mirror}), '1 3 5 7', "$what: all rows are there");
 
 State::goes_on($new, $db, $dir, $what);
 State::jobs_go_on($new, $db, $what);
-is(sql(q{SELECT functions.etl_cdc_wait('follow', timeout => '60 s')}), 't', "$what: the pipeline follows");
+is(sql(q{SELECT functions.etl_cdc_wait('follow', timeout => '180 s')}), 't', "$what: the pipeline follows");
 is(sql(q{SELECT string_agg(id::text, ' ' ORDER BY id) FROM mirror}), '1 2 3 5 6 7', "$what: and has the changes");
 sql(q{SELECT functions.etl_cdc_drop('follow')});
 

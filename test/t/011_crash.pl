@@ -7,8 +7,12 @@
 use strict;
 use warnings;
 
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('crash');
@@ -90,10 +94,8 @@ foreach my $row (1, 2500, $rows)
 {
 	my ($holder, $loader, $pid) = start_load("killed_$row", $row, '');
 
-	kill 9, $pid or die "kill: $!";
+	Restart::kill_process($node, $pid);
 	end_session($holder, $loader);
-	$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()')
-	  or die 'the server did not come back';
 	check_rerun("killed_$row", "kill -9 at row $row");
 }
 

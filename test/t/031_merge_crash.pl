@@ -8,8 +8,12 @@
 use strict;
 use warnings;
 
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('merge_crash');
@@ -104,10 +108,8 @@ foreach my $way ('auto', 'general')
 	{
 		my ($holder, $merger, $pid) = start_merge($way, $stop);
 
-		kill 9, $pid or die "kill: $!";
+		Restart::kill_process($node, $pid);
 		end_session($holder, $merger);
-		$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()')
-		  or die 'the server did not come back';
 		check_rerun("$way, killed at $stop");
 	}
 }

@@ -8,8 +8,12 @@
 use strict;
 use warnings;
 
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('pull_crash');
@@ -157,10 +161,8 @@ sub crash
 
 	if ($how eq 'killed')
 	{
-		kill 9, $pid or die "kill: $!";
+		Restart::kill_process($node, $pid);
 		end_session(@sessions);
-		$node->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()')
-		  or die 'the server did not come back';
 	}
 	else
 	{

@@ -5,8 +5,12 @@
 use strict;
 use warnings;
 
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('launcher');
@@ -239,7 +243,7 @@ served($_, "switched on, there is one for $_") for ('postgres', 'a', 'b');
 # A crash takes all processes and the shared memory
 $b = pid_of('b');
 my $old = join ',', map { pid_of($_) } ('postgres', 'a', 'b');
-kill 'KILL', $b;
+Restart::kill_process($node, $b);
 ok($node->poll_query_until('postgres', "SELECT count(*) = 3 FROM etl_scheduler_status() WHERE state = 'running' AND pid NOT IN ($old)"),
 	'after a crash all come back');
 like(launcher(), qr/^\d+$/, 'and the launcher');

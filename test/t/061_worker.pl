@@ -72,9 +72,10 @@ for my $copy ('COPY seen TO STDOUT', 'COPY seen FROM STDIN', 'SELECT 1; COPY see
 is($jobs->result('listen', 'LISTEN somebody'), 'failed||0A000', 'LISTEN');
 is($jobs->result('statement_timeout', q{SET statement_timeout = '100ms'; SELECT pg_sleep(60)}, undef, 'status, reason, error_message'),
 	'failed||canceling statement due to statement timeout', 'statement_timeout');
-$jobs->sql(q{ALTER ROLE other SET statement_timeout = '300ms'; SET SESSION AUTHORIZATION other;
-	SELECT etl_job_create('each', 'on nothing', 'SELECT pg_sleep(0.2); SELECT pg_sleep(0.2)'), etl_job_run('each')});
+$jobs->sql(q{ALTER ROLE other SET statement_timeout = '3s'; SET SESSION AUTHORIZATION other;
+	SELECT etl_job_create('each', 'on nothing', repeat('SELECT pg_sleep(0.4);', 8)), etl_job_run('each')});
 is($jobs->end_of('each'), 'succeeded||', '... is for each statement');
+$jobs->sql('ALTER ROLE other RESET statement_timeout');
 
 # What the table says that was not made by etl_job_create().
 my %stored = (
@@ -112,11 +113,19 @@ my $look = q{INSERT INTO seen (what) SELECT format('look %s %s %s %s %s %s %s %s
 		current_setting('work_mem'), current_setting('etl_patterns.event_payload'), current_setting('my.setting', true),
 		(SELECT count(*) FROM pg_prepared_statements), (SELECT count(*) FROM pg_cursors WHERE name = 'leak'),
 		(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND objid = 77), current_user)};
+
+# A worker that is not ready in time gets a second one beside it; here there is to
+# be one, and it is to be ready.
+my $one_is_idle = q{SELECT workers = 1 AND workers_idle = 1 FROM etl_scheduler_status()};
+$jobs->sql(q{SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE backend_type = 'etl_patterns job'});
 is($jobs->result('leak', $leak), 'succeeded||', 'a command leaves all it can');
+$jobs->until($one_is_idle, '... in a worker that goes on');
 is($jobs->result('look', $look), 'succeeded||', '... and another looks for it');
 my ($pid) = seen('leak') =~ /(\d+)/;
 is(seen('look'), "look $pid  4MB   0 0 0 postgres", '... in the same process, and finds nothing');
+$jobs->until($one_is_idle, '... which goes on');
 is($jobs->result('leak_fail', "$leak; SELECT 1/0"), 'failed||22012', 'a command that fails leaves no more');
+$jobs->until($one_is_idle, '... in the same worker');
 $jobs->sql(q{DELETE FROM seen WHERE what LIKE 'look%'; SELECT etl_job_run('look')});
 is($jobs->end_of('look', 'status'), "succeeded\nsucceeded", '... another looks for that, too');
 is(seen('look'), "look $pid  4MB   0 0 0 postgres", '... and finds nothing');
@@ -235,12 +244,15 @@ $jobs->sql(q{SELECT etl_job_resume('no_login'), etl_job_run('no_login')});
 is($jobs->end_of('no_login'), "skipped|broken|\nsucceeded||", 'a job that was mended runs again');
 
 # No superusers
-$jobs->sql(q{SELECT etl_job_create('super', 'every 1 second', 'SELECT 1'), etl_job_create('super_by_hand', 'on nothing', 'SELECT pg_sleep(1)', overlap => 'queue');
+$holder = $node->background_psql('postgres');
+$holder->query_safe('SELECT pg_advisory_lock(5)');
+$jobs->sql(q{SELECT etl_job_create('super', 'every 1 second', 'SELECT 1'), etl_job_create('super_by_hand', 'on nothing', 'SELECT pg_advisory_xact_lock_shared(5)', overlap => 'queue');
 	SELECT etl_job_run('super_by_hand'), etl_job_run('super_by_hand')});
 $jobs->wait_for('super_by_hand', 'running');
 $node->append_conf('postgresql.conf', 'etl_patterns.superuser_jobs = off');
 $node->reload;
 $jobs->until(q{SELECT state = 'broken' FROM etl_patterns.job WHERE job = 'super'}, 'superusers may have no jobs any more: one is broken');
+$holder->quit;
 is($jobs->end_of('super_by_hand'), "succeeded||\nskipped|broken|", '... and what was to be run by hand is not');
 
 # Logs

@@ -4,8 +4,12 @@
 use strict;
 use warnings;
 
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('run_due');
@@ -164,9 +168,8 @@ value('TRUNCATE effect');
 value('DELETE FROM etl_patterns.job_run');
 ask('alice', 'hangs');
 $call = start_call('alice');
-kill 'KILL', hanging('alice hangs');
+Restart::kill_process($node, hanging('alice hangs'));
 $call->finish;
-wait_for('SELECT true', 'the server is back');
 call('alice');
 is(history('alice hangs'), '1 lost process gone, 2 succeeded', 'kill -9: lost, and retried by the next call');
 is(value(q{SELECT count(*) FROM effect WHERE job = 'alice hangs'}), 1, 'its effect is there once');
@@ -202,7 +205,7 @@ SKIP:
 		value('DELETE FROM etl_patterns.job_run');
 		ask('alice', 'hangs');
 		$node->restart;
-		kill 'KILL', hanging('alice hangs');
+		Restart::kill_process($node, hanging('alice hangs'));
 		wait_for(q{SELECT count(*) = 2 FROM etl_patterns.job_run WHERE finished_at IS NOT NULL}, 'after kill -9 it calls again');
 		is(history('alice hangs'), '1 lost process gone, 2 succeeded', 'the run was lost, and is retried');
 		is(value(q{SELECT count(*) FROM effect}), 1, 'its effect is there once');

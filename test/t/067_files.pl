@@ -13,11 +13,12 @@ use lib "$FindBin::RealBin/../lib";
 use Jobs;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('files');
 $node->init(extra => [ '--encoding=UTF8', '--locale=C.UTF-8' ]);
-$node->append_conf('postgresql.conf', "etl_patterns.file_settle_time = '5s'\n");
+$node->append_conf('postgresql.conf', "etl_patterns.file_settle_time = '5min'\n");
 $node->start;
 $node->safe_psql('postgres', q{
 	CREATE ROLE loader LOGIN;
@@ -63,24 +64,25 @@ sub as_loader
 	return $node->safe_psql('postgres', $sql, extra_params => [ '-U', 'loader' ]);
 }
 
-# So many seconds later: run what is due, and return the paths that were handed
+# So many minutes later: run what is due, and return the paths that were handed
 # over now, in their order.
 sub later
 {
-	my ($seconds) = @_;
+	my ($minutes) = @_;
 	my $last = $node->safe_psql('postgres', 'SELECT coalesce(max(id), 0) FROM log');
 
-	set_clock($seconds);
+	set_clock($minutes);
 	as_loader('CALL etl_run_due_jobs()');
 	return paths("id > $last");
 }
 
-# The clock of jobs is a setting, for all sessions that begin from now on.
+# The clock of jobs is a setting, for all sessions that begin from now on.  It goes
+# by minutes, beside which the seconds that the test itself takes do not count.
 sub set_clock
 {
-	my ($seconds) = @_;
+	my ($minutes) = @_;
 
-	$clock += $seconds;
+	$clock += 60 * $minutes;
 	$node->safe_psql('postgres', "ALTER DATABASE postgres SET etl_patterns.clock_offset = $clock");
 	return;
 }
@@ -474,7 +476,7 @@ sub kill_scheduler
 {
 	my $pid = one(q{SELECT pid FROM pg_stat_activity WHERE backend_type LIKE '%scheduler%' AND datname = 'postgres' LIMIT 1});
 
-	kill 'KILL', $pid;
+	Restart::kill_process($node, $pid);
 	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity
 		WHERE backend_type LIKE '%scheduler%' AND datname = 'postgres' AND pid <> $pid") or die 'no other scheduler came';
 	return;

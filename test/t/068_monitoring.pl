@@ -168,8 +168,18 @@ $node->poll_query_until('postgres',
 $node->poll_query_until('postgres',
 	q{SELECT succeeded > 0 FROM etl_patterns.stat_jobs WHERE job = 'late'});
 as_role('bob', q{SELECT etl_job_pause('late')});
-$node->poll_query_until('postgres',
-	q{SELECT bool_and(workers_idle = workers) FROM etl_patterns.scheduler_status});
+
+# Nothing moves any more, so that two looks see the same.
+sub wait_for_rest
+{
+	$node->poll_query_until('postgres',
+		q{SELECT bool_and(workers_idle = workers) AND bool_and(runs_waiting = 0)
+			AND NOT EXISTS (SELECT FROM etl_patterns.job_run WHERE finished_at IS NULL AND due_at < now())
+		FROM etl_patterns.scheduler_status})
+	  or die 'the scheduler does not come to rest';
+	return;
+}
+wait_for_rest();
 $samples = both();
 my $heartbeat = $samples->{'etl_scheduler_heartbeat_timestamp_seconds{datname="postgres"}'};
 cmp_ok(abs(time - $heartbeat), '<', 600, 'the heartbeat is a time');
@@ -196,6 +206,7 @@ is($samples->{"etl_runs_waiting{$labels\"good\"}"}, 1, 'the other one waits');
 as_role('ann', q{SELECT etl_job_stop(job_run_id) FROM etl_patterns.job_run WHERE job = 'hog'});
 $node->poll_query_until('postgres',
 	q{SELECT succeeded = 3 FROM etl_patterns.stat_jobs WHERE job = 'good'});
+wait_for_rest();
 is(both()->{"etl_runs_total{$labels\"hog\",outcome=\"stopped\"}"}, 1, 'the one that was stopped is counted');
 
 # Runs that finished and failed, which nobody counts without preload.
@@ -244,7 +255,7 @@ is($samples->{'etl_alerts_pending{datname="postgres",kind="paused"}'}, 1, 'there
 
 # Its process cannot be had.
 $node->safe_psql('postgres', q{ALTER SYSTEM SET etl_patterns.scheduler = off; SELECT pg_reload_conf()});
-$node->poll_query_until('postgres', q{SELECT reason IS NOT NULL FROM etl_patterns.cdc_status WHERE pipeline = 'follows'});
+$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'etl\_patterns%' AND backend_type <> 'etl_patterns launcher'});
 $samples = both();
 is(cdc('failing', 'follows'), 1, 'one that does not come along');
 $node->safe_psql('postgres', q{ALTER SYSTEM RESET etl_patterns.scheduler; SELECT pg_reload_conf()});

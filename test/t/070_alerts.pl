@@ -21,6 +21,7 @@ $node->safe_psql('jobs', q{
 	GRANT ALL ON switch TO worker;
 });
 my $listener = $node->background_psql('jobs', extra_params => [ '-U', 'listener' ]);
+$listener->set_query_timer_restart;
 $listener->query_safe('LISTEN etl_alert');
 
 sub worker { return Jobs::as_worker($node, 'jobs', @_); }
@@ -65,10 +66,11 @@ worker(q{UPDATE switch SET fails = true; SELECT etl_signal('flip')});
 wait_for_runs('switched', 8);
 is(kinds('switched'), 'failed recovered failed', 'the next failure is another one');
 
+# (A run begins long before the time that makes it late.)
 # still_running, while it runs; never_started, of the one that waits for it.
 my $holder = $node->background_psql('jobs');
 $holder->query_safe('SELECT pg_advisory_lock(1)');
-worker(q{SELECT etl_job_create('slow', 'on call', 'SELECT pg_advisory_xact_lock(1)', alert_after => '2 seconds')});
+worker(q{SELECT etl_job_create('slow', 'on call', 'SELECT pg_advisory_xact_lock(1)', alert_after => '5 seconds')});
 worker(q{SELECT etl_signal('call', 'first')});
 wait_for_alerts('slow', 1);
 is(kinds('slow'), 'still_running', 'a run that takes long');

@@ -10,6 +10,7 @@ use lib "$FindBin::RealBin/../lib";
 
 use Cdc;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $server = Cdc::start('cdc_reader',
@@ -258,7 +259,7 @@ $server->until("SELECT count(*) = 1 FROM target WHERE id = 40", 'a reader that w
 isnt(pid_of('etl_patterns cdc reader'), $pid, 'by another process');
 
 $pid = pid_of('etl_patterns cdc reader');
-kill 'KILL', $pid;
+Restart::kill_process($node, $pid);
 $server->until("SELECT count(*) = 1 FROM pg_stat_activity WHERE $reader AND pid <> $pid", 'the server has come back');
 sql("INSERT INTO source VALUES (41, 1, 'after a crash')");
 $server->until("SELECT count(*) = 1 FROM target WHERE id = 41", 'and follows');
@@ -272,7 +273,7 @@ is(sql('SELECT count(*) - count(DISTINCT id) FROM target'), 0, 'nothing came twi
 # --- slots that are lost
 
 sql(q{SELECT etl_cdc_stop('first')});
-$server->until("SELECT count(*) = 0 FROM pg_stat_activity WHERE $reader", 'a pipeline that is stopped has no reader');
+$server->until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'etl_patterns cdc%'", 'a pipeline that is stopped has no reader');
 is(segments(), 0, 'and no shared memory');
 $node->append_conf('postgresql.conf', "max_slot_wal_keep_size = 16MB\n");
 $node->reload;
@@ -302,6 +303,7 @@ state_is('first', 'lost', 'a slot that somebody has dropped is lost, too');
 like(sql('SELECT error_message FROM etl_patterns.cdc_pipeline'), qr/does not exist any more/, 'which is said');
 sql(q{SELECT etl_cdc_drop('first')});
 is(slots(), 0, 'no slot is left');
+$server->until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'etl_patterns cdc%'", 'no process');
 is(segments(), 0, 'and no shared memory');
 
 my $log = slurp_file($node->logfile);

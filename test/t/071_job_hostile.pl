@@ -81,11 +81,14 @@ $session->quit;
 is($jobs->end_of('client'), 'lost|process gone|', '... and the run is given up later');
 
 # A command that gives back all its locks is alive for all that.
+$session = holder('SELECT pg_advisory_xact_lock(1)');
 as_worker(q{SELECT etl_job_create('unlocks', 'on nothing', $$
-	DO 'BEGIN PERFORM pg_advisory_unlock_all(); ROLLBACK; PERFORM pg_sleep(2); END'$$), etl_job_run('unlocks')});
+	DO 'BEGIN PERFORM pg_advisory_unlock_all(); ROLLBACK; PERFORM pg_advisory_xact_lock(1); END'$$), etl_job_run('unlocks')});
 $jobs->until(q{SELECT count(*) = 1 FROM etl_patterns.job_run r JOIN pg_stat_activity a USING (pid)
-	WHERE job = 'unlocks' AND status = 'running' AND wait_event = 'PgSleep'}, 'a command gives back its locks');
+	WHERE job = 'unlocks' AND status = 'running' AND wait_event = 'advisory'}, 'a command gives back its locks');
 as_worker('CALL etl_run_due_jobs()');
+goes_on('... which the scheduler looks at, too');
+$session->quit;
 is($jobs->end_of('unlocks'), 'succeeded||', '... and its run is not taken for lost');
 
 # An event for a job that is broken before its transaction commits.
@@ -132,8 +135,9 @@ $jobs->until(q{SELECT count(*) >= 2 FROM etl_patterns.job_run WHERE job = 'full'
 	'runs of a backfill that wait keep no slot from being claimed');
 as_worker(q{SELECT count(etl_job_run('full')) FROM generate_series(1, 100)});
 my $claimed = q{SELECT count(*) FROM etl_patterns.job_run WHERE job = 'full' AND origin = 'schedule'};
-my $slots = $jobs->sql($claimed);
 goes_on('... others do');
+my $slots = $jobs->sql($claimed);
+goes_on('... as long as they wait');
 is($jobs->sql($claimed), $slots, '... with 100 of them there are no more slots');
 is($jobs->sql(q{SELECT next_slot < now() FROM etl_patterns.job WHERE job = 'full'}), 't', '... and none is lost');
 $jobs->sql(q{SELECT etl_job_stop(job_run_id) FROM etl_patterns.job_run WHERE job = 'full' AND status = 'running'; SELECT etl_job_drop('full')});

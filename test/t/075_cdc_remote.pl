@@ -210,13 +210,13 @@ kinds_are_equal('a column less, and another type');
 # a table more, beside a transaction that is open and has written to it
 there('CREATE TABLE later (id int PRIMARY KEY, v text)');
 here('CREATE TABLE later (id int PRIMARY KEY, v text)');
-my $open = IPC::Run::start([ 'psql', '-X', '-d', $source->connstr('shop'), '-c', "BEGIN; INSERT INTO later VALUES (1, 'before');
-	SELECT pg_sleep(3); INSERT INTO later VALUES (2, 'while'); COMMIT" ], '>', \my $open_out, '2>', \my $open_err);
-$source->poll_query_until('shop', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+my $open = $source->background_psql('shop');
+$open->query_safe("BEGIN; INSERT INTO later VALUES (1, 'before')");
 here("SELECT etl_cdc_add_table('kinds', 'public.later', 'later')");
 $server->until("SELECT state = 'copying' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'kinds'", 'a new table is copied');
 there("INSERT INTO later VALUES (3, 'beside')");
-$open->finish;
+$open->query_safe("INSERT INTO later VALUES (2, 'while'); COMMIT");
+$open->quit;
 applied('kinds');
 is_equal('SELECT * FROM later', 'what was open when it was added is here');
 
@@ -244,6 +244,7 @@ here("SELECT etl_cdc_remove_table('kinds', 'public.child'), etl_cdc_remove_table
 # ---------------------------------------------------------------------------
 
 $source->stop('fast');
+$server->until(q{SELECT error_code ~ '^08' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'kinds'}, 'a server that is away is missed');
 usleep(1_500_000);
 is(here(q{SELECT state IN ('starting', 'running'), error_code ~ '^08' FROM etl_patterns.cdc_pipeline WHERE pipeline = 'kinds'}), 't|t',
 	'without its server a pipeline tries again');
@@ -258,6 +259,7 @@ kinds_are_equal('after a restart');
 my $sender = there('SELECT pid FROM pg_stat_replication');
 my $blocker = IPC::Run::start([ 'psql', '-X', '-d', $node->connstr('postgres'), '-c', 'BEGIN; LOCK TABLE wide; SELECT pg_sleep(9)' ],
 	'>', \my $blocker_out, '2>', \my $blocker_err);
+$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'") or die 'nobody blocks';
 there(q{INSERT INTO wide SELECT i, i, repeat('x', 100) FROM generate_series(1000, 200000) i});
 $blocker->finish;
 applied('kinds');
@@ -274,6 +276,7 @@ ok( $source->poll_query_until('shop', "SELECT confirmed_flush_lsn >= '$position'
 
 # what the pipeline needs is gone
 here("SELECT etl_cdc_stop('kinds')");
+$source->poll_query_until('shop', 'SELECT count(*) = 0 FROM pg_replication_slots WHERE active') or die 'the slot is still in use';
 there('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots');
 here("SELECT etl_cdc_start('kinds')");
 state_is('kinds', 'lost');

@@ -13,6 +13,7 @@ use lib "$FindBin::RealBin/../lib";
 use Cdc;
 use IPC::Run;
 use PostgreSQL::Test::Utils;
+use Restart;
 use Test::More;
 
 my $server = Cdc::start('cdc_edges',
@@ -449,13 +450,8 @@ sql(q{SELECT etl_cdc_start('copies')});
 $server->until(q{SELECT count(*) FILTER (WHERE state = 'followed') = 2 FROM etl_patterns.cdc_table}, 'two tables are copied, the third waits');
 my $copied = sql(q{SELECT string_agg(format('%s %s %s', source, rows_copied, copied_at), ' ' ORDER BY source) FROM etl_patterns.cdc_table WHERE state = 'followed'});
 sql('INSERT INTO c1 VALUES (-1); INSERT INTO c3 VALUES (-1); INSERT INTO c4 VALUES (-1)');
-kill 'KILL', sql('SELECT pid FROM etl_patterns.cdc_status');
+Restart::kill_process($node, sql('SELECT pid FROM etl_patterns.cdc_status'));
 eval { $in .= "\\q\n"; $session->finish };
-for (1 .. 300)
-{
-	last if eval { $node->safe_psql('postgres', 'SELECT 1') };
-	select(undef, undef, undef, 0.1);
-}
 $server->served;
 applied('copies', 'after a crash it goes on');
 is(sql(q{SELECT string_agg(format('%s %s %s', source, rows_copied, copied_at), ' ' ORDER BY source) FROM etl_patterns.cdc_table WHERE source IN ('public.c1', 'public.c2')}),

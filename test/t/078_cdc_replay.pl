@@ -32,7 +32,7 @@ sub caught_up
 {
 	my ($pipeline) = @_;
 
-	return is(sql("SELECT etl_cdc_wait('$pipeline', timeout => '60s')"), 't', "$pipeline has caught up");
+	return is(sql("SELECT etl_cdc_wait('$pipeline', timeout => '180s')"), 't', "$pipeline has caught up");
 }
 
 sub is_equal
@@ -152,7 +152,7 @@ sub changes
 	my ($sql) = @_;
 
 	sql($sql);
-	return is(sql("SELECT etl_cdc_wait('newer', timeout => '60s')"), 't', 'changes are applied or set aside');
+	return is(sql("SELECT etl_cdc_wait('newer', timeout => '180s')"), 't', 'changes are applied or set aside');
 }
 
 changes("INSERT INTO s VALUES (1, 'bad'); INSERT INTO s VALUES (2, 'bad'), (3, 'ok'); UPDATE s SET v = 'bad 2' WHERE id = 3");
@@ -525,7 +525,7 @@ SELECT etl_cdc_create('text', 'there', on_error => 'dead_letter');
 });
 there('CREATE TABLE text (id int PRIMARY KEY, v text)');
 latin(q{SELECT etl_cdc_add_table('text', 'public.text', 'text'); SELECT etl_cdc_start('text')});
-is(latin(q{SELECT etl_cdc_wait('text', timeout => '60s')}), 't', 'a database in another encoding');
+is(latin(q{SELECT etl_cdc_wait('text', timeout => '180s')}), 't', 'a database in another encoding');
 there(q{INSERT INTO text VALUES (1, U&'\00FC')});
 there(q{INSERT INTO text VALUES (2, U&'\2603')});
 there(q{INSERT INTO text VALUES (3, 'x')});
@@ -533,7 +533,7 @@ ok($node->poll_query_until('latin', q{SELECT state = 'paused' AND error_code = '
 like(latin('SELECT hint FROM etl_patterns.cdc_status'), qr/^The source cannot send it: mend it there, then call etl_cdc_resync\('text'\)\.$/, 'which says how to go on');
 there('DELETE FROM text WHERE id = 2');
 latin(q{SELECT etl_cdc_resync('text')});
-is(latin(q{SELECT etl_cdc_wait('text', timeout => '60s')}), 't', 'and it does');
+is(latin(q{SELECT etl_cdc_wait('text', timeout => '180s')}), 't', 'and it does');
 is(latin(q{SELECT id, v = U&'\00FC' FROM text ORDER BY id}), "1|t\n3|f", 'with what there is');
 latin(q{SELECT etl_cdc_drop('text')});
 $node->stop;

@@ -64,16 +64,16 @@ sql(qq{
 	SELECT etl_cdc_add_table($quoted, '"Sch.em""a"."Ta ble''x"', '"Sch.em""a"."Ta ble''y"', row_filter => '"Id ""1" < 1000');
 	SELECT etl_cdc_start($quoted);
 });
-is(sql("SELECT etl_cdc_wait($quoted, timeout => '60s')"), 't', 'a pipeline with an odd name');
+is(sql("SELECT etl_cdc_wait($quoted, timeout => '180s')"), 't', 'a pipeline with an odd name');
 sql(q{INSERT INTO "Sch.em""a"."Ta ble'x" VALUES (2, 'b', 2), (2000, 'c', 3); UPDATE "Sch.em""a"."Ta ble'x" SET "a.b" = 'd'});
 sql(q{ALTER TABLE "Sch.em""a"."Ta ble'y" ADD CHECK ("select" <> 13)});
-is(sql("SELECT etl_cdc_wait($quoted, timeout => '60s')"), 't', 'follows');
+is(sql("SELECT etl_cdc_wait($quoted, timeout => '180s')"), 't', 'follows');
 same(q{SELECT * FROM "Sch.em""a"."Ta ble'x" WHERE "Id ""1" < 1000}, q{TABLE "Sch.em""a"."Ta ble'y"}, 'tables and columns with odd names');
 sql(q{INSERT INTO "Sch.em""a"."Ta ble'x" VALUES (3, 'c', 13)});
 $server->until("SELECT state = 'paused' FROM etl_patterns.cdc_pipeline", 'it pauses');
 my ($skip) = sql('SELECT error_hint FROM etl_patterns.cdc_pipeline') =~ /(etl_cdc_skip\(.*\)) instead/;
 sql("SELECT $skip");
-is(sql("SELECT etl_cdc_wait($quoted, timeout => '60s')"), 't', 'the hint can be executed as it is');
+is(sql("SELECT etl_cdc_wait($quoted, timeout => '180s')"), 't', 'the hint can be executed as it is');
 sql("SELECT etl_cdc_drop($quoted)");
 
 # ----------------------------------------------------------------------

@@ -105,7 +105,7 @@ SELECT etl_cdc_add_table('large', 't', 't_copy');
 SELECT etl_cdc_add_table('large', 'events', 'events_log', 'append');
 SELECT etl_cdc_start('large');
 });
-is(sql(q{SELECT etl_cdc_wait('large', timeout => '60s')}), 't', 'it runs');
+is(sql(q{SELECT etl_cdc_wait('large', timeout => '180s')}), 't', 'it runs');
 
 foreach my $round (1 .. $rounds)
 {
