@@ -158,7 +158,7 @@ sql(q{
 	CREATE TABLE kinds (id int PRIMARY KEY, v text, big text, code text NOT NULL UNIQUE);
 	ALTER TABLE kinds ALTER big SET STORAGE external;
 	CREATE TABLE no_key (v text);
-	CREATE TABLE events (seq bigint GENERATED ALWAYS AS IDENTITY, op text, before jsonb, after jsonb);
+	CREATE TABLE events (commit_lsn pg_lsn, ordinal bigint, op text, before jsonb, after jsonb);
 });
 sql("SELECT etl_cdc_create('kinds')");
 sql("SELECT etl_cdc_add_table('kinds', 'public.$_', 'events', 'changelog')") for qw(kinds no_key);
@@ -173,7 +173,7 @@ sub events
 	sql('TRUNCATE events');
 	statements(@statements);
 	applied('kinds');
-	my $rows = sql('SELECT op, before, after FROM events ORDER BY seq');
+	my $rows = sql('SELECT op, before, after FROM events ORDER BY commit_lsn, ordinal');
 	$rows =~ s/"big": "(b+)"/'"big": ' . length $1/ge;
 	return "$rows\n";
 }
