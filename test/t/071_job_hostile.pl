@@ -57,7 +57,8 @@ is($jobs->end_of('lost'), 'lost|process gone|', '... until it can be had');
 
 # A run that another one is to replace, held by who is about to stop it.
 $session = $node->background_psql('postgres', on_error_stop => 0, extra_params => [ '-U', 'worker' ]);
-as_worker(q{SELECT etl_job_create('busy', 'every 1 second', 'SELECT pg_sleep(2.5)', overlap => 'queue')});
+as_worker(q{SELECT etl_job_create('busy', 'every 1 second', 'SELECT pg_sleep(60)', overlap => 'queue')});
+$jobs->wait_for('busy', 'running');
 $jobs->wait_for('busy', 'waiting');
 my $held = $jobs->sql(q{SELECT max(job_run_id) FROM etl_patterns.job_run WHERE job = 'busy' AND status = 'waiting'});
 $session->query_safe("BEGIN; SELECT etl_job_stop($held)");
