@@ -21,7 +21,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pg_config=${PG_CONFIG:-pg_config}
 
 # Most of their time TAP tests wait, for a server or a schedule.
-tap_jobs=${TAP_JOBS:-2}
+tap_jobs=${TAP_JOBS:-3}
 
 house=        # the directory of this run
 child=        # process group of the command that runs now
@@ -57,7 +57,7 @@ usage()
 
 	Settings: PG_CONFIG names the PostgreSQL to use.  COPT holds more compiler
 	flags; with it everything is compiled anew.  TAP_JOBS says how many TAP tests
-	run at the same time (2).
+	run at the same time (3).
 	EOF
 }
 
