@@ -131,12 +131,14 @@ is(value(q{SELECT count(*) FROM etl_patterns.job_run WHERE finished_at IS NULL})
 # Processes that go away
 # ---------------------------------------------------------------------------
 
-# Waits until the job hangs; the process that has it.
+# Waits until the job hangs; the process that has it.  That it has begun is known
+# after a crash, too: sequences are not flushed before a commit is.
 sub hanging
 {
 	my ($job) = @_;
 
 	wait_for("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = (SELECT pid FROM etl_patterns.job_run WHERE job = '$job' AND status = 'running') AND wait_event = 'PgSleep')", "$job: hangs");
+	value('CHECKPOINT');
 	return value("SELECT pid FROM etl_patterns.job_run WHERE job = '$job' AND status = 'running'");
 }
 

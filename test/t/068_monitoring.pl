@@ -255,7 +255,10 @@ is($samples->{'etl_alerts_pending{datname="postgres",kind="paused"}'}, 1, 'there
 
 # Its process cannot be had.
 $node->safe_psql('postgres', q{ALTER SYSTEM SET etl_patterns.scheduler = off; SELECT pg_reload_conf()});
-$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'etl\_patterns%' AND backend_type <> 'etl_patterns launcher'});
+$node->poll_query_until('postgres', q{SELECT bool_and(reason IS NOT NULL) FILTER (WHERE pipeline = 'follows')
+		AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type IN ('etl_patterns scheduler', 'etl_patterns job'))
+	FROM etl_patterns.cdc_status})
+  or die 'the scheduler does not end';
 $samples = both();
 is(cdc('failing', 'follows'), 1, 'one that does not come along');
 $node->safe_psql('postgres', q{ALTER SYSTEM RESET etl_patterns.scheduler; SELECT pg_reload_conf()});
