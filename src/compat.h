@@ -32,6 +32,14 @@
 		int lineNumber
 #endif
 
+/* what a row is formed of: for the fuzzer, too */
+#if PG_VERSION_NUM >= 170000
+#define ETL_FORM_PARAMETERS \
+	TupleDesc desc, const Datum *values, const bool *nulls
+#else
+#define ETL_FORM_PARAMETERS TupleDesc desc, Datum *values, bool *nulls
+#endif
+
 /* ------------------------------------------------------------------ */
 /* roles and processes                                                  */
 

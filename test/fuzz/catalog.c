@@ -211,7 +211,7 @@ equalTupleDescs(TupleDesc a, TupleDesc b)
 
 /* Each value is copied, so that all of it is read. */
 HeapTuple
-heap_form_tuple(TupleDesc desc, Datum *values, bool *nulls)
+heap_form_tuple(ETL_FORM_PARAMETERS)
 {
 	HeapTuple tuple = palloc0(sizeof(HeapTupleData));
 	Datum *copies = palloc0(Max(desc->natts, 1) * sizeof(Datum));
