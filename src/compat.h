@@ -133,8 +133,6 @@
 #define etl_may_connect(database, role)                                  \
 	(object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == \
 	 ACLCHECK_OK)
-#define etl_owns_database(database, role) \
-	object_ownercheck(DatabaseRelationId, database, role)
 #define etl_owns_extension(extension, role) \
 	object_ownercheck(ExtensionRelationId, extension, role)
 #else
@@ -155,7 +153,6 @@
 	(pg_foreign_server_aclcheck(server, role, ACL_USAGE) == ACLCHECK_OK)
 #define etl_may_connect(database, role) \
 	(pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK)
-#define etl_owns_database(database, role) pg_database_ownercheck(database, role)
 #define etl_owns_extension(extension, role) \
 	pg_extension_ownercheck(extension, role)
 #endif
